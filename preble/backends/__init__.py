@@ -1,0 +1,106 @@
+"""Engines: what a worker runs. `BACKENDS` names them; `backend="package.module:Class"` needs no entry here.
+
+An engine speaks token ids only; text stays in the cluster. Calls come from one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+from preble.types import FinishReason, SamplingParams, TokenLogprob
+
+BACKENDS = {
+    "sim": "preble.backends.sim:SimEngine",
+    "torch": "preble.backends.torch.engine:TorchEngine",
+}
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine can do. Sizes are in tokens.
+
+    `reports_evictions` is True if `cache_events` tells of every eviction; else the scheduler estimates them.
+    `cost` names the preset of `preble.core.cost` to begin with.
+    """
+
+    model: str
+    vocab_size: int
+    context_limit: int
+    kv_tokens: int
+    block_size: int
+    max_running: int
+    reports_evictions: bool = True
+    eos_token_ids: tuple[int, ...] = ()
+    cost: str = "mistral-7b-a6000"
+
+
+class EngineRequest(msgspec.Struct, frozen=True):
+    """One sequence to generate. `tokens` are packed int32; `sampling.n` is 1; a lower `priority` goes first."""
+
+    id: int
+    tokens: bytes
+    sampling: SamplingParams
+    priority: int = 0
+
+
+class Delta(msgspec.Struct, array_like=True):
+    """New tokens of one request, packed int32, often one.
+
+    `cached_tokens` is set once, on the first delta, which may carry no token yet: the engine sends it when the
+    request is admitted and its prefill starts. `finish_reason` is set on the last delta; `stop_reason` is the
+    stop token's id then, if one matched.
+    """
+
+    tokens: bytes
+    cached_tokens: int | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+class Evicted(msgspec.Struct, frozen=True, array_like=True):
+    """The engine no longer holds the prefix `tokens` (packed int32, from the beginning) beyond its first `keep` tokens.
+
+    `Evicted(b"", 0)` says that the whole cache was cleared.
+    """
+
+    tokens: bytes
+    keep: int
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True):
+    """An engine's state: requests running and waiting, and KV tokens in use by running requests."""
+
+    running: int
+    waiting: int
+    used_tokens: int
+
+
+class Engine(Protocol):
+    """What `backend=` names. Constructed with keyword options; everything costly happens in `start`."""
+
+    async def start(self) -> EngineInfo:
+        """Load the model. Raises ModelError or ConfigurationError, with the reason."""
+
+    def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
+        """Yield deltas until one has a `finish_reason`. Raises EngineError if this request fails.
+
+        Closing the iterator aborts the request.
+        """
+
+    def abort(self, id: int) -> None:
+        """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""
+
+    def cache_events(self) -> list[Evicted]:
+        """Return and forget the evictions since the last call, in order."""
+
+    def load(self) -> Load:
+        """Return the present load. Cheap: called after every step."""
+
+    async def reset_cache(self) -> None:
+        """Forget all cached prefixes that no running request uses."""
+
+    async def close(self) -> None:
+        """Abort everything and free resources."""

@@ -1,0 +1,325 @@
+"""Continuous batching without the model: which tokens the next step computes, and what became of the last one's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from preble.backends import Delta, EngineRequest, Evicted, Load
+from preble.backends.cache import BlockCache, Lease
+from preble.core.local import LocalScheduler
+from preble.errors import ConfigurationError, ContextLengthError, InvalidRequestError
+from preble.tokens import TOKEN_BYTES, highest
+from preble.types import FinishReason, SamplingParams, TokenLogprob
+
+Sample = tuple[int, TokenLogprob | None]
+"""One sampled token, and its log-probability if the request asked for it."""
+
+
+class Sequence:
+    """One request inside an engine.
+
+    `tokens` are prompt and output as packed int32, `blocks` the KV blocks of the sequence in order, and `computed`
+    the number of leading tokens whose KV is in them.
+    """
+
+    __slots__ = (
+        "arrived",
+        "computed",
+        "done",
+        "id",
+        "lease",
+        "prefilling",
+        "priority",
+        "prompt_tokens",
+        "sampling",
+        "started",
+        "tokens",
+    )
+
+    def __init__(self, request: EngineRequest, now: float) -> None:
+        self.id = request.id
+        self.tokens = bytearray(request.tokens)
+        self.prompt_tokens = len(request.tokens) // TOKEN_BYTES
+        self.sampling: SamplingParams = request.sampling
+        self.priority = request.priority
+        self.arrived = now
+        self.computed = 0
+        self.lease: Lease | None = None
+        self.prefilling = False
+        self.started = False
+        self.done = False
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, prompt and output."""
+        return len(self.tokens) // TOKEN_BYTES
+
+    @property
+    def output_tokens(self) -> int:
+        """Number of tokens generated so far."""
+        return len(self.tokens) // TOKEN_BYTES - self.prompt_tokens
+
+    @property
+    def blocks(self) -> list[int]:
+        """KV block numbers, in order; empty while the sequence waits. An abort leaves them to the step in progress."""
+        return self.lease.blocks if self.lease else []
+
+
+class Chunk(msgspec.Struct, frozen=True, gc=False):
+    """Compute `tokens[start : start + count]` of `sequence`; `samples` says that a token is sampled at its end.
+
+    A decode is a chunk of one token that samples.
+    """
+
+    sequence: Sequence
+    start: int
+    count: int
+    samples: bool
+
+    @property
+    def tokens(self) -> bytes:
+        """The tokens to compute, packed int32."""
+        return bytes(self.sequence.tokens[self.start * TOKEN_BYTES : (self.start + self.count) * TOKEN_BYTES])
+
+
+class Batcher:
+    """Sequences waiting and running on one engine, its KV blocks, and the steps to take.
+
+    Each step: `plan`, compute the chunks, `commit` what was sampled. Requests may be added and aborted at any time,
+    also between the two. Decodes go first, one token each; what is left of `max_batched_tokens` goes to prefills
+    in order of admission, then to requests that `local` proposes. A request is admitted with room for all its tokens
+    so far; when a decode finds no room, the latest admitted sequence is preempted: it waits again, and its tokens
+    are computed again, none lost or repeated.
+    """
+
+    def __init__(
+        self,
+        *,
+        kv_tokens: int,
+        block_size: int,
+        max_running: int,
+        max_batched_tokens: int,
+        context_limit: int,
+        local: LocalScheduler,
+        eos_token_ids: Iterable[int] = (),
+        vocab_size: int = 1 << 31,
+    ) -> None:
+        _check_sizes(kv_tokens, block_size, max_running, max_batched_tokens, context_limit)
+        self.cache = BlockCache(kv_tokens, block_size)
+        self.limit = min(context_limit, self.cache.total * block_size)
+        self.local = local
+        self._context_limit = context_limit
+        self._vocab_size = vocab_size
+        self._max_running = max_running
+        self._max_batched_tokens = max_batched_tokens
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._sequences: dict[int, Sequence] = {}
+        self._running: dict[int, Sequence] = {}
+        self._deltas: list[tuple[int, Delta]] = []
+
+    @property
+    def idle(self) -> bool:
+        """True if there is nothing to run and nothing waiting."""
+        return not self._sequences
+
+    def __contains__(self, id: int) -> bool:
+        return id in self._sequences
+
+    def add(self, request: EngineRequest, now: float) -> None:
+        """Queue a request. Raises InvalidRequestError if it can never run: `field` is `id` or `prompt`."""
+        self._check_request(request)
+        sequence = Sequence(request, now)
+        self._sequences[request.id] = sequence
+        self.local.add(request.id, request.tokens, priority=request.priority, now=now)
+
+    def abort(self, id: int) -> None:
+        """End a request with finish reason "abort". Unknown ids are ignored."""
+        sequence = self._sequences.get(id)
+        if sequence is not None:
+            self._finish(sequence)
+            self._deltas.append((id, Delta(b"", finish_reason="abort")))
+
+    def plan(self, now: float) -> list[Chunk]:
+        """Return the chunks of the next step, at most `max_batched_tokens` tokens; empty if there is nothing to do."""
+        chunks = self._decodes()
+        budget = self._max_batched_tokens - len(chunks)
+        for sequence in self._running.values():
+            if budget and sequence.length - sequence.computed > 1:
+                chunks.append(_prefill(sequence, budget))
+                budget -= chunks[-1].count
+        return chunks + self._admissions(budget, now)
+
+    def commit(self, chunks: Iterable[Chunk], sampled: list[Sample], now: float) -> None:
+        """Take in a step. `sampled` has one entry for each chunk that samples, in order."""
+        samples = iter(sampled)
+        for chunk in chunks:
+            sample = next(samples) if chunk.samples else None
+            if not chunk.sequence.done:
+                self._advance(chunk, sample)
+
+    def deltas(self) -> list[tuple[int, Delta]]:
+        """Return and forget what the requests have to be told, in order."""
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def cache_events(self) -> list[Evicted]:
+        """Return and forget the evictions since the last call, in order."""
+        return self.cache.evicted()
+
+    def load(self) -> Load:
+        """Return the present load; KV blocks that several running requests share count once."""
+        return Load(len(self._running), self.local.waiting, self.cache.leased * self.cache.block_size)
+
+    def reset_cache(self) -> None:
+        """Forget all cached prefixes that no running request uses."""
+        self.cache.reset()
+
+    def check(self) -> None:
+        """Raise AssertionError if sequences, queue and blocks disagree."""
+        self.local.check()
+        self.cache.check(sequence.lease for sequence in self._running.values() if sequence.lease)
+        assert len(self._running) <= self._max_running, "too many running"
+        assert self.local.waiting + len(self._running) == len(self._sequences), "a sequence is lost"
+        for sequence in self._sequences.values():
+            waits = sequence.id in self.local
+            assert waits != (sequence.id in self._running), "a sequence neither runs nor waits, or both"
+            assert waits == (sequence.lease is None), "a waiting sequence holds blocks, or a running one has no lease"
+            assert not sequence.done, "a finished sequence is kept"
+            assert sequence.computed <= len(sequence.blocks) * self.cache.block_size, "computed tokens without blocks"
+            assert sequence.computed < sequence.length <= self.limit, "a sequence is longer or shorter than it may be"
+
+    def _check_request(self, request: EngineRequest) -> None:
+        length = len(request.tokens) // TOKEN_BYTES
+        if request.id in self._sequences:
+            raise InvalidRequestError(f"{request.id} is in use", field="id")
+        if not length or len(request.tokens) % TOKEN_BYTES:
+            raise InvalidRequestError("needs at least one token, packed as int32", field="prompt")
+        if length >= self._context_limit:
+            raise ContextLengthError(f"{length} tokens, must be below {self._context_limit}", field="prompt")
+        if length >= self.limit:
+            raise InvalidRequestError(f"{length} tokens, the KV cache holds {self.limit}", field="prompt")
+        if highest(request.tokens) >= self._vocab_size:
+            raise InvalidRequestError(f"a token id is not below {self._vocab_size}", field="prompt")
+
+    def _decodes(self) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for sequence in list(self._running.values()):
+            length = sequence.length
+            # The victims are later in the list than the sequence that needs room, or it is the last one itself.
+            if sequence.lease and length - sequence.computed == 1 and self._has_room(sequence, sequence.lease, length):
+                chunks.append(Chunk(sequence, length - 1, 1, True))
+        return chunks
+
+    def _has_room(self, sequence: Sequence, lease: Lease, length: int) -> bool:
+        while not self.cache.extend(lease, length):
+            victim = next(reversed(self._running.values()))
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._release(sequence)
+        sequence.lease = None
+        sequence.computed = 0
+        self.local.remove(sequence.id)
+        # Its first arrival keeps its place in the queue.
+        self.local.add(sequence.id, bytes(sequence.tokens), priority=sequence.priority, now=sequence.arrived)
+
+    def _admissions(self, budget: int, now: float) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        if not budget or not self.local.waiting:
+            return chunks
+        slots = self._max_running - len(self._running)
+        for picked in self.local.pick(slots, cached=self.cache.match, now=now):
+            sequence = self._sequences[picked]
+            if not budget or not self._admit(sequence):
+                break
+            chunks.append(_prefill(sequence, budget))
+            budget -= chunks[-1].count
+        return chunks
+
+    def _admit(self, sequence: Sequence) -> bool:
+        lease = self.cache.acquire(bytes(sequence.tokens))
+        # A block to spare for each running sequence, or the next decodes would preempt the newcomer again.
+        if not self.cache.extend(lease, sequence.length, spare=len(self._running)):
+            self.cache.release(lease)
+            return False
+        self.local.admit(sequence.id)
+        self._running[sequence.id] = sequence
+        sequence.lease = lease
+        sequence.prefilling = True
+        sequence.computed = lease.shared * self.cache.block_size
+        if not sequence.started:
+            sequence.started = True
+            self._deltas.append((sequence.id, Delta(b"", cached_tokens=sequence.computed)))
+        return True
+
+    def _advance(self, chunk: Chunk, sample: Sample | None) -> None:
+        sequence = chunk.sequence
+        sequence.computed = chunk.start + chunk.count
+        if sequence.prefilling:
+            self._store(sequence)
+        if sample is not None:
+            if sequence.prefilling:
+                sequence.prefilling = False
+                self.local.prefilled(sequence.id)
+            self._append(sequence, *sample)
+
+    def _append(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> None:
+        packed = token.to_bytes(TOKEN_BYTES, "little")
+        sequence.tokens += packed
+        finish, stop = self._finish_reason(sequence, token)
+        logprobs = None if logprob is None else (logprob,)
+        self._deltas.append((sequence.id, Delta(packed, None, finish, stop, logprobs)))
+        if finish:
+            self._finish(sequence)
+
+    def _finish_reason(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
+        sampling, output = sequence.sampling, sequence.output_tokens
+        if output >= sampling.min_tokens:
+            if token in self._eos_token_ids and not sampling.ignore_eos:
+                return "stop", None
+            if token in sampling.stop_token_ids:
+                return "stop", token
+        if output >= sampling.max_tokens or sequence.length >= self.limit:
+            return "length", None
+        return None, None
+
+    def _finish(self, sequence: Sequence) -> None:
+        sequence.done = True
+        del self._sequences[sequence.id]
+        self.local.remove(sequence.id)
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.lease is not None:
+            self._store(sequence)
+            self.cache.release(sequence.lease)
+            del self._running[sequence.id]
+
+    def _store(self, sequence: Sequence) -> None:
+        if sequence.lease is not None:
+            self.cache.store(sequence.lease, sequence.tokens, sequence.computed)
+
+
+def _prefill(sequence: Sequence, budget: int) -> Chunk:
+    missing = sequence.length - sequence.computed
+    count = min(missing, budget)
+    return Chunk(sequence, sequence.computed, count, count == missing)
+
+
+def _check_sizes(
+    kv_tokens: int, block_size: int, max_running: int, max_batched_tokens: int, context_limit: int
+) -> None:
+    for name, value, least in (
+        ("block_size", block_size, 1),
+        ("kv_tokens", kv_tokens, 2 * block_size),
+        ("max_running", max_running, 1),
+        ("max_batched_tokens", max_batched_tokens, max_running),
+        ("context_limit", context_limit, 2),
+    ):
+        if value < least:
+            raise ConfigurationError(f"{name}: must be at least {least}, not {value}")

@@ -1,0 +1,225 @@
+"""The `sim` engine: real batching and a real block cache, made-up tokens, time from a cost model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from zlib import crc32
+
+import msgspec
+from msgspec import Meta
+
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
+from preble.backends.batching import Batcher, Chunk, Sample, Sequence
+from preble.backends.stepping import StepLoop
+from preble.core.cost import CostModel, cost_model
+from preble.core.local import Discipline, LocalScheduler
+from preble.errors import ConfigurationError, EngineError
+from preble.tokens import TOKEN_BYTES, unpack
+from preble.types import TokenLogprob
+
+FIRST_TOKEN = 3
+"""The lowest id generated: those below stand for padding, beginning and end."""
+CRASH_STATUS = 70
+"""Exit status of a process whose engine was told to crash."""
+
+_TAIL_TOKENS = 4
+_TIMER_SLACK = 0.002
+
+_Count = Annotated[int, Meta(ge=1)]
+_Seconds = Annotated[float, Meta(ge=0)]
+
+
+class SimOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of the `sim` engine. Sizes are in tokens, times in seconds since the engine started.
+
+    `cost` is a preset's name or the fields of a CostModel. `time_scale` 0 runs as fast as it can, 1 takes the time
+    the cost model says, 0.1 a tenth of it. Faults, for tests: `start_delay` makes starting slow; `crash_after` and
+    `crash_at` end the process in the step after that many requests or that time; `hang_after` and `hang_at` make
+    steps never end; `stall` = (at, seconds) is one pause; a prompt with `fail_prompt_token` in it fails.
+    """
+
+    vocab_size: Annotated[int, Meta(gt=FIRST_TOKEN, le=1 << 31)] = 32_000
+    context_limit: _Count = 131_072
+    kv_tokens: _Count = 200_000
+    block_size: _Count = 16
+    max_running: _Count = 256
+    max_batched_tokens: _Count = 2_048
+    cost: str | CostModel = "mistral-7b-a6000"
+    time_scale: _Seconds = 0.0
+    seed: int = 0
+    start_delay: _Seconds = 0.0
+    crash_after: _Count | None = None
+    crash_at: _Seconds | None = None
+    hang_after: _Count | None = None
+    hang_at: _Seconds | None = None
+    stall: tuple[_Seconds, _Seconds] | None = None
+    fail_prompt_token: int | None = None
+
+
+class SimCore:
+    """The simulated engine without a clock: `begin` a step, `end` it at the time that `begin` told.
+
+    Requests go in and deltas come out through `batcher`. The next token depends on the seed, the last four tokens
+    and the position only, so a request that is resumed as prompt and output so far goes on the same.
+    """
+
+    def __init__(self, options: SimOptions, discipline: Discipline = "groups") -> None:
+        self.cost = cost_model(options.cost)
+        self.batcher = Batcher(
+            kv_tokens=options.kv_tokens,
+            block_size=options.block_size,
+            max_running=options.max_running,
+            max_batched_tokens=options.max_batched_tokens,
+            context_limit=options.context_limit,
+            vocab_size=options.vocab_size,
+            local=LocalScheduler(discipline, page=options.block_size),
+        )
+        self._seed = options.seed
+        self._vocab_size = options.vocab_size
+        self._chunks: list[Chunk] = []
+
+    def begin(self, now: float) -> float | None:
+        """Start the next step; return when it ends, or None if there is nothing to do."""
+        self._chunks = self.batcher.plan(now)
+        return now + self.duration(self._chunks) if self._chunks else None
+
+    def end(self, now: float) -> None:
+        """End the step that `begin` started."""
+        self.batcher.commit(self._chunks, self.sample(self._chunks), now)
+        self._chunks = []
+
+    def duration(self, chunks: list[Chunk]) -> float:
+        """Return the seconds that the cost model gives for a step."""
+        prefills = [(chunk.count, chunk.start + chunk.count) for chunk in chunks if chunk.count > 1]
+        decodes = [chunk.start + 1 for chunk in chunks if chunk.count == 1]
+        return self.cost.step(prefills, len(decodes), sum(decodes))
+
+    def sample(self, chunks: list[Chunk]) -> list[Sample]:
+        """Return the next token of each chunk that samples."""
+        return [self._next(chunk.sequence) for chunk in chunks if chunk.samples]
+
+    def check(self) -> None:
+        """Raise AssertionError if the batcher's invariants do not hold."""
+        self.batcher.check()
+
+    def _next(self, sequence: Sequence) -> Sample:
+        sampling = sequence.sampling
+        seed = self._seed + (sampling.seed or 0 if sampling.temperature else 0)
+        position = len(sequence.tokens) // TOKEN_BYTES
+        state = sequence.tokens[-_TAIL_TOKENS * TOKEN_BYTES :] + struct.pack("<Iq", position, seed & (1 << 62) - 1)
+        noise = crc32(state)
+        token = FIRST_TOKEN + noise % (self._vocab_size - FIRST_TOKEN)
+        if sampling.logprobs is None:
+            return token, None
+        return token, self._logprob(token, noise, sampling.logprobs)
+
+    def _logprob(self, token: int, noise: int, count: int) -> TokenLogprob:
+        logprob = -(1 + noise % 1000) / 1000
+        count = min(count, self._vocab_size)
+        top = tuple(((token + rank) % self._vocab_size, logprob - rank) for rank in range(count))
+        return TokenLogprob(token, logprob, top)
+
+
+class SimEngine:
+    """An engine that needs no model: for tests, overhead measurements and studies of scheduling.
+
+    Options are the fields of SimOptions; `model` is a name only. Raises ConfigurationError naming what is wrong.
+    """
+
+    def __init__(self, *, model: str | None = None, discipline: Discipline = "groups", **options: Any) -> None:
+        self.options = _options(options)
+        self.core = SimCore(self.options, discipline)
+        self._model = model or "sim"
+        self._steps = StepLoop(self.core.batcher, self._execute, _now)
+        self._requests = 0
+        self._started = 0.0
+        self._step_end = 0.0
+        self._stall = self.options.stall
+
+    async def start(self) -> EngineInfo:
+        """Start stepping, after `start_delay`."""
+        await asyncio.sleep(self.options.start_delay)
+        self._started = _now()
+        self._steps.start()
+        options = self.options
+        return EngineInfo(
+            model=self._model,
+            vocab_size=options.vocab_size,
+            context_limit=options.context_limit,
+            kv_tokens=self.core.batcher.cache.total * options.block_size,
+            block_size=options.block_size,
+            max_running=options.max_running,
+        )
+
+    def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
+        """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.
+
+        Raises EngineError if the prompt has `fail_prompt_token` in it.
+        """
+        self._requests += 1
+        token = self.options.fail_prompt_token
+        if token is not None and token in unpack(request.tokens):
+            raise EngineError(f"told to fail prompts with token {token}")
+        return self._steps.generate(request)
+
+    def abort(self, id: int) -> None:
+        """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""
+        self._steps.abort(id)
+
+    def cache_events(self) -> list[Evicted]:
+        """Return and forget the evictions since the last call, in order."""
+        return self._steps.cache_events()
+
+    def load(self) -> Load:
+        """Return the present load."""
+        return self._steps.load()
+
+    async def reset_cache(self) -> None:
+        """Forget all cached prefixes that no running request uses."""
+        await self._steps.reset_cache()
+
+    async def close(self) -> None:
+        """Abort everything and stop."""
+        await self._steps.close()
+
+    async def _execute(self, chunks: list[Chunk]) -> list[Sample]:
+        await self._misbehave()
+        if self.options.time_scale:
+            await self._pass(self.core.duration(chunks) * self.options.time_scale)
+        return self.core.sample(chunks)
+
+    async def _pass(self, seconds: float) -> None:
+        # Timers of event loops are coarse: what the last step overslept is taken off this one.
+        now = _now()
+        begin = self._step_end if now - self._step_end < _TIMER_SLACK else now
+        self._step_end = begin + seconds
+        await asyncio.sleep(self._step_end - now)
+
+    async def _misbehave(self) -> None:
+        options, elapsed = self.options, _now() - self._started
+        if _due(options.crash_after, self._requests) or _due(options.crash_at, elapsed):
+            os._exit(CRASH_STATUS)
+        if _due(options.hang_after, self._requests) or _due(options.hang_at, elapsed):
+            await asyncio.Event().wait()
+        if self._stall is not None and elapsed >= self._stall[0]:
+            seconds, self._stall = self._stall[1], None
+            await asyncio.sleep(seconds)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _due(limit: float | None, value: float) -> bool:
+    return limit is not None and value >= limit
+
+
+def _options(options: dict[str, Any]) -> SimOptions:
+    try:
+        return msgspec.convert(options, SimOptions)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"sim engine: {error}") from None

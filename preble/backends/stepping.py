@@ -1,0 +1,166 @@
+"""The async shell around a Batcher: one task that steps, and an iterator per request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from preble.backends import Delta, EngineRequest, Evicted, Load
+from preble.backends.batching import Batcher, Chunk, Sample
+from preble.errors import EngineError, InvalidRequestError
+
+Execute = Callable[[list[Chunk]], Awaitable[list[Sample]]]
+"""Compute the chunks of a step; return one sample for each chunk that samples, in order."""
+
+
+class _Outbox:
+    """What one request has not read yet, merged into a single delta."""
+
+    __slots__ = ("delta", "error", "ready")
+
+    def __init__(self) -> None:
+        self.delta: Delta | None = None
+        self.error: EngineError | None = None
+        self.ready: asyncio.Future[None] | None = None
+
+    def put(self, delta: Delta) -> None:
+        self.delta = delta if self.delta is None else _merge(self.delta, delta)
+        self._wake()
+
+    def fail(self, error: EngineError) -> None:
+        self.error = error
+        self._wake()
+
+    async def get(self) -> Delta:
+        while self.delta is None:
+            if self.error is not None:
+                raise self.error
+            self.ready = asyncio.get_running_loop().create_future()
+            await self.ready
+        delta, self.delta = self.delta, None
+        return delta
+
+    def _wake(self) -> None:
+        if self.ready is not None and not self.ready.done():
+            self.ready.set_result(None)
+
+
+def _merge(first: Delta, second: Delta) -> Delta:
+    logprobs = (first.logprobs or ()) + (second.logprobs or ())
+    return Delta(
+        first.tokens + second.tokens,
+        first.cached_tokens if second.cached_tokens is None else second.cached_tokens,
+        second.finish_reason,
+        second.stop_reason,
+        logprobs or None,
+    )
+
+
+class StepLoop:
+    """Runs a batcher's steps while there is work; what an engine shows of itself.
+
+    `execute` computes a step; `clock` gives seconds. If a step raises, every open request and all later ones fail
+    with EngineError: the state of the engine is then unknown.
+    """
+
+    def __init__(self, batcher: Batcher, execute: Execute, clock: Callable[[], float]) -> None:
+        self.batcher = batcher
+        self._execute = execute
+        self._clock = clock
+        self._work = asyncio.Event()
+        self._outboxes: dict[int, _Outbox] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._broken: str | None = None
+
+    @property
+    def broken(self) -> bool:
+        """True after a step has failed, or the loop was closed."""
+        return self._broken is not None
+
+    def start(self) -> None:
+        """Start stepping, in the running event loop."""
+        self._task = asyncio.create_task(self._run(), name="preble-engine-steps")
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
+        """Yield deltas until one has a `finish_reason`; what one reader left unread is merged into one delta.
+
+        Closing the iterator aborts the request. Raises InvalidRequestError if the request can never run, and
+        EngineError if a step fails.
+        """
+        if self._broken is not None:
+            raise EngineError(self._broken)
+        if request.id in self._outboxes:
+            raise InvalidRequestError(f"{request.id} is in use", field="id")
+        self.batcher.add(request, self._clock())
+        outbox = self._outboxes[request.id] = _Outbox()
+        self._work.set()
+        finish = None
+        try:
+            while finish is None:
+                delta = await outbox.get()
+                finish = delta.finish_reason
+                yield delta
+        finally:
+            self._outboxes.pop(request.id, None)
+            if finish is None:
+                self.abort(request.id)
+
+    def abort(self, id: int) -> None:
+        """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""
+        self.batcher.abort(id)
+        self._deliver()
+
+    def cache_events(self) -> list[Evicted]:
+        """Return and forget the evictions since the last call, in order."""
+        return self.batcher.cache_events()
+
+    def load(self) -> Load:
+        """Return the present load."""
+        return self.batcher.load()
+
+    async def reset_cache(self) -> None:
+        """Forget all cached prefixes that no running request uses."""
+        self.batcher.reset_cache()
+
+    async def close(self) -> None:
+        """Abort everything and stop stepping. A step in progress is cancelled."""
+        self._broken = self._broken or "the engine is closed"
+        for request_id in list(self._outboxes):
+            self.abort(request_id)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                if not await self._step():
+                    self._work.clear()
+                    await self._work.wait()
+        except Exception as error:  # whatever a step raises must reach those who wait for it
+            self._fail(error)
+
+    async def _step(self) -> bool:
+        chunks = self.batcher.plan(self._clock())
+        self._deliver()
+        if not chunks:
+            return False
+        sampled = await self._execute(chunks)
+        self.batcher.commit(chunks, sampled, self._clock())
+        self._deliver()
+        # An execute that never waits must still let requests and aborts in.
+        await asyncio.sleep(0)
+        return True
+
+    def _deliver(self) -> None:
+        for request_id, delta in self.batcher.deltas():
+            outbox = self._outboxes.get(request_id)
+            if outbox is not None:
+                outbox.put(delta)
+
+    def _fail(self, error: Exception) -> None:
+        self._broken = f"a step failed: {type(error).__name__}: {error}"
+        for outbox in self._outboxes.values():
+            failure = EngineError(self._broken)
+            failure.__cause__ = error
+            outbox.fail(failure)

@@ -1,0 +1,161 @@
+"""Attention over a paged KV cache: prefill chunks one by one, decodes together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+from preble.backends.torch.batch import Batch, Indexes, buckets
+from preble.backends.torch.config import ModelConfig
+
+_WORKSPACE = {"cpu": 4 << 20, "cuda": 256 << 20}
+"""Bytes of K and V gathered at once for decodes: on a CPU what stays in its caches."""
+
+
+class Decodes(msgspec.Struct, frozen=True):
+    """Sequences with one row each, in rows `first` to `last`: `pages` of K and V to gather, padding masked out.
+
+    `mask` is [sequences * KV heads, 1, tokens], 0 or minus infinity.
+    """
+
+    first: int
+    last: int
+    pages: Tensor
+    mask: Tensor
+
+
+class Prefill(msgspec.Struct, frozen=True):
+    """A chunk of several rows of one sequence; `pages` and `mask` [rows, length] only if part of it is cached."""
+
+    first: int
+    last: int
+    length: int
+    pages: Tensor | None
+    mask: Tensor | None
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """What each row of a batch writes and sees, the same for all layers."""
+
+    rows: Tensor
+    decodes: tuple[Decodes, ...]
+    prefills: tuple[Prefill, ...]
+
+
+class PagedAttention:
+    """KV pools of all layers, and attention over them.
+
+    A block holds `block_size` tokens of every K head, then of every V head: gathering a sequence's blocks head by
+    head gives contiguous [heads, tokens, head_dim], which matrix multiplication wants.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._heads = config.heads
+        self._kv_heads = config.kv_heads
+        self._head_dim = config.head_dim
+        self._scale = config.head_dim**-0.5
+        self._block_size = block_size
+        self._dtype = dtype
+        self._device = device
+        self._most = _WORKSPACE[device.type] // block_bytes(config, block_size, dtype)
+        # Zeros, not whatever lies there: padding is masked, but NaN times zero is NaN.
+        shape = (blocks * 2 * config.kv_heads, block_size * config.head_dim)
+        self._pools = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+
+    def reach(self, batch: Batch) -> Reach:
+        """Prepare the index tensors and masks of a batch."""
+        heads = np.arange(2 * self._kv_heads) * self._block_size
+        rows = (batch.blocks * (2 * self._kv_heads * self._block_size) + batch.offsets)[:, None] + heads
+        return Reach(
+            self._place(rows.reshape(-1)),
+            tuple(self._decodes(batch)),
+            tuple(self._prefills(batch)),
+        )
+
+    def __call__(self, layer: int, qkv: Tensor, reach: Reach) -> Tensor:
+        """Store K and V of `qkv` [rows, heads + 2 * KV heads, head_dim]; return [rows, heads * head_dim]."""
+        pool = self._pools[layer]
+        pool.view(-1, self._head_dim).index_copy_(0, reach.rows, qkv[:, self._heads :].reshape(-1, self._head_dim))
+        parts = [self._decode(pool, qkv, decodes) for decodes in reach.decodes]
+        parts += [self._prefill(pool, qkv, prefill) for prefill in reach.prefills]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _decode(self, pool: Tensor, qkv: Tensor, decodes: Decodes) -> Tensor:
+        keys, values = self._gather(pool, decodes.pages)
+        queries = qkv[decodes.first : decodes.last, : self._heads].reshape(len(keys), -1, self._head_dim)
+        scores = torch.baddbmm(decodes.mask, queries, keys.transpose(1, 2), alpha=self._scale)
+        weights = scores.softmax(-1, dtype=torch.float32).to(self._dtype)
+        return torch.bmm(weights, values).view(decodes.last - decodes.first, -1)
+
+    def _prefill(self, pool: Tensor, qkv: Tensor, prefill: Prefill) -> Tensor:
+        heads = qkv[prefill.first : prefill.last].transpose(0, 1)
+        queries, keys, values = heads[: self._heads], heads[self._heads : -self._kv_heads], heads[-self._kv_heads :]
+        if prefill.pages is not None:
+            keys, values = self._gather(pool, prefill.pages)[:, :, : prefill.length]
+        attended = F.scaled_dot_product_attention(
+            queries.unsqueeze(0),
+            keys.unsqueeze(0),
+            values.unsqueeze(0),
+            attn_mask=prefill.mask,
+            is_causal=prefill.mask is None,
+            enable_gqa=self._heads != self._kv_heads,
+        )
+        return attended.squeeze(0).transpose(0, 1).reshape(prefill.last - prefill.first, -1)
+
+    def _gather(self, pool: Tensor, pages: Tensor) -> Tensor:
+        """Return K and V, [2, sequences * KV heads, tokens, head_dim]."""
+        return pool.index_select(0, pages.view(-1)).view(2, pages.shape[1], -1, self._head_dim)
+
+    def _pages(self, table: Indexes) -> Tensor:
+        """Return the rows of a pool for block numbers [sequences, blocks]: [2, sequences * KV heads, blocks]."""
+        heads = np.arange(2 * self._kv_heads).reshape(2, 1, self._kv_heads, 1)
+        pages = (table * (2 * self._kv_heads))[:, None] + heads
+        return self._place(pages.reshape(2, -1, table.shape[1]))
+
+    def _decodes(self, batch: Batch) -> list[Decodes]:
+        lengths = batch.lengths[: batch.singles]
+        blocks = (-(-lengths // self._block_size)).tolist()
+        return [
+            Decodes(
+                first,
+                last,
+                self._pages(batch.table[first:last, : blocks[first]]),
+                self._padding(lengths[first:last], blocks[first] * self._block_size),
+            )
+            for first, last in buckets(blocks, self._most)
+        ]
+
+    def _padding(self, lengths: Indexes, width: int) -> Tensor:
+        within = np.arange(width) < lengths.repeat(self._kv_heads)[:, None, None]
+        return self._place(np.where(within, np.float32(0), np.float32(-np.inf))).to(self._dtype)
+
+    def _prefills(self, batch: Batch) -> list[Prefill]:
+        first, prefills = batch.singles, []
+        for chunk in range(batch.singles, len(batch.counts)):
+            count, length = int(batch.counts[chunk]), int(batch.lengths[chunk])
+            blocks = batch.table[chunk : chunk + 1, : -(-length // self._block_size)]
+            pages, mask = (self._pages(blocks), self._causal(count, length)) if length > count else (None, None)
+            prefills.append(Prefill(first, first + count, length, pages, mask))
+            first += count
+        return prefills
+
+    def _place(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _causal(self, count: int, length: int) -> Tensor:
+        # Aligned to the lower right: the last row sees everything.
+        mask = torch.full((count, length), -torch.inf, dtype=self._dtype, device=self._device)
+        return mask.triu_(length - count + 1)
+
+
+def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+    """Return the bytes of K and V of one block in one layer."""
+    return 2 * config.kv_heads * block_size * config.head_dim * dtype.itemsize

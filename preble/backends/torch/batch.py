@@ -1,0 +1,90 @@
+"""The chunks of one step laid side by side, as index arrays: no padding between sequences, no tensors yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from preble.backends.batching import Chunk
+
+Indexes = NDArray[np.int64]
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """One row per token to compute. Chunks of one token come first, those with the longest context leading.
+
+    `tokens` and `positions` [rows] are ids and places in their sequences, `blocks` and `offsets` [rows] where their
+    KV goes. `counts` and `lengths` [chunks] are a chunk's rows and its sequence's tokens including them; `table`
+    [chunks, blocks] lists the sequences' KV blocks, filled up with block 0. The first `singles` chunks have one row.
+    `sampled` holds the last row of each chunk that samples, in the order of the chunks given to `arrange`.
+    """
+
+    tokens: Indexes
+    positions: Indexes
+    blocks: Indexes
+    offsets: Indexes
+    counts: Indexes
+    lengths: Indexes
+    table: Indexes
+    singles: int
+    sampled: Indexes
+
+
+def arrange(chunks: Sequence[Chunk], block_size: int) -> Batch:
+    """Return the batch that computes `chunks`; nothing in it refers to their sequences."""
+    order = sorted(range(len(chunks)), key=lambda index: _place(chunks[index]))
+    ordered = [chunks[index] for index in order]
+    counts = np.array([chunk.count for chunk in ordered], dtype=np.int64)
+    starts = np.array([chunk.start for chunk in ordered], dtype=np.int64)
+    lengths = starts + counts
+    ends = counts.cumsum()
+    positions = np.arange(ends[-1]) + (starts - ends + counts).repeat(counts)
+    table = _table(ordered, -(-lengths // block_size))
+    return Batch(
+        tokens=np.frombuffer(b"".join([chunk.tokens for chunk in ordered]), dtype="<i4").astype(np.int64),
+        positions=positions,
+        blocks=table[np.arange(len(ordered)).repeat(counts), positions // block_size],
+        offsets=positions % block_size,
+        counts=counts,
+        lengths=lengths,
+        table=table,
+        singles=int((counts == 1).sum()),
+        sampled=_sampled(chunks, order, ends),
+    )
+
+
+def buckets(blocks: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Split sequences of falling length, in blocks, into ranges (first, last + 1) that are padded to their longest.
+
+    No range has more than `most` blocks when padded, unless one sequence alone does, and none is padded to much more
+    than twice any member's length.
+    """
+    first = 0
+    for index, length in enumerate(blocks):
+        longest = blocks[first]
+        if index > first and (longest * (index + 1 - first) > most or longest > 2 * length + 8):
+            yield first, index
+            first = index
+    if blocks:
+        yield first, len(blocks)
+
+
+def _place(chunk: Chunk) -> tuple[bool, int]:
+    return chunk.count > 1, -chunk.start
+
+
+def _table(chunks: list[Chunk], widths: NDArray[Any]) -> Indexes:
+    table = np.zeros((len(chunks), int(widths.max())), dtype=np.int64)
+    for row, width, chunk in zip(table, widths.tolist(), chunks, strict=True):
+        row[:width] = chunk.sequence.blocks[:width]
+    return table
+
+
+def _sampled(chunks: Sequence[Chunk], order: list[int], ends: Indexes) -> Indexes:
+    last = np.empty(len(chunks), dtype=np.int64)
+    last[order] = ends - 1
+    return last[[chunk.samples for chunk in chunks]]

@@ -1,0 +1,222 @@
+"""What config.json says of a model, checked: everything else of the engine reads `ModelConfig`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from preble.errors import ConfigurationError, ModelError
+
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of `model_type` that share the one network shape of this engine."""
+
+ROPE_KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
+
+_T = TypeVar("_T")
+
+
+class Rope(msgspec.Struct, frozen=True, kw_only=True):
+    """Rotary position embedding: its base `theta` and how it is stretched beyond the trained context.
+
+    `original_context` is the context that the model was trained on before stretching, in tokens.
+    """
+
+    theta: float = 10000.0
+    kind: str = "default"
+    factor: float = 1.0
+    original_context: int = 0
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The shape of a Llama-family model. Sizes are in elements, `context_limit` in tokens."""
+
+    model_type: str
+    vocab_size: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    norm_epsilon: float
+    tied: bool
+    context_limit: int
+    dtype: str
+    rope: Rope
+    eos_token_ids: tuple[int, ...]
+
+
+class _RopeFile(msgspec.Struct):
+    rope_type: str | None = None
+    type: str | None = None
+    rope_theta: float | None = None
+    factor: float | None = None
+    original_max_position_embeddings: int | None = None
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+    partial_rotary_factor: float = 1.0
+
+
+class _ConfigFile(msgspec.Struct):
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    rms_norm_eps: float = 1e-6
+    hidden_act: str = "silu"
+    tie_word_embeddings: bool = False
+    rope_theta: float | None = None
+    rope_scaling: _RopeFile | None = None
+    rope_parameters: _RopeFile | None = None
+    partial_rotary_factor: float = 1.0
+    sliding_window: int | None = None
+    use_sliding_window: bool | None = None
+    torch_dtype: str | None = None
+    dtype: str | None = None
+    quantization_config: dict[str, Any] | None = None
+    eos_token_id: int | list[int] | None = None
+
+
+class _GenerationFile(msgspec.Struct):
+    eos_token_id: int | list[int] | None = None
+
+
+def read_config(folder: Path, context_limit: int | None = None) -> ModelConfig:
+    """Read `config.json`, and the end tokens of `generation_config.json` if it is there.
+
+    `context_limit` lowers the model's own. Raises ModelError naming the file and what is wrong with it, and
+    ConfigurationError for a context limit that the model does not have or a sliding window smaller than the context.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    file = _decode(path, _ConfigFile)
+    rope = _rope(file)
+    _check(path, file, rope)
+    config = _model_config(folder, file, rope)
+    if context_limit is not None:
+        config = _limited(config, context_limit)
+    _check_window(path, file, config.context_limit)
+    return config
+
+
+def _decode(path: Path, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _model_config(folder: Path, file: _ConfigFile, rope: Rope) -> ModelConfig:
+    return ModelConfig(
+        model_type=file.model_type,
+        vocab_size=file.vocab_size,
+        hidden=file.hidden_size,
+        layers=file.num_hidden_layers,
+        heads=file.num_attention_heads,
+        kv_heads=file.num_key_value_heads or file.num_attention_heads,
+        head_dim=file.head_dim or file.hidden_size // file.num_attention_heads,
+        intermediate=file.intermediate_size,
+        norm_epsilon=file.rms_norm_eps,
+        tied=file.tie_word_embeddings,
+        context_limit=_context(file, rope),
+        dtype=file.dtype or file.torch_dtype or "float32",
+        rope=rope,
+        eos_token_ids=_eos_token_ids(folder, file),
+    )
+
+
+def _context(file: _ConfigFile, rope: Rope) -> int:
+    # Models stretched by YaRN often keep the trained context in max_position_embeddings.
+    stretched = int(rope.factor * rope.original_context) if rope.kind == "yarn" else 0
+    return max(file.max_position_embeddings, stretched)
+
+
+def _eos_token_ids(folder: Path, file: _ConfigFile) -> tuple[int, ...]:
+    path = folder / "generation_config.json"
+    ids = _decode(path, _GenerationFile).eos_token_id if path.is_file() else None
+    ids = file.eos_token_id if ids is None else ids
+    return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
+
+
+def _rope(file: _ConfigFile) -> Rope:
+    scaling = file.rope_parameters or file.rope_scaling or _RopeFile()
+    original = scaling.original_max_position_embeddings or file.max_position_embeddings
+    return Rope(
+        theta=scaling.rope_theta or file.rope_theta or 10000.0,
+        kind=scaling.rope_type or scaling.type or "default",
+        factor=scaling.factor or file.max_position_embeddings / original,
+        original_context=original,
+        low_frequency_factor=scaling.low_freq_factor,
+        high_frequency_factor=scaling.high_freq_factor,
+        beta_fast=scaling.beta_fast or 32.0,
+        beta_slow=scaling.beta_slow or 1.0,
+        attention_factor=scaling.attention_factor,
+        mscale=scaling.mscale,
+        mscale_all_dim=scaling.mscale_all_dim,
+        truncate=scaling.truncate,
+    )
+
+
+def _check(path: Path, file: _ConfigFile, rope: Rope) -> None:
+    kinds = ", ".join(ARCHITECTURES)
+    _require(path, file.model_type in ARCHITECTURES, f"model_type {file.model_type!r} is none of {kinds}")
+    _require(path, file.quantization_config is None, "quantized weights are not supported")
+    _require(path, file.hidden_act == "silu", f"hidden_act {file.hidden_act!r} is not silu")
+    _require(path, rope.kind in ROPE_KINDS, f"rope scaling {rope.kind!r} is none of {', '.join(ROPE_KINDS)}")
+    partial = {file.partial_rotary_factor, (file.rope_parameters or _RopeFile()).partial_rotary_factor}
+    _require(path, partial == {1.0}, "partial rotary embedding is not supported")
+    _require(path, rope.factor >= 1, f"rope scaling factor {rope.factor:g} is below 1")
+    _check_sizes(path, file)
+
+
+def _check_sizes(path: Path, file: _ConfigFile) -> None:
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        _require(path, getattr(file, name) >= 1, f"{name} {getattr(file, name)} is not positive")
+    heads = file.num_attention_heads
+    kv_heads = file.num_key_value_heads or heads
+    _require(path, file.max_position_embeddings >= 2, "max_position_embeddings is below 2")
+    _require(path, kv_heads > 0 and heads % kv_heads == 0, f"{heads} heads are not a multiple of {kv_heads} KV heads")
+    head_dim = file.head_dim or file.hidden_size // heads
+    _require(path, head_dim > 0 and head_dim % 2 == 0, f"head_dim {head_dim} is not even and positive")
+
+
+def _require(path: Path, condition: bool, message: str) -> None:
+    if not condition:
+        raise ModelError(f"{path}: {message}")
+
+
+def _limited(config: ModelConfig, context_limit: int) -> ModelConfig:
+    if not 2 <= context_limit <= config.context_limit:
+        raise ConfigurationError(f"context_limit: must be in [2, {config.context_limit}], not {context_limit}")
+    return msgspec.structs.replace(config, context_limit=context_limit)
+
+
+def _check_window(path: Path, file: _ConfigFile, context: int) -> None:
+    window = file.sliding_window if file.use_sliding_window is not False else None
+    if window is not None and window < context:
+        raise ConfigurationError(
+            f"{path}: sliding_window {window} is smaller than the context {context}, "
+            f"which is not supported; pass context_limit={window} or less"
+        )

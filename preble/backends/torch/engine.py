@@ -1,0 +1,212 @@
+"""`TorchEngine`: a real model in the worker's own process, on the batching core that the simulator uses too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
+from preble.backends.batching import Batcher, Chunk, Sample
+from preble.backends.stepping import StepLoop
+from preble.backends.torch.attention import PagedAttention, block_bytes
+from preble.backends.torch.batch import Batch, arrange
+from preble.backends.torch.config import ModelConfig, read_config
+from preble.backends.torch.linear import packs
+from preble.backends.torch.model import Model
+from preble.backends.torch.sampling import Draw, draw_for, sample
+from preble.backends.torch.weights import load_weights
+from preble.core.local import Discipline, LocalScheduler
+from preble.errors import ConfigurationError, ModelError, NotStartedError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_CONTEXTS = 16
+_CPU_BYTES = 2 << 30
+_CPU_SHARE = 0.25
+_CUDA_SHARE = 0.85
+
+
+class TorchEngine:
+    """Serves a Llama-family model in Hugging Face format.
+
+    `model` is a folder with config.json and *.safetensors. `dtype="auto"` takes the model's own where the device
+    computes in it quickly, else float32; `device` is "auto", "cpu" or "cuda". `kv_tokens` is the size of the KV cache
+    in tokens, by default 16 contexts or what a share of the memory holds, whichever is less. At most `max_running`
+    requests are computed together, and `max_batched_tokens` tokens in a step. `threads` is for CPU arithmetic;
+    `discipline` orders the queue; `seed` serves requests that bring none.
+    Computing happens in one thread of its own, so that the event loop stays free.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        discipline: Discipline = "groups",
+        dtype: Dtype = "auto",
+        device: str = "auto",
+        context_limit: int | None = None,
+        kv_tokens: int | None = None,
+        block_size: int = 16,
+        max_running: int = 64,
+        max_batched_tokens: int = 512,
+        threads: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if not model:
+            raise ConfigurationError("model: the torch engine needs the path of a model folder")
+        if dtype not in get_args(Dtype):
+            raise ConfigurationError(f"dtype: must be one of {', '.join(get_args(Dtype))}, not {dtype!r}")
+        if threads < 1:
+            raise ConfigurationError(f"threads: must be at least 1, not {threads}")
+        self._folder = Path(model)
+        self._local = LocalScheduler(discipline, page=block_size)
+        self._dtype = dtype
+        self._device = _device(device)
+        self._context_limit = context_limit
+        self._kv_tokens = kv_tokens
+        self._block_size = block_size
+        self._max_running = max_running
+        self._max_batched_tokens = max_batched_tokens
+        self._threads = threads
+        self._seed = seed
+        self._eos_token_ids: tuple[int, ...] = ()
+        self._model: Model | None = None
+        self._steps: StepLoop | None = None
+        self._executor = ThreadPoolExecutor(
+            1, thread_name_prefix="preble-torch", initializer=torch.set_num_threads, initargs=(threads,)
+        )
+
+    async def start(self) -> EngineInfo:
+        """Load the model. Raises ModelError naming the file, and ConfigurationError naming the option."""
+        loop = asyncio.get_running_loop()
+        config = await loop.run_in_executor(self._executor, self._read)
+        batcher = await loop.run_in_executor(self._executor, self._load, config)
+        self._steps = StepLoop(batcher, self._execute, time.monotonic)
+        self._steps.start()
+        return EngineInfo(
+            model=str(self._folder),
+            vocab_size=config.vocab_size,
+            context_limit=batcher.limit,
+            kv_tokens=batcher.cache.total * self._block_size,
+            block_size=self._block_size,
+            max_running=self._max_running,
+            eos_token_ids=config.eos_token_ids,
+            cost="small-cpu" if self._device.type == "cpu" else "mistral-7b-a6000",
+        )
+
+    def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
+        """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request."""
+        return self._started().generate(request)
+
+    def abort(self, id: int) -> None:
+        """End a request after the step it is in. Unknown ids are ignored."""
+        self._started().abort(id)
+
+    def cache_events(self) -> list[Evicted]:
+        """Return and forget the evictions since the last call, in order."""
+        return self._started().cache_events()
+
+    def load(self) -> Load:
+        """Return the present load."""
+        return self._started().load()
+
+    async def reset_cache(self) -> None:
+        """Forget all cached prefixes that no running request uses."""
+        await self._started().reset_cache()
+
+    async def close(self) -> None:
+        """Abort everything, wait for the step in progress, and free the model. May be called twice."""
+        if self._steps is not None:
+            await self._steps.close()
+        await asyncio.to_thread(self._executor.shutdown)
+        self._model = None
+
+    def check(self) -> None:
+        """Raise AssertionError if sequences, queue and blocks disagree."""
+        self._started().batcher.check()
+
+    def _started(self) -> StepLoop:
+        if self._steps is None:
+            raise NotStartedError("the engine has not been started")
+        return self._steps
+
+    def _read(self) -> ModelConfig:
+        if not self._folder.is_dir():
+            raise ModelError(f"{self._folder}: no such folder")
+        return read_config(self._folder, self._context_limit)
+
+    def _load(self, config: ModelConfig) -> Batcher:
+        dtype = _dtype(self._dtype, config.dtype, self._device)
+        weights = load_weights(self._folder, config, dtype, self._device)
+        batcher = self._batcher(config, self._kv_tokens or _kv_tokens(config, self._block_size, dtype, self._device))
+        attention = PagedAttention(
+            config, blocks=batcher.cache.total, block_size=self._block_size, dtype=dtype, device=self._device
+        )
+        self._eos_token_ids = config.eos_token_ids
+        self._model = Model(config, weights, attention)
+        return batcher
+
+    def _batcher(self, config: ModelConfig, kv_tokens: int) -> Batcher:
+        return Batcher(
+            kv_tokens=kv_tokens,
+            block_size=self._block_size,
+            max_running=self._max_running,
+            max_batched_tokens=self._max_batched_tokens,
+            context_limit=config.context_limit,
+            local=self._local,
+            eos_token_ids=config.eos_token_ids,
+            vocab_size=config.vocab_size,
+        )
+
+    async def _execute(self, chunks: list[Chunk]) -> list[Sample]:
+        # Everything is read from the sequences here: the loop may abort one while the thread computes.
+        batch = arrange(chunks, self._block_size)
+        draws = [
+            draw_for(chunk.sequence, seed=self._seed, eos_token_ids=self._eos_token_ids)
+            for chunk in chunks
+            if chunk.samples
+        ]
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, batch, draws)
+
+    def _compute(self, batch: Batch, draws: list[Draw]) -> list[Sample]:
+        if self._model is None:
+            raise NotStartedError("the engine has no model")
+        return sample(self._model.forward(batch), draws)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise ConfigurationError(f"device: must be auto, cpu or cuda, not {name!r}")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise ConfigurationError("device: this machine has no CUDA device")
+    return torch.device(name)
+
+
+def _dtype(name: Dtype, own: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return _DTYPES[name]
+    dtype = _DTYPES.get(own, torch.float32)
+    quick = device.type == "cuda" or (dtype == torch.bfloat16 and packs(dtype))
+    return dtype if quick else torch.float32
+
+
+def _kv_tokens(config: ModelConfig, block_size: int, dtype: torch.dtype, device: torch.device) -> int:
+    token = block_bytes(config, block_size, dtype) * config.layers // block_size
+    return min(_CONTEXTS * config.context_limit, int(_kv_bytes(device)) // token)
+
+
+def _kv_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] * _CUDA_SHARE
+    return min(_CPU_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _CPU_SHARE)

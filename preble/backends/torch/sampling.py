@@ -1,0 +1,173 @@
+"""From logits to tokens. A token depends on its own logits, seed and position only, never on the batch around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from preble.backends import batching
+from preble.types import SamplingParams, TokenLogprob
+
+Sample: TypeAlias = batching.Sample
+
+_GREEDY_BELOW = 1e-5
+_MASK = (1 << 64) - 1
+
+
+class Draw(msgspec.Struct, frozen=True):
+    """All that one token's choice needs beside the logits.
+
+    `position` is its place in the sequence; `prompt` and `output` (packed int32) are there if a penalty needs them;
+    `forbidden` are the tokens that would end the sequence too early.
+    """
+
+    sampling: SamplingParams
+    seed: int
+    position: int
+    prompt: bytes = b""
+    output: bytes = b""
+    forbidden: tuple[int, ...] = ()
+
+    @property
+    def greedy(self) -> bool:
+        """True if the most likely token is taken."""
+        return self.sampling.temperature < _GREEDY_BELOW
+
+
+def draw_for(sequence: batching.Sequence, *, seed: int, eos_token_ids: tuple[int, ...]) -> Draw:
+    """Return what choosing the next token of `sequence` needs; `seed` is the engine's, for requests without one."""
+    sampling = sequence.sampling
+    prompt = output = b""
+    if _penalizes(sampling):
+        split = sequence.prompt_tokens * 4
+        prompt, output = bytes(sequence.tokens[:split]), bytes(sequence.tokens[split:])
+    return Draw(
+        sampling,
+        _mix(seed, sequence.id) if sampling.seed is None else sampling.seed,
+        sequence.length,
+        prompt,
+        output,
+        _forbidden(sequence, eos_token_ids),
+    )
+
+
+@torch.inference_mode()
+def sample(logits: Tensor, draws: Sequence[Draw]) -> list[Sample]:
+    """Choose one token per row of `logits` [draws, vocab]."""
+    if not draws:
+        return []
+    raw = logits.float()
+    scores = _adjusted(raw, draws)
+    tokens = scores.argmax(-1)
+    # Rows with and without a cut take separate ways, so that neither depends on what else is in the batch.
+    for cuts in (False, True):
+        rows = [row for row, draw in enumerate(draws) if not draw.greedy and _cuts(draw.sampling) == cuts]
+        if rows:
+            tokens[rows] = _random(scores[rows], [draws[row] for row in rows], cuts)
+    return _with_logprobs(raw, tokens, draws)
+
+
+def uniform(seed: int, position: int) -> float:
+    """Return a number in [0, 1) that is a fixed random function of its arguments."""
+    return (_mix(seed, position) >> 11) * 2.0**-53
+
+
+def _mix(seed: int, number: int) -> int:
+    """Splitmix64's finalizer over both, twice, so that neighbouring seeds and positions give unrelated numbers."""
+    return _scramble((_scramble(seed & _MASK) + (number + 1) * 0x9E3779B97F4A7C15) & _MASK)
+
+
+def _scramble(x: int) -> int:
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def _penalizes(sampling: SamplingParams) -> bool:
+    return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0)
+
+
+def _cuts(sampling: SamplingParams) -> bool:
+    return sampling.top_k > 0 or sampling.top_p < 1.0
+
+
+def _forbidden(sequence: batching.Sequence, eos_token_ids: tuple[int, ...]) -> tuple[int, ...]:
+    sampling = sequence.sampling
+    # The token to come counts as output when the stop rules are applied.
+    if sequence.output_tokens + 1 >= sampling.min_tokens:
+        return ()
+    return tuple(sampling.stop_token_ids) + (() if sampling.ignore_eos else eos_token_ids)
+
+
+def _adjusted(raw: Tensor, draws: Sequence[Draw]) -> Tensor:
+    rows = [row for row, draw in enumerate(draws) if draw.forbidden or _penalizes(draw.sampling)]
+    if not rows:
+        return raw
+    scores = raw.clone()
+    for row in rows:
+        _penalize(scores[row], draws[row])
+        scores[row, [token for token in draws[row].forbidden if token < raw.shape[1]]] = -torch.inf
+    return scores
+
+
+def _penalize(scores: Tensor, draw: Draw) -> None:
+    sampling = draw.sampling
+    if sampling.repetition_penalty != 1.0:
+        seen = torch.from_numpy(np.unique(np.frombuffer(draw.prompt + draw.output, dtype="<i4")).astype(np.int64))
+        seen = seen.to(scores.device)
+        old, penalty = scores[seen], sampling.repetition_penalty
+        scores[seen] = torch.where(old > 0, old / penalty, old * penalty)
+    if draw.output and (sampling.presence_penalty or sampling.frequency_penalty):
+        tokens, counts = np.unique(np.frombuffer(draw.output, dtype="<i4"), return_counts=True)
+        penalties = torch.from_numpy(sampling.frequency_penalty * counts + sampling.presence_penalty)
+        scores[torch.from_numpy(tokens.astype(np.int64)).to(scores.device)] -= penalties.to(scores)
+
+
+def _random(scores: Tensor, draws: Sequence[Draw], cuts: bool) -> Tensor:
+    """Draw a token per row by inverting the cumulative distribution, in falling order of probability if it is cut."""
+    temperature = _column(scores, [draw.sampling.temperature for draw in draws])
+    probabilities = ((scores - scores.amax(-1, keepdim=True)) / temperature).softmax(-1)
+    order = None
+    if cuts:
+        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        probabilities = _cut(probabilities, draws)
+    least = _column(scores, [draw.sampling.min_p for draw in draws])
+    probabilities = probabilities.where(probabilities >= least * probabilities.amax(-1, keepdim=True), 0)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    targets = _column(cumulative, [uniform(draw.seed, draw.position) for draw in draws]) * cumulative[:, -1:]
+    choice = torch.searchsorted(cumulative, targets, right=True)
+    return (choice if order is None else order.gather(1, choice)).squeeze(1)
+
+
+def _cut(probabilities: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Keep the `top_k` first of each sorted row, and of those as many as make up `top_p`."""
+    vocab = probabilities.shape[1]
+    most = _column(probabilities, [draw.sampling.top_k if draw.sampling.top_k > 0 else vocab for draw in draws])
+    kept = probabilities.where(torch.arange(vocab, device=most.device) < most, 0)
+    cumulative = kept.cumsum(-1, dtype=torch.float64)
+    share = _column(cumulative, [draw.sampling.top_p for draw in draws]) * cumulative[:, -1:]
+    return kept.where(cumulative - kept < share, 0)
+
+
+def _column(like: Tensor, values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype).unsqueeze(1).to(like.device)
+
+
+def _with_logprobs(raw: Tensor, tokens: Tensor, draws: Sequence[Draw]) -> list[Sample]:
+    chosen = tokens.tolist()
+    samples: list[Sample] = [(token, None) for token in chosen]
+    rows = [row for row, draw in enumerate(draws) if draw.sampling.logprobs is not None]
+    if rows:
+        logprobs = raw[rows].log_softmax(-1)
+        count = min(max(draws[row].sampling.logprobs or 0 for row in rows), raw.shape[1])
+        best, ids = (tensor.tolist() for tensor in logprobs.topk(count))
+        own = logprobs.gather(1, tokens[rows].unsqueeze(1)).squeeze(1).tolist()
+        for index, row in enumerate(rows):
+            top = list(zip(ids[index], best[index], strict=True))[: draws[row].sampling.logprobs]
+            samples[row] = chosen[row], TokenLogprob(chosen[row], own[index], tuple(top))
+    return samples

@@ -1,0 +1,412 @@
+"""Several engine replicas as one object in the caller's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from preble.backends import BACKENDS, EngineInfo, Load
+from preble.core.cost import CostModel
+from preble.core.policy import Policy
+from preble.core.receipt import Receipt
+from preble.core.scheduler import Scheduler, WorkerState
+from preble.dispatch import Dispatcher
+from preble.errors import (
+    ClosedError,
+    ConfigurationError,
+    InvalidRequestError,
+    NotStartedError,
+    OverloadedError,
+    WrongLoopError,
+)
+from preble.flight import Flight, Sample
+from preble.pool import WorkerPool
+from preble.prompt import Prompt, PromptReader
+from preble.text import Transcript
+from preble.tokens import unpack
+from preble.types import Choice, Chunk, ClusterStats, Generation, SamplingParams, Timings, WorkerStats
+
+_DEFAULT_SAMPLING = SamplingParams()
+
+
+class PrebleCluster:
+    """Starts workers, sends every request where it is served soonest for the least work, and streams tokens back.
+
+    >>> async with PrebleCluster("path/to/model", workers=2) as cluster:
+    ...     out = await cluster.generate("def hello():", SamplingParams(max_tokens=16))
+
+    It belongs to the event loop that started it. Cancelling a task, closing a stream, or letting it go cancels the
+    request on its worker.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        backend: str = "torch",
+        workers: int = 2,
+        policy: str | Policy = "e2",
+        engine_options: Mapping[str, Any] | None = None,
+        cost: CostModel | str | None = None,
+        threads: int = 1,
+        seed: int = 0,
+        max_in_flight: int = 10_000,
+        start_timeout: float = 120.0,
+        close_grace: float = 0.0,
+    ) -> None:
+        """Describe a cluster; nothing is started yet.
+
+        `model` is a Hugging Face folder (`sim` needs none). `backend` is a name of `preble.backends.BACKENDS` or
+        "module:Class". `engine_options` go to each engine. `cost` prices its steps until more is known. `threads`
+        bounds a worker's compute threads. `max_in_flight` samples are accepted at once, beyond that requests raise
+        OverloadedError. `start_timeout` and `close_grace` are seconds. Raises ConfigurationError naming the argument.
+        """
+        _check_description(model, backend, workers, threads, max_in_flight)
+        self.model = None if model is None else os.fspath(model)
+        self.backend = backend
+        self.scheduler = Scheduler(policy, seed=seed)
+        self._cost = cost
+        self._start_timeout = start_timeout
+        self._close_grace = close_grace
+        self._max_in_flight = max_in_flight
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._draining = False
+        self._ready = False
+        self._ids = itertools.count(1)
+        self._reader = PromptReader(None)
+        self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
+        self._pool = WorkerPool(
+            [f"w{index}" for index in range(workers)],
+            backend=backend,
+            model=self.model,
+            options=engine_options or {},
+            threads=threads,
+            on_step=self._dispatcher.on_step,
+            on_lost=self._dispatcher.on_lost,
+        )
+        self._dispatcher.send = self._pool.send
+
+    async def __aenter__(self) -> PrebleCluster:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Start the workers and wait until all are ready. If this fails, nothing is left running.
+
+        Raises ModelError, ConfigurationError or WorkerStartError.
+        """
+        if self._loop is not None or self._closed:
+            raise ClosedError("a cluster starts once")
+        self._loop = asyncio.get_running_loop()
+        self._dispatcher.start(self._loop)
+        try:
+            self._reader = await asyncio.to_thread(PromptReader, self.model)
+            infos = await self._pool.start(self._start_timeout)
+            self._add_workers(infos)
+        except BaseException:
+            self._closed = True
+            self._dispatcher.close(ClosedError("the cluster did not start"))
+            raise
+        self._ready = True
+
+    async def close(self) -> None:
+        """End open requests with ClosedError, stop the workers, leave nothing behind. Closing twice is harmless.
+
+        Workers get `close_grace` seconds. If cancelled, they are killed at once.
+        """
+        if self._closed or self._loop is None:
+            self._closed = True
+            return
+        self._require_loop()
+        self._closed = True
+        self._dispatcher.close(ClosedError("the cluster was closed"))
+        await self._pool.stop(self._close_grace)
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        session: str | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> Generation:
+        """Return the finished generation of `prompt`: text, token ids, or chat messages (with `tools`).
+
+        `session` names a conversation; a lower `priority` goes first. `timeout` is in seconds, `deadline` a time of the
+        event loop's clock. Raises InvalidRequestError, DeadlineExceededError, OverloadedError, WorkerError, StateError.
+        """
+        self._require_open()
+        texts: dict[int, str] = {}
+        flight = await self._open(prompt, sampling, tools, session, priority, timeout, deadline, streaming=False)
+        try:
+            async for chunk in self._chunks(flight):
+                texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
+            return Generation(flight.id, tuple(_choice(sample, texts[sample.index]) for sample in flight.samples))
+        finally:
+            self._dispatcher.release(flight)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        session: str | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> AsyncGenerator[Chunk, None]:
+        """Yield pieces as they are generated; arguments and errors are those of `generate`.
+
+        With `n` samples their pieces come interleaved, told apart by `index`. Closing the stream cancels the request.
+        """
+        self._require_open()
+        return self._stream(prompt, sampling, tools, session, priority, timeout, deadline)
+
+    async def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        sampling: SamplingParams | Iterable[SamplingParams] | None = None,
+        *,
+        concurrency: int = 64,
+        progress: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> list[Generation]:
+        """Generate for all prompts, at most `concurrency` at a time, and return results in the order of the prompts.
+
+        `sampling` is one for all, or one for each. `progress(done)` is called after each. `options` go to `generate`.
+        The first error cancels the rest and is raised.
+        """
+        self._require_open()
+        if concurrency < 1:
+            raise InvalidRequestError(f"must be at least 1, not {concurrency}", field="concurrency")
+        jobs = enumerate(_paired(prompts, sampling))
+        results: dict[int, Generation] = {}
+
+        async def work() -> None:
+            for index, (prompt, chosen) in jobs:
+                results[index] = await self.generate(prompt, chosen, **options)
+                if progress is not None:
+                    progress(len(results))
+
+        await _all_or_first_error([asyncio.ensure_future(work()) for _ in range(concurrency)])
+        return [results[index] for index in sorted(results)]
+
+    def stats(self) -> ClusterStats:
+        """Return counters and the state of every worker now."""
+        self._require_started()
+        snapshot = self.scheduler.snapshot()
+        return ClusterStats(
+            counters=self._dispatcher.counters,
+            in_flight=snapshot.requests,
+            tree_nodes=snapshot.tree_nodes,
+            tree_tokens=snapshot.tree_tokens,
+            workers=tuple(_worker_stats(state, self._dispatcher.loads) for state in snapshot.workers),
+        )
+
+    def explain(self, id: str) -> Receipt:
+        """Why a recent request (its `Generation.id`) went where it went. Raises KeyError if it is too long ago."""
+        return self.scheduler.explain(f"{id}.0")
+
+    async def drain(self) -> None:
+        """Wait until nothing is in flight. New requests meanwhile raise OverloadedError; afterwards they are taken."""
+        self._require_open()
+        self._draining = True
+        try:
+            await self._dispatcher.idle()
+        finally:
+            self._draining = False
+
+    async def reset_cache(self) -> None:
+        """Let all workers forget cached prefixes that no running request uses, and the scheduler likewise."""
+        self._require_open()
+        await asyncio.gather(*(self._pool.reset_cache(worker, next(self._ids)) for worker in self.scheduler.workers))
+
+    def worker_pids(self) -> dict[str, int]:
+        """Process ids of the workers' supervisors by worker name."""
+        return self._pool.pids()
+
+    async def _stream(
+        self, prompt: Prompt, sampling: SamplingParams | None, *options: Any
+    ) -> AsyncGenerator[Chunk, None]:
+        flight = await self._open(prompt, sampling, *options, streaming=True)
+        try:
+            async for chunk in self._chunks(flight):
+                yield chunk
+        finally:
+            self._dispatcher.release(flight)
+
+    async def _open(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+        session: str | None,
+        priority: int,
+        timeout: float | None,
+        deadline: float | None,
+        *,
+        streaming: bool,
+    ) -> Flight:
+        """Submit a request; whoever gets the flight must release it."""
+        chosen = _DEFAULT_SAMPLING if sampling is None else sampling
+        self._reader.check(chosen, session, priority)
+        until = self._earliest(timeout, deadline)
+        tokens = await self._reader.tokens(prompt, tools)
+        self._require_open()
+        flight = Flight(f"r{next(self._ids)}", streaming=streaming or bool(chosen.stop))
+        try:
+            self._dispatcher.submit(flight, tokens, chosen, session, priority, until)
+        except BaseException:
+            self._dispatcher.release(flight)
+            raise
+        return flight
+
+    def _earliest(self, timeout: float | None, deadline: float | None) -> float | None:
+        """The time of the loop's clock by which a request must be done."""
+        assert self._loop is not None
+        for name, value in (("timeout", timeout), ("deadline", deadline)):
+            if value is not None and (not isinstance(value, (int, float)) or math.isnan(value)):
+                raise InvalidRequestError(f"must be a number of seconds, not {value!r}", field=name)
+        if timeout is not None and timeout <= 0:
+            raise InvalidRequestError(f"must be positive, not {timeout:g}", field="timeout")
+        ends = [end for end in (deadline, None if timeout is None else self._loop.time() + timeout) if end is not None]
+        return min(ends, default=None)
+
+    async def _chunks(self, flight: Flight) -> AsyncGenerator[Chunk, None]:
+        """Yield what the samples of a flight have to show, until all have ended."""
+        transcripts = [self._transcript(sample) for sample in flight.samples]
+        unfinished = set(range(len(flight.samples)))
+        while unfinished:
+            for sample in await flight.ready():
+                if sample.index not in unfinished:
+                    continue
+                chunk = self._chunk(sample, transcripts[sample.index])
+                if chunk.finish_reason is not None:
+                    unfinished.remove(sample.index)
+                yield chunk
+
+    def _chunk(self, sample: Sample, transcript: Transcript | None) -> Chunk:
+        ids, logprobs = sample.take()
+        text = transcript.add(ids) if transcript else ""
+        if transcript and sample.ended:
+            text += transcript.finish()
+        if transcript and transcript.matched is not None:
+            self._dispatcher.stop(sample, transcript.matched)
+        return Chunk(
+            index=sample.index,
+            text=text,
+            token_ids=ids,
+            logprobs=logprobs,
+            finish_reason=sample.finish_reason,
+            stop_reason=sample.stop_reason,
+            usage=sample.usage if sample.ended else None,
+            worker=sample.worker,
+        )
+
+    def _transcript(self, sample: Sample) -> Transcript | None:
+        if self._reader.tokenizer is None:
+            return None
+        sampling = sample.sampling
+        return Transcript(self._reader.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
+
+    def _add_workers(self, infos: Mapping[str, EngineInfo]) -> None:
+        assert self._loop is not None
+        for worker, info in infos.items():
+            self.scheduler.add_worker(
+                worker,
+                kv_tokens=info.kv_tokens,
+                block_size=info.block_size,
+                cost=self._cost or info.cost,
+                reports_evictions=info.reports_evictions,
+                now=self._loop.time(),
+            )
+        self._reader.bound(infos.values())
+
+    def _require_open(self) -> None:
+        self._require_started()
+        if self._draining:
+            raise OverloadedError("the cluster is draining", retry_after=0.1)
+
+    def _require_started(self) -> None:
+        if self._closed:
+            raise ClosedError("the cluster is closed")
+        if not self._ready:
+            raise NotStartedError("the cluster is not started: use `async with`, or await start()")
+        self._require_loop()
+
+    def _require_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoopError("the cluster belongs to another event loop")
+
+
+def _check_description(model: object, backend: str, workers: int, threads: int, max_in_flight: int) -> None:
+    if backend not in BACKENDS and ":" not in backend:
+        names = ", ".join(BACKENDS)
+        raise ConfigurationError(f'backend: unknown {backend!r}, one of {names}, or "module:Class"')
+    if model is None and backend != "sim" and backend in BACKENDS:
+        raise ConfigurationError(f"model: the {backend} engine needs the path of a model")
+    for name, value, least in (("workers", workers, 1), ("threads", threads, 0), ("max_in_flight", max_in_flight, 1)):
+        if not isinstance(value, int) or not least <= value <= 1 << 20:
+            raise ConfigurationError(f"{name}: must be an integer of at least {least}, not {value!r}")
+
+
+def _choice(sample: Sample, text: str) -> Choice:
+    assert sample.finish_reason is not None
+    return Choice(
+        index=sample.index,
+        text=text,
+        token_ids=unpack(bytes(sample.output)),
+        finish_reason=sample.finish_reason,
+        stop_reason=sample.stop_reason,
+        logprobs=None if sample.sampling.logprobs is None else tuple(sample.logprobs),
+        worker=sample.worker,
+        usage=sample.usage,
+        timings=Timings(sample.first_token_at - sample.submitted_at, sample.ended_at - sample.submitted_at),
+    )
+
+
+def _worker_stats(state: WorkerState, loads: Mapping[str, Load]) -> WorkerStats:
+    engine = loads.get(state.worker, Load(0, 0, 0))
+    return WorkerStats(
+        worker=state.worker,
+        load=state.load,
+        requests=state.requests,
+        held_tokens=state.held_tokens,
+        kv_tokens=state.kv_tokens,
+        running=engine.running,
+        waiting=engine.waiting,
+        used_tokens=engine.used_tokens,
+    )
+
+
+def _paired(
+    prompts: Iterable[Prompt], sampling: SamplingParams | Iterable[SamplingParams] | None
+) -> Iterator[tuple[Prompt, SamplingParams | None]]:
+    if sampling is None or isinstance(sampling, SamplingParams):
+        return ((prompt, sampling) for prompt in prompts)
+    return zip(prompts, sampling, strict=True)
+
+
+async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for all tasks; the first error, or a cancellation, cancels the rest and waits for them to be gone."""
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

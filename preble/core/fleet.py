@@ -1,0 +1,189 @@
+"""The workers as policies see them: arrays with an entry per slot, so that pricing all takes a few operations."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preble.core.cost import Coefficients, CostModel
+from preble.errors import ConfigurationError, NoWorkersError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_MASKS_KEPT = 4096
+_OUTPUT_GUESS = 64.0
+_LEARNING_RATE = 0.05
+_NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=0.0)
+
+
+class Slot:
+    """What does not change with every request: a worker's name, its cache in tokens, its prices in seconds.
+
+    `output` is the running mean of output tokens, `reuse` the running share of prompt tokens that were cached.
+    """
+
+    __slots__ = ("block_size", "kv_tokens", "output", "prices", "reuse", "worker")
+
+    def __init__(self, worker: str | None, kv_tokens: int, block_size: int, prices: Coefficients) -> None:
+        self.worker = worker
+        self.kv_tokens = kv_tokens
+        self.block_size = block_size
+        self.prices = prices
+        self.output = _OUTPUT_GUESS
+        self.reuse = 0.0
+
+    def prefill_seconds(self, missed: int, length: int) -> float:
+        """Seconds to prefill the last `missed` tokens of a prompt of `length` tokens."""
+        prices = self.prices
+        linear = prices.base + prices.context * length + (prices.new + prices.product * length) * missed
+        return linear if linear > prices.least else prices.least
+
+    def decode_seconds(self, length: int, max_tokens: int) -> float:
+        """What one more decoding sequence of that length adds to the steps of everyone, over its expected output."""
+        output = self.output if self.output < max_tokens else max_tokens
+        return (self.prices.new + self.prices.context * length) * output
+
+
+class Fleet:
+    """Slots of workers. A worker keeps its slot, a small int, from `add` to `remove`; slots are used again.
+
+    Arrays by slot: `load` and `pending` are outstanding seconds (all work, and its prefill part), infinite where no
+    worker is; `free` is tokens of cache not believed held; `requests` counts those in flight; `victim` is what evicting
+    one token will cost later, in seconds. `names` is replaced, never changed, so that it may be kept.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)  # noqa: S311  ties only
+        self.slots: list[Slot] = []
+        self.names: tuple[str | None, ...] = ()
+        self.slot_of: dict[str, int] = {}
+        self.live: list[int] = []
+        self.load: Floats = np.empty(0)
+        self.pending: Floats = np.empty(0)
+        self.victim: Floats = np.empty(0)
+        self.free: Ints = np.empty(0, dtype=np.int64)
+        self.requests: Ints = np.empty(0, dtype=np.int64)
+        self._indices: dict[int, NDArray[np.intp]] = {}
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def add(self, worker: str, *, kv_tokens: int, block_size: int, cost: CostModel) -> int:
+        """Give `worker` a slot. Raises ConfigurationError if it has one."""
+        if worker in self.slot_of:
+            raise ConfigurationError(f"worker: {worker!r} is here already")
+        slot = self._empty_slot()
+        self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
+        self.slot_of[worker] = slot
+        self.load[slot] = self.pending[slot] = self.victim[slot] = self.requests[slot] = 0
+        self.free[slot] = kv_tokens
+        self._changed()
+        return slot
+
+    def remove(self, worker: str) -> int:
+        """Take the slot back and return it."""
+        slot = self.slot(worker)
+        del self.slot_of[worker]
+        self.slots[slot] = Slot(None, 0, 1, _NO_WORKER)
+        self.load[slot] = self.pending[slot] = np.inf
+        self.victim[slot] = self.free[slot] = self.requests[slot] = 0
+        self._changed()
+        return slot
+
+    def slot(self, worker: str) -> int:
+        """The slot of a worker. Raises ConfigurationError if it has none."""
+        try:
+            return self.slot_of[worker]
+        except KeyError:
+            raise ConfigurationError(f"worker: {worker!r} is not here") from None
+
+    def require_live(self) -> list[int]:
+        """The slots with a worker, ascending. Raises NoWorkersError if there are none."""
+        if not self.live:
+            raise NoWorkersError("no worker can take requests")
+        return self.live
+
+    def cached(self, levels: Sequence[tuple[int, int]], length: int) -> Ints:
+        """Prompt tokens each slot need not compute: whole blocks, and never the last token.
+
+        `levels` are (tokens, mask of the slots that hold so many), from the root down.
+        """
+        cached = np.zeros(len(self.slots), dtype=np.int64)
+        block = self._block
+        for depth, mask in levels:
+            usable = depth if depth < length else length - 1
+            slots = self.indices(mask)
+            cached[slots] = usable - usable % (block if isinstance(block, int) else block[slots])
+        return cached
+
+    def prefill_seconds(self, cached: Ints, length: int) -> Floats:
+        """Seconds each slot needs to prefill what it has not cached of a prompt of `length` tokens."""
+        fixed = self._base + self._context * length
+        seconds: Floats = np.maximum(fixed + (self._new + self._product * length) * (length - cached), self._least)
+        return seconds
+
+    def indices(self, mask: int) -> NDArray[np.intp]:
+        """The slots whose bits are set in `mask`, as an index array."""
+        found = self._indices.get(mask)
+        if found is None:
+            if len(self._indices) >= _MASKS_KEPT:
+                self._indices.clear()
+            raw = np.frombuffer(mask.to_bytes((mask.bit_length() + 7) // 8, "little"), dtype=np.uint8)
+            found = self._indices[mask] = np.flatnonzero(np.unpackbits(raw, bitorder="little"))
+        return found
+
+    def cheapest(self, cost: Floats, cached: Ints | None = None) -> int:
+        """The slot of least cost; ties go to most tokens cached, then the emptiest cache, then a seeded draw."""
+        best = int(cost.argmin())
+        ties = np.flatnonzero(cost <= cost[best] * (1 + 1e-9))
+        for merit in (cached, self.free):
+            if len(ties) > 1 and merit is not None:
+                ties = ties[merit[ties] == merit[ties].max()]
+        return int(ties[0] if len(ties) == 1 else ties[self.random.randrange(len(ties))])
+
+    def charge(self, slot: int, *, prefill: float, decode: float) -> None:
+        """Account outstanding work; negative numbers release it."""
+        self.pending[slot] += prefill
+        self.load[slot] += prefill + decode
+
+    def saw_prompt(self, slot: int, cached_share: float) -> None:
+        """Learn how much of what is sent there is reused."""
+        worker = self.slots[slot]
+        worker.reuse += _LEARNING_RATE * (cached_share - worker.reuse)
+        self.victim[slot] = worker.reuse * worker.prices.new
+
+    def saw_output(self, slot: int, tokens: int) -> None:
+        """Learn how long outputs are."""
+        worker = self.slots[slot]
+        worker.output += _LEARNING_RATE * (tokens - worker.output)
+
+    def _empty_slot(self) -> int:
+        if None in self.names:
+            return self.names.index(None)
+        self.slots.append(Slot(None, 0, 1, _NO_WORKER))
+        for name in ("load", "pending", "victim", "free", "requests"):
+            array = getattr(self, name)
+            setattr(self, name, np.append(array, np.zeros(1, dtype=array.dtype)))
+        return len(self.slots) - 1
+
+    def _changed(self) -> None:
+        """Derive from the slots what is read for every request."""
+        self.names = tuple(slot.worker for slot in self.slots)
+        self.live = [index for index, name in enumerate(self.names) if name is not None]
+        prices = [slot.prices for slot in self.slots]
+        self._least = _shared([price.least for price in prices])
+        self._base = _shared([price.base for price in prices])
+        self._new = _shared([price.new for price in prices])
+        self._context = _shared([price.context for price in prices])
+        self._product = _shared([price.product for price in prices])
+        blocks = [slot.block_size for slot in self.slots]
+        self._block = blocks[0] if len(set(blocks)) == 1 else np.array(blocks)
+
+
+def _shared(values: list[float]) -> Floats | float:
+    """One number where all are equal, which is the usual case and half the work; else an array."""
+    return values[0] if len(set(values)) == 1 else np.array(values)

@@ -1,0 +1,51 @@
+"""What a policy is asked and what it answers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from preble.core.fleet import Fleet, Floats, Ints
+from preble.tree import Match
+
+
+class Query:
+    """A request to place: `length` prompt tokens, of which each slot has `cached`; `match` is what the tree knows."""
+
+    __slots__ = ("cached", "length", "match", "max_tokens", "priority", "session")
+
+    def __init__(
+        self, length: int, max_tokens: int, session: str | None, priority: int, match: Match, cached: Ints
+    ) -> None:
+        self.length = length
+        self.max_tokens = max_tokens
+        self.session = session
+        self.priority = priority
+        self.match = match
+        self.cached = cached
+
+
+class Decision:
+    """The slot chosen and why, with the terms of the choice by slot, in seconds, where the policy has them."""
+
+    __slots__ = ("eviction", "load", "prefill", "reason", "slot")
+
+    def __init__(
+        self,
+        slot: int,
+        reason: str,
+        load: Floats | None = None,
+        prefill: Floats | None = None,
+        eviction: Floats | None = None,
+    ) -> None:
+        self.slot = slot
+        self.reason = reason
+        self.load = load
+        self.prefill = prefill
+        self.eviction = eviction
+
+
+class Policy(Protocol):
+    """Chooses a slot. It may keep state of its own, and must not change the fleet."""
+
+    def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
+        """Return the decision. Raises NoWorkersError if no worker is there."""

@@ -1,0 +1,113 @@
+"""Why a request went where it went: one receipt per decision, kept for a while."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import msgspec
+
+from preble.core.fleet import Floats
+from preble.core.policy import Decision, Query
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One worker at the moment of a decision. Seconds are None where the policy does not price."""
+
+    worker: str
+    cached_tokens: int
+    load: float | None
+    prefill: float | None
+    eviction: float | None
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """A decision, and what came of it: actual values are None until known."""
+
+    id: Hashable
+    worker: str
+    reason: str
+    candidates: tuple[Candidate, ...]
+    predicted_cached_tokens: int
+    cached_tokens: int | None
+    predicted_ttft: float
+    ttft: float | None
+
+
+class _Entry:
+    """A decision as it was made, cheap to keep; `Receipts.receipt` spells it out when asked."""
+
+    __slots__ = ("cached", "decided_at", "decision", "names", "predicted_ttft", "query", "ttft")
+
+    def __init__(
+        self, decision: Decision, query: Query, names: tuple[str | None, ...], predicted_ttft: float, now: float
+    ) -> None:
+        self.decision = decision
+        self.query = query
+        self.names = names
+        self.predicted_ttft = predicted_ttft
+        self.decided_at = now
+        self.cached: int | None = None
+        self.ttft: float | None = None
+
+
+class Receipts:
+    """The last `limit` decisions by request id."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+
+    def decided(
+        self, id: Hashable, decision: Decision, query: Query, names: tuple[str | None, ...], ttft: float, now: float
+    ) -> None:
+        """Note a decision among the workers `names` and the predicted TTFT; forget the oldest beyond the limit."""
+        self._entries[id] = _Entry(decision, query, names, ttft, now)
+        if len(self._entries) > self._limit:
+            self._entries.popitem(last=False)
+
+    def started(self, id: Hashable, cached_tokens: int) -> None:
+        """Note what the engine really found cached."""
+        entry = self._entries.get(id)
+        if entry:
+            entry.cached = cached_tokens
+
+    def first_token(self, id: Hashable, now: float) -> None:
+        """Note when the first token came."""
+        entry = self._entries.get(id)
+        if entry:
+            entry.ttft = now - entry.decided_at
+
+    def receipt(self, id: Hashable) -> Receipt:
+        """Return the receipt. Raises KeyError if the decision is unknown or forgotten."""
+        entry = self._entries[id]
+        slot = entry.decision.slot
+        return Receipt(
+            id=id,
+            worker=entry.names[slot] or "",
+            reason=entry.decision.reason,
+            candidates=tuple(_candidates(entry)),
+            predicted_cached_tokens=int(entry.query.cached[slot]),
+            cached_tokens=entry.cached,
+            predicted_ttft=entry.predicted_ttft,
+            ttft=entry.ttft,
+        )
+
+
+def _candidates(entry: _Entry) -> list[Candidate]:
+    decision = entry.decision
+    return [
+        Candidate(
+            worker=worker,
+            cached_tokens=int(entry.query.cached[slot]),
+            load=_seconds(decision.load, slot),
+            prefill=_seconds(decision.prefill, slot),
+            eviction=_seconds(decision.eviction, slot),
+        )
+        for slot, worker in enumerate(entry.names)
+        if worker is not None
+    ]
+
+
+def _seconds(term: Floats | None, slot: int) -> float | None:
+    return None if term is None else float(term[slot])

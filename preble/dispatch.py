@@ -1,0 +1,272 @@
+"""Between the scheduler and the workers: every sample in flight is in both books or in neither."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable
+
+import msgspec
+
+from preble.backends import Delta, Load
+from preble.core.scheduler import Scheduler
+from preble.errors import (
+    DeadlineExceededError,
+    EngineError,
+    NoWorkersError,
+    OverloadedError,
+    PrebleError,
+    WorkerLostError,
+)
+from preble.flight import Flight, Sample
+from preble.tokens import TOKEN_BYTES, unpack
+from preble.transport.schema import Abort, Step, Submit, ToWorker
+from preble.types import Counters, FinishReason, SamplingParams
+
+MAX_ATTEMPTS = 3
+"""Workers tried before the death of the last one is the caller's problem."""
+
+REBALANCE_INTERVAL = 0.25
+"""Seconds between looks for waiting requests that another worker would start much sooner."""
+
+
+class Dispatcher:
+    """Submits samples, takes in what workers say of them, and tells the scheduler about both.
+
+    `send(worker, message)` queues a message; it is set by whoever owns the workers. Make calls on one event loop.
+    """
+
+    send: Callable[[str, ToWorker], None]
+
+    def __init__(self, scheduler: Scheduler, max_in_flight: int) -> None:
+        self.loads: dict[str, Load] = {}
+        self.running = False
+        self._scheduler = scheduler
+        self._max_in_flight = max_in_flight
+        self._samples: dict[str, Sample] = {}
+        self._by_wire: dict[int, Sample] = {}
+        self._wires = itertools.count(1)
+        self._counts = dict.fromkeys(Counters.__struct_fields__, 0)
+        self._idle: list[asyncio.Future[None]] = []
+        self._tick: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin, on this loop."""
+        self._loop = loop
+        self.running = True
+        self._tick = loop.call_later(REBALANCE_INTERVAL, self._rebalance)
+
+    def close(self, error: PrebleError) -> None:
+        """End all samples with `error`, and take no more."""
+        self.running = False
+        if self._tick is not None:
+            self._tick.cancel()
+        for sample in list(self._samples.values()):
+            self._end(sample, error=error)
+
+    @property
+    def counters(self) -> Counters:
+        """What was counted since the start."""
+        return Counters(**self._counts)
+
+    def submit(
+        self,
+        flight: Flight,
+        tokens: bytes,
+        sampling: SamplingParams,
+        session: str | None,
+        priority: int,
+        deadline: float | None,
+    ) -> None:
+        """Place and send all samples of a request. On an error some may be out: `release` the flight.
+
+        Raises OverloadedError, NoWorkersError, DeadlineExceededError.
+        """
+        now = self._loop.time()
+        if len(self._samples) + sampling.n > self._max_in_flight:
+            raise OverloadedError(
+                f"{len(self._samples)} samples in flight, at most {self._max_in_flight}", retry_after=0.1
+            )
+        if deadline is not None:
+            if deadline <= now:
+                raise DeadlineExceededError("the deadline passed before the request was sent", request_id=flight.id)
+            flight.timer = self._loop.call_at(deadline, self._expire, flight)
+        for index in range(sampling.n):
+            sample = Sample(flight, index, tokens, _single(sampling, index), session, priority, now)
+            flight.samples.append(sample)
+            self._samples[sample.id] = sample
+            self._counts["submitted"] += 1
+            self._place(sample)
+
+    def release(self, flight: Flight) -> None:
+        """The reader is gone: end and abort what still runs. Harmless if nothing does."""
+        if flight.timer is not None:
+            flight.timer.cancel()
+        for sample in flight.samples:
+            if not sample.ended:
+                self._abort(sample)
+                self._end(sample, reason="abort")
+
+    def stop(self, sample: Sample, stop: str) -> None:
+        """The text of a sample holds the stop string `stop`: it ends here."""
+        if not sample.ended:
+            self._abort(sample)
+            self._end(sample, reason="stop")
+        sample.finish_reason, sample.stop_reason = "stop", stop
+
+    async def idle(self) -> None:
+        """Wait until nothing is in flight."""
+        while self._samples:
+            future = self._loop.create_future()
+            self._idle.append(future)
+            await future
+
+    def on_step(self, worker: str, step: Step) -> None:
+        """Take in what a worker said."""
+        now = self._loop.time()
+        self.loads[worker] = step.load
+        for evicted in step.evicted:
+            self._scheduler.evicted(worker, evicted.tokens, evicted.keep, now=now)
+        for wire, delta in step.deltas:
+            sample = self._by_wire.get(wire)
+            if sample is not None:
+                self._take_in(sample, delta, now)
+        for wire, reason in step.failed:
+            sample = self._by_wire.get(wire)
+            if sample is not None:
+                self._end(sample, error=EngineError(reason, worker=worker, request_id=sample.flight.id))
+
+    def on_lost(self, worker: str, error: WorkerLostError) -> None:
+        """A worker died: forget it, and send its samples elsewhere with what they have generated so far."""
+        self.loads.pop(worker, None)
+        for orphan in self._scheduler.remove_worker(worker, now=self._loop.time()):
+            self._retry(self._samples[str(orphan)], error)
+
+    def check(self) -> None:
+        """Raise AssertionError if the books of samples, wires and scheduler disagree."""
+        assert set(self._by_wire) == {s.wire for s in self._samples.values()}, "wires and samples differ"
+        assert self._scheduler.snapshot().requests == len(self._samples), "scheduler and samples differ"
+        self._scheduler.check()
+
+    def _place(self, sample: Sample) -> None:
+        """Let the scheduler choose, and send. What was generated by earlier attempts becomes prompt."""
+        prompt = sample.prompt + bytes(sample.output)
+        sampling = _remaining(sample)
+        placement = self._scheduler.submit(
+            sample.id,
+            prompt,
+            max_tokens=sampling.max_tokens,
+            session=sample.session,
+            priority=sample.priority,
+            now=self._loop.time(),
+        )
+        sample.dispatched(placement.worker, next(self._wires))
+        self._by_wire[sample.wire] = sample
+        # A worker that is gone is noticed by its exit, which sends the sample elsewhere with the others.
+        with contextlib.suppress(WorkerLostError):
+            self.send(sample.worker, Submit(sample.wire, prompt, sampling, sample.priority))
+
+    def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
+        if delta.cached_tokens is not None and not sample.started:
+            sample.start(delta.cached_tokens)
+            self._scheduler.started(sample.id, cached_tokens=delta.cached_tokens, now=now)
+        if delta.tokens and not sample.landed:
+            sample.land(now)
+            self._scheduler.first_token(sample.id, now=now)
+        sample.append(delta)
+        if delta.finish_reason == "abort":
+            self._end(sample, error=_lost(sample, "the worker stopped"))
+        elif delta.finish_reason is not None:
+            self._end(sample, reason=delta.finish_reason)
+        elif sample.flight.streaming:
+            sample.flight.wake(sample)
+
+    def _end(self, sample: Sample, *, reason: FinishReason | None = None, error: PrebleError | None = None) -> None:
+        """Take a sample out of all books, once."""
+        now = self._loop.time()
+        del self._samples[sample.id]
+        self._by_wire.pop(sample.wire, None)
+        with contextlib.suppress(KeyError):  # never placed: the scheduler refused it
+            self._scheduler.finish(sample.id, output=bytes(sample.output[sample.offset :]), now=now)
+        sample.end(now, reason=reason, error=error)
+        self._count(sample)
+        if not self._samples:
+            for future in self._idle:
+                if not future.done():
+                    future.set_result(None)
+            self._idle.clear()
+
+    def _count(self, sample: Sample) -> None:
+        usage, counts = sample.usage, self._counts
+        counts["failed" if sample.error else "cancelled" if sample.finish_reason == "abort" else "finished"] += 1
+        counts["prompt_tokens"] += usage.prompt_tokens
+        counts["cached_tokens"] += usage.cached_tokens
+        counts["output_tokens"] += usage.output_tokens
+
+    def _abort(self, sample: Sample) -> None:
+        self._by_wire.pop(sample.wire, None)
+        with contextlib.suppress(PrebleError):  # a worker that cannot be told is about to be replaced
+            self.send(sample.worker, Abort((sample.wire,)))
+
+    def _retry(self, sample: Sample, error: WorkerLostError) -> None:
+        self._by_wire.pop(sample.wire, None)
+        if sample.attempts >= MAX_ATTEMPTS:
+            self._end(sample, error=_lost(sample, str(error)))
+            return
+        self._counts["retried"] += 1
+        try:
+            self._place(sample)
+        except NoWorkersError:
+            self._end(sample, error=_lost(sample, str(error)))
+        except PrebleError as refused:
+            self._end(sample, error=refused)
+
+    def _expire(self, flight: Flight) -> None:
+        for sample in flight.samples:
+            if not sample.ended:
+                self._abort(sample)
+                error = DeadlineExceededError("the deadline passed", worker=sample.worker, request_id=flight.id)
+                self._end(sample, error=error)
+
+    def _rebalance(self) -> None:
+        self._tick = self._loop.call_later(REBALANCE_INTERVAL, self._rebalance)
+        for move in self._scheduler.rebalance(self._loop.time()):
+            sample = self._samples[str(move.id)]
+            if not sample.moved:
+                self._move(sample)
+
+    def _move(self, sample: Sample) -> None:
+        """Take a waiting sample from its worker and let the scheduler choose again; once, so that none wanders."""
+        sample.moved = True
+        self._counts["moved"] += 1
+        self._abort(sample)
+        self._scheduler.finish(sample.id, now=self._loop.time())
+        try:
+            self._place(sample)
+        except PrebleError as error:
+            self._end(sample, error=error)
+
+
+def _single(sampling: SamplingParams, index: int) -> SamplingParams:
+    """What sample `index` of a request asks of an engine."""
+    if sampling.n == 1:
+        return sampling
+    seed = None if sampling.seed is None else sampling.seed + index
+    return msgspec.structs.replace(sampling, n=1, seed=seed)
+
+
+def _remaining(sample: Sample) -> SamplingParams:
+    done = len(sample.output) // TOKEN_BYTES
+    if not done:
+        return sample.sampling
+    sampling = sample.sampling
+    return msgspec.structs.replace(
+        sampling, max_tokens=sampling.max_tokens - done, min_tokens=max(0, sampling.min_tokens - done)
+    )
+
+
+def _lost(sample: Sample, reason: str) -> WorkerLostError:
+    tokens = unpack(bytes(sample.output))
+    return WorkerLostError(reason, worker=sample.worker, request_id=sample.flight.id, token_ids=tokens)

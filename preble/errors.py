@@ -1,0 +1,144 @@
+"""Every exception of the library. Who is at fault is in the type.
+
+::
+
+    PrebleError
+    ├── InvalidRequestError (ValueError)    this request is wrong; nothing was sent
+    │   └── ContextLengthError              the prompt does not fit the model's context
+    ├── ConfigurationError (ValueError)     the cluster was described wrongly
+    │   └── ModelError                      the model path is not a model this engine can load
+    ├── StateError (RuntimeError)           the call came at the wrong time or place
+    │   ├── NotStartedError
+    │   ├── ClosedError
+    │   └── WrongLoopError
+    ├── DeadlineExceededError (TimeoutError)
+    ├── OverloadedError                     a limit of the cluster is reached; try later
+    ├── NoWorkersError                      no worker can take requests now
+    ├── WorkerError                         a worker is at fault
+    │   ├── WorkerStartError                it did not start; carries its last log lines
+    │   ├── WorkerLostError                 it died or went silent; carries the tokens so far
+    │   └── EngineError                     its engine failed this one request
+    └── TransportError                      bytes could not be delivered or understood
+        ├── FrameError                      malformed, oversized or unknown frame
+        └── UnreachableError                the peer is gone
+"""
+
+from __future__ import annotations
+
+
+class PrebleError(Exception):
+    """Base of all errors. `retryable` says whether the same call may succeed later."""
+
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        request_id: str | None = None,
+        worker: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+        self.worker = worker
+        self.retry_after = retry_after
+
+
+class InvalidRequestError(PrebleError, ValueError):
+    """A request's argument is out of bounds. `field` names it."""
+
+    def __init__(self, message: str, *, field: str, request_id: str | None = None) -> None:
+        super().__init__(f"{field}: {message}", request_id=request_id)
+        self.field = field
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt leaves no room in the model's context."""
+
+
+class ConfigurationError(PrebleError, ValueError):
+    """An option of the cluster, the scheduler or an engine is wrong."""
+
+
+class ModelError(ConfigurationError):
+    """The model path does not hold a model that the engine can load."""
+
+
+class StateError(PrebleError, RuntimeError):
+    """The call came at the wrong time or from the wrong place."""
+
+
+class NotStartedError(StateError):
+    """The cluster has not been started: use `async with`, or `await start()`."""
+
+
+class ClosedError(StateError):
+    """The cluster is closed or closing."""
+
+
+class WrongLoopError(StateError):
+    """The cluster belongs to another event loop."""
+
+
+class DeadlineExceededError(PrebleError, TimeoutError):
+    """The request's deadline passed before it finished."""
+
+
+class OverloadedError(PrebleError):
+    """A limit on requests in flight is reached; `retry_after` (seconds) is a hint."""
+
+    retryable = True
+
+
+class NoWorkersError(PrebleError):
+    """No worker can take requests now."""
+
+    retryable = True
+
+
+class WorkerError(PrebleError):
+    """A worker is at fault, not the request."""
+
+
+class WorkerStartError(WorkerError):
+    """A worker did not become ready; `log` holds the last lines it wrote."""
+
+    def __init__(self, message: str, *, worker: str | None = None, log: str = "") -> None:
+        super().__init__(f"{message}\n{log}".rstrip() if log else message, worker=worker)
+        self.log = log
+
+
+class WorkerLostError(WorkerError):
+    """The worker died with this request on it; `token_ids` are those already generated."""
+
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        worker: str | None = None,
+        request_id: str | None = None,
+        token_ids: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(message, worker=worker, request_id=request_id)
+        self.token_ids = token_ids
+
+
+class EngineError(WorkerError):
+    """The engine failed this request; others on the same worker go on."""
+
+
+class TransportError(PrebleError):
+    """Bytes could not be delivered or understood."""
+
+
+class FrameError(TransportError, ValueError):
+    """A frame is malformed, too large, or of an unknown kind."""
+
+
+class UnreachableError(TransportError):
+    """The peer of a connection is gone."""
+
+    retryable = True

@@ -1,0 +1,88 @@
+"""What callers pass as a prompt, to packed token ids; bad input is refused here, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from preble.backends import EngineInfo
+from preble.errors import ContextLengthError, InvalidRequestError
+from preble.text import ChatTemplate, Tokenizer
+from preble.tokens import TOKEN_BYTES, TokenInput, highest, pack
+from preble.types import SamplingParams
+
+Prompt: TypeAlias = str | TokenInput | Sequence[Mapping[str, Any]]
+"""Text, token ids, or chat messages."""
+
+_PRIORITIES = 1 << 31
+
+
+class PromptReader:
+    """Reads prompts for one model: its tokenizer and chat template, where it has them, and its bounds."""
+
+    def __init__(self, model: str | None) -> None:
+        """Read the model's folder, which may take a moment. Raises ModelError if its files are malformed."""
+        local = model is not None and Path(model).is_dir()
+        self.tokenizer = Tokenizer.load(model) if model and local else None
+        self._template = ChatTemplate.load(model) if model and local else None
+        self._vocab_size = 0
+        self._room = 0
+
+    def bound(self, infos: Iterable[EngineInfo]) -> None:
+        """Take the bounds that all workers can serve."""
+        infos = list(infos)
+        self._vocab_size = min(info.vocab_size for info in infos)
+        self._room = min(min(info.context_limit, info.kv_tokens) for info in infos)
+
+    def check(self, sampling: SamplingParams, session: str | None, priority: int) -> None:
+        """Raise InvalidRequestError for options of a request that cannot be served."""
+        if not isinstance(sampling, SamplingParams):
+            raise InvalidRequestError(f"must be SamplingParams, not {type(sampling).__name__}", field="sampling")
+        if sampling.stop and self.tokenizer is None:
+            raise InvalidRequestError("stop strings need a model with a tokenizer", field="stop")
+        if session is not None and not isinstance(session, str):
+            raise InvalidRequestError(f"must be a string, not {type(session).__name__}", field="session")
+        if not isinstance(priority, int) or not -_PRIORITIES <= priority < _PRIORITIES:
+            raise InvalidRequestError(f"must be a 32-bit integer, not {priority!r}", field="priority")
+
+    async def tokens(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None) -> bytes:
+        """Return the packed token ids of a prompt. Raises InvalidRequestError and ContextLengthError."""
+        if isinstance(prompt, str):
+            packed = pack(await self._tokenizer("text").encode_async(prompt), field="prompt")
+        elif _is_chat(prompt):
+            packed = pack(await self._chat(cast(Sequence[Mapping[str, Any]], prompt), tools), field="prompt")
+        else:
+            packed = pack(cast(TokenInput, prompt), field="prompt")
+        self._check_tokens(packed)
+        return packed
+
+    async def _chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+    ) -> list[int]:
+        tokenizer = self._tokenizer("chat messages")
+        if self._template is None:
+            raise InvalidRequestError("the model has no chat template: pass text or token ids", field="prompt")
+        return await tokenizer.encode_async(self._template.render(messages, tools=tools), add_special_tokens=False)
+
+    def _tokenizer(self, kind: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise InvalidRequestError(f"{kind} need a model with a tokenizer: pass token ids", field="prompt")
+        return self.tokenizer
+
+    def _check_tokens(self, packed: bytes) -> None:
+        if not packed:
+            raise InvalidRequestError("must not be empty", field="prompt")
+        top = highest(packed)
+        if top >= self._vocab_size:
+            shown = top if top < _PRIORITIES else top - 2 * _PRIORITIES
+            raise InvalidRequestError(f"token id {shown} is outside [0, {self._vocab_size})", field="prompt")
+        length = len(packed) // TOKEN_BYTES
+        if length >= self._room:
+            raise ContextLengthError(
+                f"{length} tokens leave no room for one more in {self._room} (context and KV cache)", field="prompt"
+            )
+
+
+def _is_chat(prompt: object) -> bool:
+    return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], Mapping)

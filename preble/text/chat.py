@@ -1,0 +1,177 @@
+"""Chat messages to prompt text, through the model's own template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from preble.errors import InvalidRequestError, ModelError
+from preble.text.tokenizer import MAX_CHARACTERS
+
+MAX_FILE_BYTES = 16 << 20
+"""Largest template or configuration file that is read."""
+
+Kind = TypeVar("Kind")
+
+
+class ChatTemplate:
+    """A model's Jinja template, rendered in a sandbox as transformers renders it.
+
+    `sources` maps names to templates: "default", and "tool_use" where there is another for requests with tools.
+    `special_tokens` are variables, such as `eos_token`. Raises ModelError if a template is malformed.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        special_tokens: Mapping[str, str] | None = None,
+        *,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        from jinja2 import TemplateSyntaxError
+
+        from preble.text.sandbox import make_environment
+
+        if "default" not in sources:
+            raise ModelError(f"no chat template is named default, only {', '.join(sources)}")
+        environment = make_environment(now)
+        try:
+            self._templates = {name: environment.from_string(source) for name, source in sources.items()}
+        except (TemplateSyntaxError, RecursionError) as error:
+            raise ModelError(f"the chat template is malformed: {error}") from None
+        self._special_tokens = dict(special_tokens or {})
+
+    @classmethod
+    def load(cls, model_path: str | Path, *, now: Callable[[], datetime] = datetime.now) -> ChatTemplate | None:
+        """Read the template of a Hugging Face folder; None if it has none.
+
+        Looks at chat_template.jinja and additional_chat_templates/, else at tokenizer_config.json. Raises ModelError
+        if a file is malformed.
+        """
+        folder = Path(model_path)
+        config = _read_config(folder / "tokenizer_config.json")
+        sources = dict(_template_files(folder)) or _configured_templates(config.get("chat_template"))
+        if not sources:
+            return None
+        tokens = _special_tokens(_read_config(folder / "special_tokens_map.json")) | _special_tokens(config)
+        return cls(sources, tokens, now=now)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **extra: Any,
+    ) -> str:
+        """Return the prompt's text; it holds the special tokens, so encode it with `add_special_tokens=False`.
+
+        `messages` are objects with a `role` and a `content`; `tools` JSON schemas; `extra` further variables of the
+        template. Everything must be JSON. Raises InvalidRequestError naming the argument, with the template's own
+        words if it refuses, and ModelError if the template tries to leave the sandbox.
+        """
+        variables = {
+            "documents": None,
+            **self._special_tokens,
+            **_plain(extra, dict[str, Any], "chat_template_kwargs"),
+            "messages": _checked(messages),
+            "tools": None if tools is None else _plain(tools, list[dict[str, Any]], "tools"),
+            "add_generation_prompt": add_generation_prompt,
+        }
+        name = "tool_use" if tools is not None and "tool_use" in self._templates else "default"
+        return self._run(name, variables)
+
+    def _run(self, name: str, variables: dict[str, Any]) -> str:
+        from jinja2.exceptions import SecurityError
+
+        try:
+            return _bounded(self._templates[name].generate(variables))
+        except InvalidRequestError:
+            raise
+        except SecurityError as error:
+            raise ModelError(f"the chat template tries to leave its sandbox: {error}") from None
+        except Exception as error:  # a template can fail in any way
+            raise InvalidRequestError(f"the chat template refuses them: {error}", field="messages") from None
+
+
+def _bounded(pieces: Iterator[str]) -> str:
+    kept, size = [], 0
+    for piece in pieces:
+        kept.append(piece)
+        size += len(piece)
+        if size > MAX_CHARACTERS:
+            raise InvalidRequestError(f"more than {MAX_CHARACTERS} characters as text", field="messages")
+    return "".join(kept)
+
+
+def _plain(value: object, kind: type[Kind], field: str) -> Kind:
+    """Return a copy of `value` made of JSON types only: a template must not get hold of an object with methods."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value), type=kind)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"not JSON of the right form ({error})", field=field) from None
+
+
+def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    plain = _plain(messages, list[dict[str, Any]], "messages")
+    if not plain:
+        raise InvalidRequestError("must not be empty", field="messages")
+    for index, message in enumerate(plain):
+        if not isinstance(message.get("role"), str):
+            raise InvalidRequestError(f"message {index} needs a role", field="messages")
+        if not isinstance(message.get("content"), (str, list, type(None))):
+            raise InvalidRequestError(f"message {index}: content must be text or a list of parts", field="messages")
+    return plain
+
+
+def _template_files(folder: Path) -> Iterator[tuple[str, str]]:
+    if (folder / "chat_template.jinja").exists():
+        yield "default", _read(folder / "chat_template.jinja")
+    for file in sorted(folder.glob("additional_chat_templates/*.jinja")):
+        yield file.stem, _read(file)
+
+
+def _configured_templates(template: object) -> dict[str, str]:
+    """Return the templates of tokenizer_config.json, where it is text or a list of named texts."""
+    if not template:
+        return {}
+    if isinstance(template, str):
+        return {"default": template}
+    try:
+        entries = msgspec.convert(template, list[dict[str, str]])
+        return {entry["name"]: entry["template"] for entry in entries}
+    except (msgspec.ValidationError, KeyError):
+        raise ModelError("chat_template is neither text nor a list of named texts") from None
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the entries such as `eos_token`, whose values are text or objects with the text as `content`."""
+    named = {name: value for name, value in config.items() if name.endswith("_token")}
+    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} does not hold an object")
+    return config
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ModelError(f"{path} has more than {MAX_FILE_BYTES} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None

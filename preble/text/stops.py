@@ -1,0 +1,86 @@
+"""Stop strings in a stream of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Finds the first stop string of a stream, wherever the stream is cut, and holds back no more than it must.
+
+    The match that ends first wins; of those that end together, the longest. `include` says whether the stop string
+    itself is emitted. Each character costs amortised constant time per stop string (Knuth-Morris-Pratt).
+    """
+
+    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+        self._stops = sorted(set(stops), key=len, reverse=True)
+        self._fallbacks = [_fallbacks(stop) for stop in self._stops]
+        self._progress = [0] * len(self._stops)
+        self._include = include
+        self._held = ""
+        self.matched: str | None = None
+
+    def feed(self, text: str) -> tuple[str, str | None]:
+        """Take more text; return what can be emitted, and the stop string once one has matched.
+
+        After a match, text is dropped and the same match returned.
+        """
+        if self.matched is not None:
+            return "", self.matched
+        if not self._stops:
+            return text, None
+        for position, character in enumerate(text, start=1):
+            self.matched = self._advance(character)
+            if self.matched is not None:
+                return self._end(self._held + text[:position], self.matched)
+        text = self._held + text
+        cut = len(text) - max(self._progress)
+        self._held = text[cut:]
+        return text[:cut], None
+
+    def flush(self) -> str:
+        """Return what was held back, because no more text comes."""
+        held, self._held = self._held, ""
+        self._progress = [0] * len(self._stops)
+        return held
+
+    def check(self) -> None:
+        """Assert that what is held back is the longest end of the stream that begins a stop string."""
+        if self.matched is not None:
+            assert not self._held, f"{self._held!r} held after a match"  # noqa: S101
+            return
+        begun = [_begun(self._held, stop) for stop in self._stops]
+        assert begun == self._progress, f"progress {self._progress}, but the text says {begun}"  # noqa: S101
+        assert len(self._held) == max(begun, default=0), f"{self._held!r} held without need"  # noqa: S101
+
+    def _advance(self, character: str) -> str | None:
+        """Move every stop string's automaton by one character; return the longest that is complete."""
+        for index, stop in enumerate(self._stops):
+            size = self._progress[index]
+            while size and stop[size] != character:
+                size = self._fallbacks[index][size - 1]
+            self._progress[index] = size + (stop[size] == character)
+            if self._progress[index] == len(stop):
+                return stop
+        return None
+
+    def _end(self, text: str, stop: str) -> tuple[str, str]:
+        self._held = ""
+        return text if self._include else text[: -len(stop)], stop
+
+
+def _fallbacks(stop: str) -> list[int]:
+    """Return for each beginning of `stop` the length of its longest proper suffix that is also a beginning."""
+    sizes = [0]
+    size = 0
+    for character in stop[1:]:
+        while size and stop[size] != character:
+            size = sizes[size - 1]
+        size += stop[size] == character
+        sizes.append(size)
+    return sizes
+
+
+def _begun(text: str, stop: str) -> int:
+    """Return how many characters of `stop`, but not all, `text` ends with."""
+    return max(size for size in range(len(stop)) if text.endswith(stop[:size]))

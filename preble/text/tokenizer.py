@@ -1,0 +1,111 @@
+"""A model's own tokenizer, off the event loop for long texts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preble.errors import InvalidRequestError, ModelError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+MAX_CHARACTERS = 16 << 20
+"""Longest text that is tokenized, four characters for each token that one sequence may have."""
+
+INLINE_CHARACTERS = 2000
+"""Texts up to this length are tokenized on the event loop: half a millisecond."""
+
+
+class Tokenizer:
+    """Text to token ids and back, with the Rust library. Safe to use from several threads at once."""
+
+    def __init__(self, rust: tokenizers.Tokenizer) -> None:
+        from tokenizers.decoders import ByteLevel
+
+        # A tokenizer.json may ask for padding or truncation, which belong to training.
+        rust.no_padding()
+        rust.no_truncation()
+        self._rust = rust
+        added = rust.get_added_tokens_decoder()
+        self._special = {token_id for token_id, token in added.items() if token.special}
+        self._bytes: dict[int, bytes] = {}
+        self.byte_level = isinstance(rust.decoder, ByteLevel)
+
+    @classmethod
+    def load(cls, model_path: str | Path) -> Tokenizer | None:
+        """Read tokenizer.json of a Hugging Face folder; None if the folder has none.
+
+        Raises ModelError if the file cannot be read or is malformed.
+        """
+        file = Path(model_path) / "tokenizer.json"
+        if not file.exists():
+            return None
+        import tokenizers
+
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(file)))
+        except Exception as error:  # the library raises nothing narrower
+            raise ModelError(f"{file} is not a tokenizer: {error}") from None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids known here, special ones included; the model may have more."""
+        return int(self._rust.get_vocab_size())
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the token ids of `text`; `add_special_tokens=False` where a chat template has put them in already.
+
+        Raises InvalidRequestError (field "prompt") if it is longer than `MAX_CHARACTERS` or is not Unicode text.
+        """
+        if not isinstance(text, str):
+            raise InvalidRequestError(f"must be text, not {type(text).__name__}", field="prompt")
+        if len(text) > MAX_CHARACTERS:
+            raise InvalidRequestError(f"{len(text)} characters, at most {MAX_CHARACTERS}", field="prompt")
+        try:
+            return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
+        except TypeError:
+            raise InvalidRequestError("holds a lone surrogate, which no tokenizer can read", field="prompt") from None
+
+    async def encode_async(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Do what `encode` does, in a thread if the text is long: the library releases the GIL meanwhile."""
+        if not isinstance(text, str) or len(text) <= INLINE_CHARACTERS:
+            return self.encode(text, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Return the text of `ids`. Unknown ids add nothing; malformed UTF-8 becomes replacement characters."""
+        return str(self._rust.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def is_special(self, id: int) -> bool:
+        """Whether `id` is a control token, such as the end of a turn."""
+        return id in self._special
+
+    def token_bytes(self, id: int) -> bytes:
+        """Return the bytes that one id stands for, where `byte_level` is true; none for an unknown id."""
+        known = self._bytes.get(id)
+        if known is not None:
+            return known
+        token = self._rust.id_to_token(id)
+        if token is None:
+            return b""
+        return self._bytes.setdefault(id, _bytes_of(token))
+
+
+def _byte_characters() -> dict[str, int]:
+    # GPT-2's alphabet: printable bytes stand for themselves, the others for characters from 256 on.
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
+
+
+_BYTE_OF = _byte_characters()
+
+
+def _bytes_of(token: str) -> bytes:
+    try:
+        return bytes(_BYTE_OF[character] for character in token)
+    except KeyError:  # an added token, spelled as it is
+        return token.encode()

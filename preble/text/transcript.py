@@ -1,0 +1,31 @@
+"""The text of one sample as it grows: whole characters, cut at the first stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from preble.text.detokenizer import Detokenizer
+from preble.text.stops import StopStrings
+from preble.text.tokenizer import Tokenizer
+
+
+class Transcript:
+    """Turns token ids into text to show, holding back what may still become a character or a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], *, include_stop: bool) -> None:
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stops = StopStrings(stops, include=include_stop)
+
+    @property
+    def matched(self) -> str | None:
+        """The stop string that ended the text, if one did."""
+        return self._stops.matched
+
+    def add(self, ids: Sequence[int]) -> str:
+        """Take the next ids and return the text that can be shown now."""
+        return self._stops.feed(self._detokenizer.add(ids))[0]
+
+    def finish(self) -> str:
+        """No more ids come: return the rest."""
+        rest, matched = self._stops.feed(self._detokenizer.finish())
+        return rest if matched else rest + self._stops.flush()

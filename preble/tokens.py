@@ -1,0 +1,71 @@
+"""Token ids as packed little-endian int32: one form for the tree's keys and the wire's bodies."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Sequence
+from typing import Any, TypeAlias, Union, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preble.errors import InvalidRequestError
+
+TOKEN_BYTES = 4
+MAX_TOKENS = 4 << 20
+"""Upper bound on the tokens of one sequence, here and on the wire."""
+
+TokenInput: TypeAlias = Union[Sequence[int], bytes, bytearray, memoryview, "array[int]", NDArray[np.int32]]
+"""What callers may pass as token ids. Bytes-like objects hold little-endian int32."""
+
+
+def pack(tokens: TokenInput, *, field: str = "tokens") -> bytes:
+    """Return `tokens` as little-endian int32 bytes; `bytes` come back as the same object.
+
+    Raises InvalidRequestError for anything that is not a sequence of ids in [0, 2**31).
+    The ids of `bytes` and arrays are range-checked by `highest`, not here.
+    """
+    if isinstance(tokens, bytes):
+        packed = tokens
+    elif isinstance(tokens, (list, tuple)):
+        packed = _pack_sequence(tokens, field)
+    elif isinstance(tokens, (array, np.ndarray, bytearray, memoryview)):
+        packed = _pack_buffer(memoryview(cast(Any, tokens)), field)
+    else:
+        packed = _pack_sequence(list(tokens), field)
+    if len(packed) % TOKEN_BYTES:
+        raise InvalidRequestError("length is not a multiple of 4 bytes", field=field)
+    if len(packed) > MAX_TOKENS * TOKEN_BYTES:
+        raise InvalidRequestError(f"more than {MAX_TOKENS} tokens", field=field)
+    return packed
+
+
+def _pack_sequence(tokens: Sequence[int], field: str) -> bytes:
+    try:
+        return struct.pack(f"<{len(tokens)}i", *tokens)
+    except (struct.error, TypeError) as error:
+        raise InvalidRequestError(f"not a sequence of 32-bit token ids ({error})", field=field) from None
+
+
+def _pack_buffer(view: memoryview, field: str) -> bytes:
+    if not view.c_contiguous or view.ndim != 1:
+        raise InvalidRequestError("needs a one-dimensional contiguous buffer", field=field)
+    if view.format in ("B", "b", "c") or (view.format in ("i", "<i", "l") and view.itemsize == 4):
+        if view.itemsize == 4 and sys.byteorder != "little":
+            return np.frombuffer(view, dtype=np.int32).astype("<i4").tobytes()
+        return view.tobytes()
+    if view.format in ("l", "q", "I", "<q", "<I", "h", "H", "L", "Q"):
+        return _pack_sequence(view.tolist(), field)
+    raise InvalidRequestError(f"unsupported element format {view.format!r}, want int32", field=field)
+
+
+def unpack(packed: bytes) -> tuple[int, ...]:
+    """Return packed token ids as a tuple of ints."""
+    return struct.unpack(f"<{len(packed) // TOKEN_BYTES}i", packed)
+
+
+def highest(packed: bytes) -> int:
+    """Return the highest id of `packed` read as unsigned, so that a negative id is above 2**31; -1 if empty."""
+    return int(np.frombuffer(packed, dtype="<u4").max()) if packed else -1

@@ -1,0 +1,1 @@
+"""How a cluster and its workers talk: the wire schema, ZeroMQ ends, the same in memory, child processes."""

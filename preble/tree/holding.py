@@ -1,0 +1,75 @@
+"""What one worker holds of the tree, as far as it does not fit into a bit per node."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from preble.tree.nodes import Nodes
+from preble.tree.recency import Recency
+
+
+class Holding:
+    """One worker's part of the tree.
+
+    `tokens` is the sum of the edges it holds, `pins` counts its requests by the node where they end, and `pending`
+    counts, for every node that it holds but has not computed, its pins there and below: at zero the node is dropped.
+    """
+
+    __slots__ = ("pending", "pins", "recency", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.recency = Recency()
+        self.pins: dict[int, int] = {}
+        self.pending: dict[int, int] = {}
+
+    def split(self, node: int, upper: int) -> None:
+        """Follow a split of a node that is in flight here: what is pinned at or below `node` is so below `upper`."""
+        self.pending[upper] = self.pending[node]
+
+    def absorb(self, upper: int, child: int) -> None:
+        """Follow a merge: `upper` had no pins and this one child, so `child` already counts the same."""
+        self.pending.pop(upper, None)
+        self.recency.replace(upper, child)
+
+    def unpin(self, node: int) -> None:
+        """Take one pin away. Raises KeyError if there is none."""
+        self.pins[node] -= 1
+        if not self.pins[node]:
+            del self.pins[node]
+
+    def all(self, nodes: Nodes) -> list[int]:
+        """Return every node held, children before parents. O(n log n)."""
+        held: set[int] = set()
+        for leaf in self.recency.order:
+            node = leaf
+            while node and node not in held:
+                held.add(node)
+                node = nodes.parent[node]
+        return sorted(held, key=nodes.end.__getitem__, reverse=True)
+
+    def check(self, nodes: Nodes, worker: int) -> None:
+        """Raise AssertionError unless this agrees with the masks of `nodes`."""
+        name, bit = f"worker {worker}", 1 << worker
+        held = {node for node, mask in nodes.holders.items() if mask & bit}
+        landed = {node for node, mask in nodes.landed.items() if mask & bit}
+        assert self.tokens == sum(map(nodes.length, held)), f"{name}: held tokens"
+        assert all(count > 0 for count in self.pins.values()), f"{name}: empty pins"
+        assert set(self.pins) <= held, f"{name}: pins where it holds nothing"
+        below: Counter[int] = Counter()
+        for node, count in self.pins.items():
+            below.update(dict.fromkeys(nodes.path(node), count))
+        assert held == landed | set(below), f"{name}: holds what is neither landed nor pinned, or the reverse"
+        assert self.pending == {node: below[node] for node in held - landed}, f"{name}: pending pins"
+        self.recency.check()
+        self._check_order(nodes, held, name)
+
+    def _check_order(self, nodes: Nodes, held: set[int], name: str) -> None:
+        order = self.recency.order
+        assert set(order) <= held, f"{name}: orders what it does not hold"
+        last: dict[int, int] = {}
+        for node in sorted(held, key=nodes.end.__getitem__, reverse=True):
+            children = [last[child] for child in nodes.children.get(node, {}).values() if child in held]
+            assert node in order or len(children) == 1, f"{name}: node {node} has no place in its order"
+            last[node] = order.get(node, max(children, default=-1))
+            assert all(child <= last[node] for child in children), f"{name}: node {node} is older than a child"

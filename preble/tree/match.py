@@ -1,0 +1,85 @@
+"""What a walk down the tree finds, and the comparison that ends it."""
+
+from __future__ import annotations
+
+from array import array
+
+import msgspec
+
+from preble.errors import StateError
+from preble.tree.nodes import Nodes
+
+XOR_BYTES = 256
+"""Below this size one integer XOR is cheaper than another step of bisection."""
+
+
+def common_prefix(tokens: bytes, position: int, edge: bytes) -> int:
+    """Return how many bytes of `edge` equal `tokens` from `position` on."""
+    low, high = 0, min(len(edge), len(tokens) - position)
+    view = memoryview(edge)
+    if tokens.startswith(view[:high], position):
+        return high
+    while high - low > XOR_BYTES:
+        middle = (low + high) // 2
+        if tokens.startswith(view[low:middle], position + low):
+            low = middle
+        else:
+            high = middle
+    ours = int.from_bytes(edge[low:high], "little")
+    theirs = int.from_bytes(tokens[position + low : position + high], "little")
+    difference = ours ^ theirs
+    return low + ((difference & -difference).bit_length() - 1) // 8 if difference else high
+
+
+class Match(msgspec.Struct, frozen=True, gc=False):
+    """The part of `prompt` that a tree holds, at the moment of the walk.
+
+    `tokens` is the length that anyone holds. `levels` are (depth in tokens, mask of workers that hold that much) from
+    the root downwards; depths grow and masks strictly shrink, so the last level with a worker's bit is its length.
+    `node` and `offset` (tokens of its edge that matched) say where the walk ended, `version` of which tree: a match
+    made before the tree's shape changed keeps its lengths but is no cursor any more.
+    """
+
+    prompt: bytes
+    tokens: int
+    levels: list[tuple[int, int]]
+    nodes: Nodes
+    node: int
+    offset: int
+    version: int
+
+    @property
+    def holders(self) -> int:
+        """The mask of workers that hold any of it."""
+        return self.levels[0][1] if self.levels else 0
+
+    @property
+    def stale(self) -> bool:
+        """Whether the tree's shape changed since."""
+        return self.version != self.nodes.version
+
+    def length(self, worker: int) -> int:
+        """Return how many tokens `worker` holds, computed or in flight. O(levels)."""
+        for depth, mask in reversed(self.levels):
+            if mask >> worker & 1:
+                return depth
+        return 0
+
+    def landed_length(self, worker: int) -> int:
+        """Return how many tokens `worker` is known to have computed. O(path). Raises StateError if stale."""
+        node, depth = self._cursor(), self.tokens
+        landed, parent, end = self.nodes.landed, self.nodes.parent, self.nodes.end
+        while node and not landed[node] >> worker & 1:
+            node = parent[node]
+            depth = end[node]
+        return depth
+
+    def pages(self) -> array[int]:
+        """Return the payload of the matched whole pages, one int each. Raises StateError if stale."""
+        payload = self.nodes.path_pages(self._cursor())
+        return payload[: self.tokens // self.nodes.page]
+
+    def _cursor(self) -> int:
+        if self.stale:
+            raise StateError("the tree changed after this match")
+        return self.node

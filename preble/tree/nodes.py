@@ -1,0 +1,191 @@
+"""The tree's nodes as columns indexed by node number; node 0 is the root.
+
+There is no object per node: integers live in arrays, and everything else in dicts of plain bytes and ints, which the
+garbage collector does not visit. So a full collection takes no longer with a million nodes than with none. A new
+column needs its rule in `add`, `split`, `absorb` and `remove`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from preble.tokens import TOKEN_BYTES
+
+NODE_BYTES = 500
+"""What a node costs beyond its tokens, about: its part of every column, and its entries with one worker."""
+
+GROWTH = 256
+"""How many node numbers are added at a time."""
+
+
+class Nodes:
+    """Columns of a radix tree whose edges are whole pages of `page` tokens.
+
+    =========  ==============================  =============================  ==============================
+    column     holds                           split: upper (new), lower      absorb: child takes the upper's
+    =========  ==============================  =============================  ==============================
+    parent     node number                     lower's old one, upper         parent
+    end        depth in tokens at the end      cut, unchanged                 (unchanged)
+    edge       packed tokens                   front, rest                    edge, in front of its own
+    holders    mask: workers that have it      same, same                     (equal)
+    landed     mask: those that computed it    same, same                     (equal)
+    pins       requests that end exactly here  none, all                      (the upper had none)
+    children   first page -> node number       only the lower, unchanged      place under the upper's parent
+    pages      a payload int per page, or no   front, rest                    pages, in front of its own
+    =========  ==============================  =============================  ==============================
+
+    A number stays valid while its node lives; a split leaves it with the lower part, where requests end.
+    """
+
+    __slots__ = (
+        "children", "edge", "end", "free", "holders", "landed", "page",
+        "pages", "parent", "pins", "stride", "tokens", "version",
+    )  # fmt: skip
+
+    def __init__(self, page: int) -> None:
+        self.page = page
+        self.stride = page * TOKEN_BYTES
+        self.parent = array("i", [0])
+        self.end = array("i", [0])
+        self.pins = array("i", [0])
+        self.edge: dict[int, bytes] = {0: b""}
+        self.holders: dict[int, int] = {}
+        self.landed: dict[int, int] = {}
+        self.children: dict[int, dict[bytes, int]] = {}
+        self.pages: dict[int, array[int]] = {}
+        self.free = array("i")
+        self.tokens = 0
+        self.version = 0
+
+    @property
+    def count(self) -> int:
+        """How many nodes there are, without the root."""
+        return len(self.edge) - 1
+
+    def length(self, node: int) -> int:
+        """Return the tokens of the node's edge."""
+        return len(self.edge[node]) // TOKEN_BYTES
+
+    def path(self, node: int) -> list[int]:
+        """Return the nodes from `node` up to the root, which is left out."""
+        parent, path = self.parent, []
+        while node:
+            path.append(node)
+            node = parent[node]
+        return path
+
+    def path_tokens(self, node: int) -> bytes:
+        """Return the packed tokens from the root to the end of `node`."""
+        edge = self.edge
+        return b"".join([edge[above] for above in reversed(self.path(node))])
+
+    def path_pages(self, node: int) -> array[int]:
+        """Return the payload from the root to the end of `node`; nodes without payload add nothing."""
+        payload = array("i")
+        for above in reversed(self.path(node)):
+            payload.extend(self.pages.get(above, ()))
+        return payload
+
+    def add(self, parent: int, edge: bytes, pages: array[int] | None) -> int:
+        """Add a child without holders under `parent` and return its number."""
+        node = self._number()
+        self._link(node, parent, edge)
+        self.end[node] = self.end[parent] + len(edge) // TOKEN_BYTES
+        self.holders[node] = self.landed[node] = 0
+        if pages is not None:
+            self.pages[node] = pages
+        self.tokens += len(edge) // TOKEN_BYTES
+        return node
+
+    def split(self, node: int, size: int) -> int:
+        """Cut the edge of `node` after `size` bytes and return the new upper node."""
+        upper, edge = self._number(), self.edge[node]
+        self._link(upper, self.parent[node], edge[:size])
+        self._link(node, upper, edge[size:])
+        self.end[upper] = self.end[node] - (len(edge) - size) // TOKEN_BYTES
+        self.holders[upper] = self.holders[node]
+        self.landed[upper] = self.landed[node]
+        if (pages := self.pages.get(node)) is not None:
+            self.pages[upper] = pages[: size // self.stride]
+            self.pages[node] = pages[size // self.stride :]
+        return upper
+
+    def absorb(self, upper: int) -> int:
+        """Merge `upper` into its only child and return the child. Both have equal masks, and both or neither pages."""
+        (child,) = self.children.pop(upper).values()
+        self._link(child, self.parent[upper], self.edge[upper] + self.edge[child])
+        if (pages := self.pages.get(upper)) is not None:
+            self.pages[child] = pages + self.pages[child]
+        self._forget(upper)
+        return child
+
+    def remove(self, node: int) -> None:
+        """Remove a node without children."""
+        edge, parent = self.edge[node], self.parent[node]
+        siblings = self.children[parent]
+        del siblings[edge[: self.stride]]
+        if not siblings:
+            del self.children[parent]
+        self.tokens -= len(edge) // TOKEN_BYTES
+        self._forget(node)
+
+    def _number(self) -> int:
+        self.version += 1
+        if not self.free:
+            self._grow()
+        return self.free.pop()
+
+    def _grow(self) -> None:
+        first = len(self.parent)
+        for column in (self.parent, self.end, self.pins):
+            column.extend([0] * GROWTH)
+        self.free.extend(range(first + GROWTH - 1, first - 1, -1))
+
+    def _link(self, node: int, parent: int, edge: bytes) -> None:
+        self.edge[node] = edge
+        self.parent[node] = parent
+        siblings = self.children.get(parent)
+        if siblings is None:
+            self.children[parent] = {edge[: self.stride]: node}
+        else:
+            siblings[edge[: self.stride]] = node
+
+    def _forget(self, node: int) -> None:
+        self.version += 1
+        for column in (self.edge, self.holders, self.landed):
+            del column[node]
+        self.pages.pop(node, None)
+        self.free.append(node)
+
+    def check(self) -> None:
+        """Raise AssertionError unless the columns describe one tree, with nothing else in them."""
+        reached = [0]
+        for node in reached:
+            for key, child in self.children.get(node, {}).items():
+                self._check_child(node, key, child)
+                reached.append(child)
+        live = set(reached)
+        assert len(live) == len(reached), "a node has two parents"
+        assert set(self.edge) == live, "edges of unreachable nodes"
+        assert set(self.holders) == set(self.landed) == live - {0}, "masks of unreachable nodes"
+        assert set(self.children) <= live, "children of unreachable nodes"
+        assert set(self.pages) <= live - {0}, "pages of unreachable nodes"
+        assert sorted([*live, *self.free]) == list(range(len(self.parent))), "a number is lost or used twice"
+        assert self.tokens == sum(map(self.length, live)), "token count"
+        assert all(self.children.values()), "an empty dict of children"
+
+    def _check_child(self, node: int, key: bytes, child: int) -> None:
+        edge, name = self.edge[child], f"node {child}"
+        assert self.parent[child] == node, f"{name}: parent"
+        assert edge, f"{name}: empty edge"
+        assert len(edge) % self.stride == 0, f"{name}: edge is not whole pages"
+        assert key == edge[: self.stride], f"{name}: key is not the first page of its edge"
+        assert self.end[child] == self.end[node] + self.length(child), f"{name}: end"
+        assert self.pins[child] >= 0, f"{name}: negative pins"
+        pages = self.pages.get(child)
+        assert pages is None or len(pages) * self.stride == len(edge), f"{name}: pages do not fit its edge"
+        assert self.holders[child], f"{name}: nobody holds it"
+        assert not self.landed[child] & ~self.holders[child], f"{name}: landed without being held"
+        if node:
+            assert not self.holders[child] & ~self.holders[node], f"{name}: held without its parent"
+            assert not self.landed[child] & ~self.landed[node], f"{name}: landed without its parent"

@@ -1,0 +1,363 @@
+"""The radix tree: which worker holds which prefix, computed or in flight."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from preble.errors import StateError
+from preble.tokens import TOKEN_BYTES
+from preble.tree.holding import Holding
+from preble.tree.match import Match, common_prefix
+from preble.tree.nodes import NODE_BYTES, Nodes
+
+MERGE_HOLDERS = 8
+"""Nodes of more workers are not merged: it would cost a step for each, and many may come back to the split."""
+
+
+class Eviction(NamedTuple):
+    """A worker gave up the path `tokens` (packed, from the root) beyond its first `keep` tokens.
+
+    `pages` is the payload of what was given up, if the node left the tree with it, else None.
+    """
+
+    tokens: bytes
+    keep: int
+    pages: array[int] | None
+
+
+class RadixTree:
+    """Prefixes of packed tokens, each with the workers that hold it.
+
+    Workers are small ints, nodes are numbers with 0 for the root. A worker *holds* a node if it has *landed* there (the
+    KV cache is known to be computed) or if one of its requests is *pinned* at or below it. `page` is the granularity in
+    tokens; the tail of a prompt that fills no page is ignored. Every method is O(path) unless it says otherwise.
+    """
+
+    def __init__(self, *, page: int = 1) -> None:
+        if page < 1:
+            raise ValueError(f"page must be at least 1 token, not {page}")
+        self._nodes = Nodes(page)
+        self._holdings: list[Holding] = []
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes there are, without the root."""
+        return self._nodes.count
+
+    @property
+    def tokens(self) -> int:
+        """How many unique tokens are stored."""
+        return self._nodes.tokens
+
+    @property
+    def nbytes(self) -> int:
+        """The memory used, in bytes, estimated."""
+        return self._nodes.tokens * TOKEN_BYTES + self._nodes.count * NODE_BYTES
+
+    def depth(self, node: int) -> int:
+        """Return the tokens from the root to the end of `node`."""
+        return self._nodes.end[node]
+
+    def path(self, node: int) -> bytes:
+        """Return the packed tokens from the root to the end of `node`."""
+        return self._nodes.path_tokens(node)
+
+    def pages(self, node: int) -> array[int]:
+        """Return the payload from the root to the end of `node`, an int per page."""
+        return self._nodes.path_pages(node)
+
+    def held_tokens(self, worker: int) -> int:
+        """Return how many tokens `worker` holds."""
+        return self._holdings[worker].tokens if worker < len(self._holdings) else 0
+
+    def oldest(self, worker: int) -> int | None:
+        """Return the least recently used leaf of what `worker` holds, pinned or not; None if it holds nothing."""
+        return self._holdings[worker].recency.oldest() if worker < len(self._holdings) else None
+
+    def match(self, tokens: bytes) -> Match:
+        """Return how much of the packed `tokens` is held, and by whom. Changes nothing."""
+        nodes = self._nodes
+        edges, children, holders, stride = nodes.edge, nodes.children, nodes.holders, nodes.stride
+        levels: list[tuple[int, int]] = []
+        node = position = taken = mask = 0
+        while (below := children.get(node)) is not None:
+            child = below.get(tokens[position : position + stride])
+            if child is None:
+                break
+            if holders[child] != mask:
+                if mask:
+                    levels.append((position // TOKEN_BYTES, mask))
+                mask = holders[child]
+            node, edge = child, edges[child]
+            if not tokens.startswith(edge, position):
+                taken = common_prefix(tokens, position, edge)
+                taken -= taken % stride
+                position += taken
+                break
+            taken = len(edge)
+            position += taken
+        if mask:
+            levels.append((position // TOKEN_BYTES, mask))
+        return Match(tokens, position // TOKEN_BYTES, levels, nodes, node, taken // TOKEN_BYTES, nodes.version)
+
+    def insert(
+        self,
+        tokens: bytes,
+        worker: int,
+        *,
+        match: Match | None = None,
+        pin: bool = True,
+        landed: bool = False,
+        pages: array[int] | None = None,
+    ) -> int:
+        """Make `worker` hold the packed `tokens` and return the node that ends there.
+
+        `match` saves the walk; one that is stale or of other tokens is ignored. `pin` registers a request, to be
+        undone by one `unpin` of the returned node; `landed` says that everything is computed. One of them is needed.
+        `pages` is the payload of all whole pages; only that of tokens new to the tree is kept. Without a pin, the
+        returned node may reach below the tokens. Returns 0, the root, if there is no whole page.
+        Raises ValueError for neither pin nor landed, or for pages of another length.
+        """
+        if not pin and not landed:
+            raise ValueError("what is neither pinned nor landed is held by nobody")
+        nodes = self._nodes
+        if pages is not None and len(pages) != len(tokens) // nodes.stride:
+            raise ValueError(f"{len(pages)} pages for {len(tokens) // nodes.stride} whole pages of tokens")
+        if match is None or match.version != nodes.version or match.prompt is not tokens or match.nodes is not nodes:
+            match = self.match(tokens)
+        node = self._extend(match, pages)
+        if node:
+            self._hold(node, worker, pin)
+            if landed:
+                self.land(node, worker)
+        return node if pin else self._merge(node)
+
+    def land(self, node: int, worker: int) -> None:
+        """Register that `worker` has computed the path down to `node`. Raises StateError if it does not hold it."""
+        nodes, bit = self._nodes, 1 << worker
+        self._require_held(node, bit)
+        landed, parent = nodes.landed, nodes.parent
+        below = node
+        while node and not landed[node] & bit:
+            landed[node] |= bit
+            self._holdings[worker].pending.pop(node, None)
+            node = parent[node]
+        if node != below:
+            self._merge(node)
+
+    def touch(self, node: int, worker: int) -> None:
+        """Make the path down to `node` the most recently used of `worker`. Raises StateError if it is not held."""
+        self._require_held(node, 1 << worker)
+        if node:
+            self._holdings[worker].recency.touch(self._nodes.path(node))
+
+    def unpin(self, node: int, worker: int) -> None:
+        """Undo one pin of `worker` at `node`. What it has neither landed nor pinned otherwise is dropped.
+
+        Raises StateError if there is no such pin.
+        """
+        if not node:
+            return
+        holding = self._pinned_holding(node, worker)
+        holding.unpin(node)
+        self._nodes.pins[node] -= 1
+        pending = holding.pending
+        while pending.get(node) == 1:
+            node = self._drop(node, worker)
+        above = node
+        while above in pending:
+            pending[above] -= 1
+            above = self._nodes.parent[above]
+        self._merge(node)
+
+    def evict(self, worker: int, tokens: int) -> list[Eviction]:
+        """Drop at least `tokens` tokens of `worker` in whole pages, least recently used leaf first, and say which.
+
+        What its pins need stays, and becomes recently used; so less may be dropped. Parts of nodes go from their
+        lower end. O(path) for each eviction and each pin met.
+        """
+        evictions: list[Eviction] = []
+        if worker >= len(self._holdings):
+            return evictions
+        holding, refreshed = self._holdings[worker], set[int]()
+        while tokens > 0 and (node := holding.recency.oldest()) is not None and node not in refreshed:
+            if node in holding.pins:
+                refreshed.add(node)
+                self.touch(node, worker)
+            else:
+                held = holding.tokens
+                evictions.append(self._evict_leaf(node, worker, tokens))
+                tokens -= held - holding.tokens
+        return evictions
+
+    def truncate(self, tokens: bytes, keep: int, worker: int) -> None:
+        """Register that `worker` has nothing of the path `tokens` beyond its first `keep` tokens, nor anything below.
+
+        Prefixes that leave the path at or before `keep` are untouched. What pins need stays held, but is no longer
+        landed. O(path + nodes below).
+        """
+        nodes, bit = self._nodes, 1 << worker
+        match = self.match(tokens)
+        keep = max(0, keep - keep % nodes.page)
+        if match.tokens <= keep:
+            return
+        node, parent = match.node, nodes.parent
+        while nodes.end[parent[node]] > keep:
+            node = parent[node]
+        if not nodes.holders[node] & bit:
+            return
+        if cut := keep - nodes.end[parent[node]]:
+            self._split(node, cut * TOKEN_BYTES)
+        above = parent[node]
+        self._unland(self._held_below(node, bit), worker)
+        self._merge(above)
+
+    def clear(self, worker: int) -> None:
+        """Forget what `worker` has computed; only what its pins need stays held. O(n log n) in what it holds."""
+        if worker < len(self._holdings):
+            self._unland(self._holdings[worker].all(self._nodes), worker)
+
+    def remove_worker(self, worker: int) -> None:
+        """Forget `worker` and all its pins; its number can be used anew. O(n log n) in what it holds."""
+        if worker < len(self._holdings):
+            pins = self._holdings[worker].pins
+            for node, count in pins.items():
+                self._nodes.pins[node] -= count
+            pins.clear()
+            self.clear(worker)
+
+    def _extend(self, match: Match, pages: array[int] | None) -> int:
+        """Add what `match` lacks of its prompt; return the node where the prompt ends."""
+        nodes, node, start = self._nodes, match.node, match.tokens * TOKEN_BYTES
+        if match.offset * TOKEN_BYTES < len(nodes.edge[node]):
+            node = self._split(node, match.offset * TOKEN_BYTES)
+        stop = len(match.prompt) - len(match.prompt) % nodes.stride
+        if start < stop:
+            new = None if pages is None else array("i", pages[match.tokens // nodes.page :])
+            node = nodes.add(node, match.prompt[start:stop], new)
+        return node
+
+    def _hold(self, leaf: int, worker: int, pin: bool) -> None:
+        """Set the worker's bit on the path to `leaf`, make it recently used, and pin it if `pin`."""
+        while worker >= len(self._holdings):
+            self._holdings.append(Holding())
+        nodes, holding, bit = self._nodes, self._holdings[worker], 1 << worker
+        holders, landed, pending = nodes.holders, nodes.landed, holding.pending
+        path = nodes.path(leaf)
+        for node in path:
+            if landed[node] & bit:
+                break
+            if not holders[node] & bit:
+                holders[node] |= bit
+                holding.tokens += nodes.length(node)
+            if pin:
+                pending[node] = pending.get(node, 0) + 1
+        holding.recency.touch(path)
+        if pin:
+            nodes.pins[leaf] += 1
+            holding.pins[leaf] = holding.pins.get(leaf, 0) + 1
+
+    def _split(self, node: int, size: int) -> int:
+        """Cut the edge of `node` after `size` bytes; return the new upper node.
+
+        A step for each worker that is computing this edge just now, none for those that have it.
+        """
+        nodes = self._nodes
+        upper = nodes.split(node, size)
+        for worker in _workers(nodes.holders[node] & ~nodes.landed[node]):
+            self._holdings[worker].split(node, upper)
+        return upper
+
+    def _merge(self, node: int) -> int:
+        """Let the only child of `node` absorb it if nothing tells them apart; return the node that is left."""
+        nodes = self._nodes
+        children = nodes.children.get(node)
+        if not node or children is None or len(children) != 1 or nodes.pins[node]:
+            return node
+        (child,) = children.values()
+        holders = nodes.holders[node]
+        alike = holders == nodes.holders[child] and nodes.landed[node] == nodes.landed[child]
+        if not alike or (node in nodes.pages) != (child in nodes.pages) or holders.bit_count() > MERGE_HOLDERS:
+            return node
+        for worker in _workers(holders):
+            self._holdings[worker].absorb(node, child)
+        return nodes.absorb(node)
+
+    def _drop(self, node: int, worker: int) -> int:
+        """Take `node`, a leaf of what `worker` holds, from it; return the parent. The node goes if nobody holds it."""
+        nodes, holding, bit = self._nodes, self._holdings[worker], 1 << worker
+        above = nodes.parent[node]
+        holding.tokens -= nodes.length(node)
+        holding.pending.pop(node, None)
+        holding.recency.replace(node, above)
+        nodes.landed[node] &= ~bit
+        nodes.holders[node] &= ~bit
+        if nodes.holders[node]:
+            self._merge(node)
+        else:
+            nodes.remove(node)
+        return above
+
+    def _evict_leaf(self, node: int, worker: int, tokens: int) -> Eviction:
+        """Drop up to `tokens` tokens, rounded up to pages, from the lower end of `node`, an unpinned leaf."""
+        nodes, length, depth = self._nodes, self._nodes.length(node), self._nodes.end[node]
+        path = nodes.path_tokens(node)
+        gone = min(length, tokens + -tokens % nodes.page)
+        if gone < length:
+            self._split(node, (length - gone) * TOKEN_BYTES)
+        pages = nodes.pages.get(node) if nodes.holders[node] == 1 << worker else None
+        self._merge(self._drop(node, worker))
+        return Eviction(path, depth - gone, pages)
+
+    def _unland(self, held: list[int], worker: int) -> None:
+        """Forget that `worker` computed the nodes `held`, children before parents; drop those that no pin needs."""
+        nodes, holding, bit = self._nodes, self._holdings[worker], 1 << worker
+        below: dict[int, int] = {}
+        for node in held:
+            above = nodes.parent[node]
+            pins = holding.pins.get(node, 0) + below.get(node, 0)
+            if pins:
+                nodes.landed[node] &= ~bit
+                holding.pending[node] = pins
+                below[above] = below.get(above, 0) + pins
+                self._merge(node)
+            else:
+                self._drop(node, worker)
+
+    def _held_below(self, top: int, bit: int) -> list[int]:
+        """Return the nodes of the subtree of `top` that the worker of `bit` holds, children before parents."""
+        nodes, found = self._nodes, [top]
+        for node in found:
+            found.extend(child for child in nodes.children.get(node, {}).values() if nodes.holders[child] & bit)
+        return found[::-1]
+
+    def _require_held(self, node: int, bit: int) -> None:
+        if node and not self._nodes.holders.get(node, 0) & bit:
+            raise StateError(f"worker {bit.bit_length() - 1} does not hold node {node}")
+
+    def _pinned_holding(self, node: int, worker: int) -> Holding:
+        if worker < len(self._holdings) and node in self._holdings[worker].pins:
+            return self._holdings[worker]
+        raise StateError(f"worker {worker} has no pin at node {node}")
+
+    def check(self) -> None:
+        """Raise AssertionError unless every invariant holds, derived from scratch. O(nodes x workers)."""
+        self._nodes.check()
+        pins: Counter[int] = Counter()
+        for worker, holding in enumerate(self._holdings):
+            holding.check(self._nodes, worker)
+            pins.update(holding.pins)
+        total = {node: count for node, count in enumerate(self._nodes.pins) if count}
+        assert total == pins, "pins of nodes are not those of the workers"
+        known = 1 << len(self._holdings)
+        assert all(mask < known for mask in self._nodes.holders.values()), "a holder that is no worker"
+
+
+def _workers(mask: int) -> Iterator[int]:
+    while mask:
+        lowest = mask & -mask
+        yield lowest.bit_length() - 1
+        mask ^= lowest

@@ -1,0 +1,223 @@
+"""What callers pass and get back: immutable structs, validated when made."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from preble.errors import InvalidRequestError
+
+MAX_SAMPLES = 128
+MAX_LOGPROBS = 20
+MAX_STOPS = 64
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How to choose tokens. Field names are those of vLLM and SGLang.
+
+    `temperature=0` is greedy. `top_k=0` keeps the whole vocabulary. `logprobs=k` returns the chosen
+    token's log-probability and the k most likely ones. `n` samples share one prompt; sample i uses `seed + i`.
+    Raises InvalidRequestError naming the field and its bound.
+    """
+
+    max_tokens: int = 128
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    seed: int | None = None
+    logprobs: int | None = None
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low, high in _INTEGER_BOUNDS:
+            _check_integer(name, getattr(self, name), low, high)
+        for name, least, most in _NUMBER_BOUNDS:
+            _check_number(name, getattr(self, name), least, most)
+        if self.min_tokens > self.max_tokens:
+            raise InvalidRequestError(f"must be at most max_tokens ({self.max_tokens})", field="min_tokens")
+        if self.stop or self.stop_token_ids:
+            _check_stops(self.stop, self.stop_token_ids)
+
+
+_INTEGER_BOUNDS = (
+    ("max_tokens", 1, 1 << 22),
+    ("min_tokens", 0, 1 << 22),
+    ("top_k", -1, 1 << 31),
+    ("seed", -(1 << 63), (1 << 63) - 1),
+    ("logprobs", 0, MAX_LOGPROBS),
+    ("n", 1, MAX_SAMPLES),
+)
+_NUMBER_BOUNDS = (
+    ("temperature", 0.0, 100.0),
+    ("top_p", 1e-6, 1.0),
+    ("min_p", 0.0, 1.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("repetition_penalty", 1e-3, 100.0),
+)
+_OPTIONAL = ("seed", "logprobs")
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    if value is None and name in _OPTIONAL:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidRequestError(f"must be an integer in [{low}, {high}], not {value!r}", field=name)
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or math.isnan(value) or not low <= value <= high:  # type: ignore[arg-type,operator]
+        raise InvalidRequestError(f"must be a number in [{low:g}, {high:g}], not {value!r}", field=name)
+
+
+def _check_stops(stop: object, stop_token_ids: object) -> None:
+    for name, value, kind in (("stop", stop, str), ("stop_token_ids", stop_token_ids, int)):
+        if not isinstance(value, (tuple, list)) or not all(isinstance(item, kind) for item in value):
+            raise InvalidRequestError(f"must be a sequence of {kind.__name__}, not {value!r}", field=name)
+        if len(value) > MAX_STOPS:
+            raise InvalidRequestError(f"at most {MAX_STOPS} entries", field=name)
+        if "" in value:
+            raise InvalidRequestError("must not be empty strings", field=name)
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """One generated token's natural-log probability, and the most likely tokens there as (id, logprob)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of one request. `cached_tokens` is what the engine says it did not recompute."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Seconds from submission, on the caller's clock: to the first token, and to the end."""
+
+    ttft: float
+    latency: float
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One sample of a generation."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stop_reason: str | int | None
+    logprobs: tuple[TokenLogprob, ...] | None
+    worker: str
+    usage: Usage
+    timings: Timings
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """A finished request. The attributes of its first sample are here too, for the usual `n=1`."""
+
+    id: str
+    choices: tuple[Choice, ...]
+
+    @property
+    def text(self) -> str:
+        """Generated text of the first sample; empty if the model has no tokenizer."""
+        return self.choices[0].text
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Generated token ids of the first sample."""
+        return self.choices[0].token_ids
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first sample ended: a stop condition, the length limit, or an abort."""
+        return self.choices[0].finish_reason
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        """Log-probabilities of the first sample, if asked for."""
+        return self.choices[0].logprobs
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the first sample."""
+        return self.choices[0].usage
+
+    @property
+    def timings(self) -> Timings:
+        """Times of the first sample."""
+        return self.choices[0].timings
+
+    @property
+    def worker(self) -> str:
+        """The worker that served the first sample."""
+        return self.choices[0].worker
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A piece of a stream. `finish_reason` is set on the last chunk of sample `index`, with its `usage`."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    usage: Usage | None = None
+    worker: str = ""
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """Samples and tokens since the start. Each sample submitted is finished, failed or cancelled in the end."""
+
+    submitted: int
+    finished: int
+    failed: int
+    cancelled: int
+    retried: int
+    moved: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+class WorkerStats(msgspec.Struct, frozen=True):
+    """One worker: what the scheduler believes (`load` in seconds, tokens held), and what its engine reported last."""
+
+    worker: str
+    load: float
+    requests: int
+    held_tokens: int
+    kv_tokens: int
+    running: int
+    waiting: int
+    used_tokens: int
+
+
+class ClusterStats(msgspec.Struct, frozen=True):
+    """A cluster at one moment. `tree_tokens` counts each stored token once, however many workers hold it."""
+
+    counters: Counters
+    in_flight: int
+    tree_nodes: int
+    tree_tokens: int
+    workers: tuple[WorkerStats, ...]

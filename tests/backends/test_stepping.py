@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from preble.backends import Delta, EngineRequest, Load
+from preble.backends.batching import Batcher, Chunk, Sample
+from preble.backends.stepping import StepLoop
+from preble.errors import EngineError, InvalidRequestError
+from preble.tokens import pack, unpack
+from preble.types import SamplingParams
+from tests.backends.hash_model import HashModel, expected_output, make_batcher
+
+LIMIT = 10
+"""Seconds after which a test fails instead of hanging."""
+
+
+class Gate:
+    """Executes with the hash model; while shut, steps wait."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.batcher = batcher
+        self.model = HashModel(batcher)
+        self.inside = asyncio.Event()
+        self.open = asyncio.Event()
+        self.open.set()
+        self.steps = 0
+        self.error: Exception | None = None
+
+    async def execute(self, chunks: list[Chunk]) -> list[Sample]:
+        self.steps += 1
+        self.inside.set()
+        await self.open.wait()
+        if self.error:
+            raise self.error
+        return self.model.execute(chunks)
+
+    async def entered(self) -> None:
+        async with asyncio.timeout(LIMIT):
+            await self.inside.wait()
+
+
+def request(id: int, prompt, **sampling) -> EngineRequest:
+    return EngineRequest(id, pack(list(prompt)), SamplingParams(**sampling))
+
+
+async def following(deltas: AsyncIterator[Delta]) -> Delta:
+    async with asyncio.timeout(LIMIT):
+        return await anext(deltas)
+
+
+@pytest.fixture
+async def gate() -> Gate:
+    return Gate(make_batcher())
+
+
+@pytest.fixture
+async def loop(gate: Gate) -> AsyncIterator[StepLoop]:
+    loop = StepLoop(gate.batcher, gate.execute, itertools.count().__next__)
+    loop.start()
+    yield loop
+    await loop.close()
+    assert gate.batcher.idle
+    gate.batcher.check()
+
+
+async def read(deltas: AsyncIterator[Delta]) -> tuple[list[int], list[Delta]]:
+    async with asyncio.timeout(LIMIT):
+        told = [delta async for delta in deltas]
+    return [token for delta in told for token in unpack(delta.tokens)], told
+
+
+async def test_a_request_gets_its_cached_count_first_its_tokens_and_one_finish(loop):
+    output, told = await read(loop.generate(request(0, range(10), max_tokens=6)))
+    assert output == expected_output(tuple(range(10)), 6)
+    assert told[0].cached_tokens == 0
+    assert [delta.finish_reason for delta in told if delta.finish_reason] == ["length"]
+    _, told = await read(loop.generate(request(0, range(10), max_tokens=1)))
+    assert told[0].cached_tokens == 8
+
+
+async def test_admission_is_told_before_the_step_ends(loop, gate):
+    gate.open.clear()
+    stream = loop.generate(request(0, range(10), max_tokens=1))
+    assert await following(stream) == Delta(b"", cached_tokens=0)
+    gate.open.set()
+    assert (await following(stream)).finish_reason == "length"
+
+
+async def test_what_a_slow_reader_missed_is_one_delta(loop):
+    stream = loop.generate(request(0, range(10), max_tokens=8, logprobs=0))
+    first = await following(stream)
+    await read(loop.generate(request(1, [7, 7], max_tokens=20)))
+    rest = await following(stream)
+    assert rest.finish_reason == "length"
+    assert len(rest.tokens) // 4 > 1
+    assert list(unpack(first.tokens + rest.tokens)) == expected_output(tuple(range(10)), 8)
+    assert [logprob.token_id for logprob in rest.logprobs] == list(unpack(rest.tokens))
+
+
+async def test_200_requests_at_once(loop):
+    prompts = [(key % 7, key % 5, *range(key % 11)) for key in range(200)]
+    results = await asyncio.gather(
+        *(read(loop.generate(request(key, prompt, max_tokens=5))) for key, prompt in enumerate(prompts))
+    )
+    for prompt, (output, _) in zip(prompts, results, strict=True):
+        assert output == expected_output(prompt, 5)
+
+
+async def test_closing_the_iterator_in_the_prefill_aborts(loop, gate):
+    stream = loop.generate(request(0, range(100), max_tokens=5))
+    gate.open.clear()
+    await following(stream)
+    await stream.aclose()
+    assert loop.load() == Load(0, 0, 0)
+    gate.open.set()
+    assert (await read(loop.generate(request(1, [1], max_tokens=2))))[0] == expected_output((1,), 2)
+
+
+async def test_closing_the_iterator_in_the_decode_aborts(loop):
+    stream = loop.generate(request(0, range(9), max_tokens=100))
+    async for delta in stream:
+        if delta.tokens:
+            break
+    await stream.aclose()
+    assert loop.load().running == 0
+
+
+async def test_cancelling_the_reader_aborts(loop, gate):
+    gate.open.clear()
+    task = asyncio.create_task(read(loop.generate(request(0, range(9), max_tokens=100))))
+    await gate.entered()
+    task.cancel()
+    await asyncio.wait([task])
+    assert loop.load() == Load(0, 0, 0)
+
+
+async def test_abort_ends_the_stream_with_that_reason_at_once(loop, gate):
+    gate.open.clear()
+    task = asyncio.create_task(read(loop.generate(request(0, range(9), max_tokens=100))))
+    await gate.entered()
+    loop.abort(0)
+    loop.abort(55)
+    output, told = await task
+    assert output == []
+    assert told[-1].finish_reason == "abort"
+
+
+async def test_an_id_in_use_is_refused_and_harms_nobody(loop, gate):
+    gate.open.clear()
+    first = loop.generate(request(0, [1], max_tokens=3))
+    await following(first)
+    with pytest.raises(InvalidRequestError):
+        await following(loop.generate(request(0, [2], max_tokens=3)))
+    gate.open.set()
+    assert (await read(first))[0] == expected_output((1,), 3)
+
+
+async def test_a_refused_prompt_leaves_nothing_behind(loop):
+    with pytest.raises(InvalidRequestError):
+        await following(loop.generate(request(0, [], max_tokens=3)))
+    assert (await read(loop.generate(request(0, [1], max_tokens=2))))[0] == expected_output((1,), 2)
+
+
+async def test_a_failed_step_fails_every_open_request_and_later_ones(loop, gate):
+    gate.open.clear()
+    tasks = [asyncio.create_task(read(loop.generate(request(key, [key], max_tokens=3)))) for key in range(3)]
+    await gate.entered()
+    gate.error = RuntimeError("no memory")
+    gate.open.set()
+    for error in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(error, EngineError)
+        assert "RuntimeError: no memory" in str(error)
+        assert error.__cause__ is gate.error
+    assert loop.broken
+    with pytest.raises(EngineError, match="no memory"):
+        await following(loop.generate(request(9, [1], max_tokens=3)))
+
+
+async def test_too_few_samples_are_a_failed_step_not_a_hang():
+    async def execute(chunks: list[Chunk]) -> list[Sample]:
+        return []
+
+    loop = StepLoop(make_batcher(), execute, itertools.count().__next__)
+    loop.start()
+    with pytest.raises(EngineError):
+        await read(loop.generate(request(0, [1], max_tokens=3)))
+    await loop.close()
+
+
+async def test_close_aborts_what_is_open_and_refuses_what_comes_later(loop, gate):
+    gate.open.clear()
+    task = asyncio.create_task(read(loop.generate(request(0, range(9), max_tokens=100))))
+    await gate.entered()
+    await loop.close()
+    assert (await task)[1][-1].finish_reason == "abort"
+    with pytest.raises(EngineError, match="closed"):
+        await following(loop.generate(request(1, [1])))
+    await loop.close()
+
+
+async def test_requests_made_before_start_are_served_after_it():
+    batcher = make_batcher()
+    loop = StepLoop(batcher, Gate(batcher).execute, itertools.count().__next__)
+    task = asyncio.create_task(read(loop.generate(request(0, [1], max_tokens=2))))
+    await asyncio.sleep(0)
+    loop.start()
+    assert (await task)[0] == expected_output((1,), 2)
+    await loop.close()
+
+
+async def test_reset_cache_and_its_event(loop):
+    await read(loop.generate(request(0, range(10), max_tokens=1)))
+    await loop.reset_cache()
+    assert [(event.tokens, event.keep) for event in loop.cache_events()] == [(b"", 0)]
+    assert (await read(loop.generate(request(1, range(10), max_tokens=1))))[1][0].cached_tokens == 0
+
+
+async def test_no_step_runs_while_there_is_nothing_to_do(loop, gate):
+    await read(loop.generate(request(0, range(4), max_tokens=1)))
+    steps = gate.steps
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert gate.steps == steps == 1

@@ -1,0 +1,319 @@
+"""The engine from outside: what it generates is what transformers generates, whatever is cached, batched or aborted."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+import torch
+
+from preble.backends import EngineRequest, Evicted
+from preble.backends.torch.engine import TorchEngine
+from preble.errors import ConfigurationError, ContextLengthError, InvalidRequestError, ModelError, NotStartedError
+from preble.tokens import unpack
+from preble.types import SamplingParams
+from tests.backends.torch.network import pack, prompt
+
+GREEDY = {"temperature": 0.0, "ignore_eos": True, "max_tokens": 12}
+
+
+class Output:
+    """Everything one request's deltas said."""
+
+    def __init__(self):
+        self.tokens, self.logprobs = [], []
+        self.cached = self.finish = self.stop = None
+
+    def take(self, delta):
+        self.tokens += unpack(delta.tokens)
+        self.logprobs += delta.logprobs or ()
+        if delta.cached_tokens is not None:
+            assert self.cached is None, "cached tokens are told once"
+            self.cached = delta.cached_tokens
+        self.finish, self.stop = delta.finish_reason, delta.stop_reason
+
+
+@asynccontextmanager
+async def running(folder, **options):
+    engine = TorchEngine(**{"model": str(folder), "device": "cpu", "kv_tokens": 4096} | options)
+    await engine.start()
+    try:
+        yield engine
+        engine.check()
+    finally:
+        await engine.close()
+
+
+async def generate(engine, tokens, id=1, priority=0, **sampling):
+    output = Output()
+    request = EngineRequest(id, pack(tokens), SamplingParams(**GREEDY | sampling), priority)
+    async for delta in engine.generate(request):
+        output.take(delta)
+    return output
+
+
+def expected(model, tokens, count=12):
+    """Greedy tokens by transformers, each from a whole forward pass."""
+    tokens = list(tokens)
+    with torch.inference_mode():
+        for _ in range(count):
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[-count:]
+
+
+@pytest.mark.parametrize("shape", ["llama", "llama3-rope", "qwen2", "qwen3", "mistral"])
+async def test_greedy_cold_warm_and_in_small_chunks(build, reference, shape):
+    tokens = prompt(100)
+    wanted = expected(reference(shape), tokens)
+    async with running(build(shape), max_batched_tokens=24, max_running=8) as engine:
+        cold, warm = await generate(engine, tokens, 1), await generate(engine, tokens, 2)
+        longer = await generate(engine, tokens + wanted[:5], 3, max_tokens=7)
+    assert (cold.tokens, cold.cached, cold.finish) == (wanted, 0, "length")
+    assert (warm.tokens, warm.cached) == (wanted, 96)
+    assert (longer.tokens, longer.cached) == (wanted[5:], 96)
+
+
+async def test_batched_equals_alone(build, reference):
+    prompts = [prompt(length, seed) for seed, length in enumerate((1, 5, 16, 17, 60, 200, 33, 90))]
+    prompts += [prompts[5][:150] + prompt(9, 50), prompts[5][:64]]
+    async with running(build("llama")) as engine:
+        outputs = await asyncio.gather(*(generate(engine, tokens, id) for id, tokens in enumerate(prompts)))
+    for tokens, output in zip(prompts, outputs, strict=True):
+        assert output.tokens == expected(reference("llama"), tokens)
+
+
+async def test_a_small_cache_evicts_and_preempts_without_changing_tokens(build, reference):
+    """Twelve sequences in room for about three: blocks are evicted, sequences preempted and computed again."""
+    shared = prompt(40, 99)
+    prompts = [shared + prompt(20, seed) for seed in range(12)]
+    async with running(build("qwen3"), kv_tokens=256, max_running=8, max_batched_tokens=32) as engine:
+        outputs = await asyncio.gather(
+            *(generate(engine, tokens, id, max_tokens=30) for id, tokens in enumerate(prompts))
+        )
+        events = engine.cache_events()
+    for tokens, output in zip(prompts, outputs, strict=True):
+        assert output.tokens == expected(reference("qwen3"), tokens, 30)
+    assert events, "nothing was evicted: the test does not test"
+    for event in events:
+        evicted = unpack(event.tokens)
+        assert event.keep < len(evicted)
+        assert any(
+            (tokens + output.tokens)[: len(evicted)] == list(evicted) for tokens, output in zip(prompts, outputs)
+        )
+
+
+async def test_evicted_prefixes_are_computed_again(build):
+    async with running(build("llama"), kv_tokens=160, max_running=2) as engine:
+        await generate(engine, prompt(100, 1), 1)
+        assert (await generate(engine, prompt(100, 1), 2)).cached == 96
+        assert engine.cache_events() == []
+        await generate(engine, prompt(120, 2), 3)
+        keeps = [event.keep for event in engine.cache_events() if unpack(event.tokens)[:48] == tuple(prompt(48, 1))]
+        assert (await generate(engine, prompt(100, 1), 4)).cached == min(keeps, default=96) < 96
+
+
+async def test_reset_cache(build):
+    async with running(build("llama")) as engine:
+        await generate(engine, prompt(50), 1)
+        await engine.reset_cache()
+        assert engine.cache_events() == [Evicted(b"", 0)]
+        assert (await generate(engine, prompt(50), 2)).cached == 0
+
+
+async def test_seeds(build):
+    sampling = {"temperature": 1.0, "max_tokens": 16}
+    async with running(build("llama")) as engine:
+        first = await generate(engine, prompt(30), 1, seed=7, **sampling)
+        crowd = await asyncio.gather(
+            generate(engine, prompt(30), 2, seed=7, **sampling),
+            *(generate(engine, prompt(30 + id, id), id, seed=id, top_k=9, **sampling) for id in range(10, 20)),
+        )
+        other = await generate(engine, prompt(30), 3, seed=8, **sampling)
+        unseeded = [await generate(engine, prompt(30), id, **sampling) for id in (4, 5)]
+        resumed = await generate(engine, prompt(30) + first.tokens[:6], 6, seed=7, temperature=1.0, max_tokens=10)
+    assert crowd[0].tokens == first.tokens
+    assert other.tokens != first.tokens
+    assert unseeded[0].tokens != unseeded[1].tokens
+    assert resumed.tokens == first.tokens[6:], "a request resumed with its tokens goes on as it would have"
+
+
+async def test_stop_tokens(build, reference):
+    wanted = expected(reference("llama"), prompt(40))
+    stop = wanted[5]
+    at = wanted.index(stop)
+    async with running(build("llama")) as engine:
+        stopped = await generate(engine, prompt(40), 1, stop_token_ids=(stop,))
+        later = await generate(engine, prompt(40), 2, stop_token_ids=(stop,), min_tokens=at + 3)
+    assert (stopped.tokens, stopped.finish, stopped.stop) == (wanted[: at + 1], "stop", stop)
+    assert stop not in later.tokens[: at + 2]
+    assert len(later.tokens) >= at + 3
+
+
+async def test_end_token_of_the_model(build, reference, tmp_path):
+    wanted = expected(reference("llama"), prompt(40))
+    for file in build("llama").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": [0, {wanted[3]}]}}')
+    async with running(tmp_path) as engine:
+        ended = await generate(engine, prompt(40), 1, ignore_eos=False)
+        ignored = await generate(engine, prompt(40), 2)
+    assert (ended.tokens, ended.finish, ended.stop) == (wanted[: wanted.index(wanted[3]) + 1], "stop", None)
+    assert ignored.tokens == wanted
+
+
+async def test_logprobs(build, reference):
+    async with running(build("llama")) as engine:
+        output = await generate(engine, prompt(40), logprobs=4, temperature=0.7, seed=1)
+    with torch.inference_mode():
+        logits = reference("llama")(torch.tensor([prompt(40) + output.tokens])).logits[0, 39:-1]
+    raw = logits.log_softmax(-1)
+    assert [logprob.token_id for logprob in output.logprobs] == output.tokens
+    for row, logprob in zip(raw, output.logprobs, strict=True):
+        assert logprob.logprob == pytest.approx(float(row[logprob.token_id]), abs=5e-3)
+        assert [token for token, _ in logprob.top] == row.topk(4).indices.tolist()
+        assert [value for _, value in logprob.top] == pytest.approx(row.topk(4).values.tolist(), abs=5e-3)
+
+
+async def test_context_limit_ends_generation(build):
+    async with running(build("llama"), context_limit=64) as engine:
+        output = await generate(engine, prompt(60), 1, max_tokens=50)
+        assert (len(output.tokens), output.finish) == (4, "length")
+        with pytest.raises(ContextLengthError):
+            await generate(engine, prompt(64), 2)
+
+
+async def test_abort_between_steps_leaves_others_alone(build, reference):
+    async with running(build("llama")) as engine:
+        other = asyncio.create_task(generate(engine, prompt(70, 4), 2, max_tokens=40))
+        output = Output()
+        async for delta in engine.generate(
+            EngineRequest(1, pack(prompt(50)), SamplingParams(**GREEDY | {"max_tokens": 400}))
+        ):
+            output.take(delta)
+            if len(output.tokens) >= 3:
+                engine.abort(1)
+        assert output.finish == "abort"
+        assert len(output.tokens) < 100
+        assert (await other).tokens == expected(reference("llama"), prompt(70, 4), 40)
+        engine.abort(12345)
+        assert engine.load().running == 0
+
+
+async def test_closing_the_iterator_aborts_also_during_prefill(build, reference):
+    async with running(build("llama"), max_batched_tokens=16, max_running=4) as engine:
+        request = EngineRequest(1, pack(prompt(400)), SamplingParams(**GREEDY))
+        async with aclosing(engine.generate(request)) as deltas:
+            assert (await anext(deltas)).cached_tokens == 0
+        assert engine.load().running == 0
+        assert (await generate(engine, prompt(400), 2)).tokens == expected(reference("llama"), prompt(400))
+
+
+async def test_bad_requests_harm_nobody(build):
+    async with running(build("llama"), kv_tokens=128, max_running=4) as engine:
+        for tokens in ([], [320], [-1], prompt(200)):
+            with pytest.raises(InvalidRequestError, match="prompt"):
+                await generate(engine, tokens)
+        assert len((await generate(engine, prompt(20), 2)).tokens) == 12
+
+
+async def test_the_event_loop_is_free_while_a_step_computes(build):
+    ticks = 0
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    async with running(build("llama"), max_batched_tokens=512) as engine:
+        ticking = asyncio.create_task(tick())
+        await generate(engine, prompt(500), max_tokens=1)
+        ticking.cancel()
+    assert ticks > 10
+
+
+async def test_information(build):
+    engine = TorchEngine(model=str(build("llama")), device="cpu", kv_tokens=1000, max_running=3)
+    info = await engine.start()
+    await engine.close()
+    assert (info.vocab_size, info.context_limit, info.kv_tokens, info.block_size) == (320, 512, 992, 16)
+    assert (info.max_running, info.eos_token_ids, info.reports_evictions) == (3, (2,), True)
+
+
+async def test_default_cache_holds_sixteen_contexts(build):
+    engine = TorchEngine(model=str(build("llama")), device="cpu")
+    info = await engine.start()
+    await engine.close()
+    assert info.kv_tokens == 16 * 512
+
+
+@pytest.mark.parametrize("discipline", ["fcfs", "lpm", "shortest-prefill"])
+async def test_every_discipline_serves_everyone(build, discipline):
+    async with running(build("llama"), discipline=discipline, max_running=2) as engine:
+        outputs = await asyncio.gather(*(generate(engine, prompt(30, id), id, max_tokens=3) for id in range(7)))
+    assert [len(output.tokens) for output in outputs] == [3] * 7
+
+
+async def test_bfloat16(build):
+    async with running(build("qwen3"), dtype="bfloat16") as engine:
+        first, second = [await generate(engine, prompt(60), id) for id in (1, 2)]
+    assert len(first.tokens) == len(second.tokens) == 12
+    assert second.cached == 48
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"model": None}, "model"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"device": "toaster"}, "device"),
+        ({"threads": 0}, "threads"),
+        ({"discipline": "chaos"}, "discipline"),
+        ({"block_size": 0}, "block_size"),
+    ],
+)
+def test_bad_options(options, word):
+    with pytest.raises(ConfigurationError, match=word):
+        TorchEngine(**{"model": "somewhere"} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"kv_tokens": 16}, "kv_tokens"), ({"max_running": 0}, "max_running"), ({"context_limit": 513}, "context_limit")],
+)
+async def test_options_that_the_model_decides(build, options, word):
+    engine = TorchEngine(**{"model": str(build("llama")), "device": "cpu"} | options)
+    with pytest.raises(ConfigurationError, match=word):
+        await engine.start()
+    await engine.close()
+
+
+async def test_model_paths(tmp_path):
+    for folder, reason in (
+        (tmp_path / "nowhere", "nowhere: no such folder"),
+        (tmp_path, r"config\.json: no such file"),
+    ):
+        engine = TorchEngine(model=str(folder))
+        with pytest.raises(ModelError, match=reason):
+            await engine.start()
+        await engine.close()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_without_a_device():
+    with pytest.raises(ConfigurationError, match="device"):
+        TorchEngine(model="somewhere", device="cuda")
+
+
+async def test_before_start_and_after_close(build):
+    engine = TorchEngine(model=str(build("llama")), device="cpu", kv_tokens=512)
+    with pytest.raises(NotStartedError):
+        engine.load()
+    await engine.start()
+    task = asyncio.create_task(generate(engine, prompt(50), max_tokens=300))
+    while not engine.load().running:
+        await asyncio.sleep(0)
+    await engine.close()
+    assert (await task).finish == "abort"
+    await engine.close()

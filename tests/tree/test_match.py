@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preble.errors import StateError
+from preble.tokens import pack
+from preble.tree import RadixTree
+from preble.tree.match import common_prefix
+
+
+@given(
+    same=st.integers(0, 5000),
+    ours=st.binary(max_size=300),
+    theirs=st.binary(max_size=300),
+    before=st.binary(max_size=8),
+    seed=st.binary(min_size=1, max_size=7),
+)
+def test_common_prefix_is_exact(same, ours, theirs, before, seed):
+    shared = (seed * (same // len(seed) + 1))[:same]
+    tokens, edge = before + shared + ours, shared + theirs
+    found = common_prefix(tokens, len(before), edge)
+    rest = tokens[len(before) :]
+    assert rest[:found] == edge[:found]
+    assert found == min(len(rest), len(edge)) or rest[found] != edge[found]
+
+
+def state_of(tree: RadixTree) -> list:
+    """Everything the tree is made of, copied."""
+    nodes = {name: getattr(tree._nodes, name) for name in tree._nodes.__slots__}
+    holdings = [
+        (one.tokens, one.pins, one.pending, one.recency.order, one.recency.log, one.recency.head)
+        for one in tree._holdings
+    ]
+    return [repr(nodes), repr(holdings)]
+
+
+def test_match_changes_nothing(tree):
+    node = tree.insert(pack([1, 2, 3, 4]), 0)
+    tree.insert(pack([1, 2, 7]), 1, landed=True)
+    before = state_of(tree)
+    for tokens in ([], [1], [1, 2], [1, 2, 3, 9], [1, 2, 7, 8], [5]):
+        match = tree.match(pack(tokens))
+        match.length(0), match.landed_length(1), match.pages(), match.holders, match.stale
+    assert state_of(tree) == before
+    tree.unpin(node, 0)
+
+
+def test_levels_lose_workers_with_depth(tree):
+    tree.insert(pack([1, 2, 3, 4, 5, 6]), 0)
+    tree.insert(pack([1, 2, 3, 4]), 1)
+    tree.insert(pack([1, 2]), 2)
+    tree.insert(pack([1, 2, 9]), 2)
+    match = tree.match(pack([1, 2, 3, 4, 5, 0]))
+    assert match.levels == [(2, 0b111), (4, 0b011), (5, 0b001)]
+    assert [match.length(worker) for worker in range(4)] == [5, 4, 2, 0]
+    assert match.tokens == 5
+    assert match.holders == 0b111
+
+
+def test_equal_masks_are_one_level(tree):
+    tree.insert(pack([1, 2, 3, 4]), 0)
+    tree.insert(pack([1, 2, 9]), 0)
+    assert tree.nodes == 3
+    assert tree.match(pack([1, 2, 3, 4])).levels == [(4, 1)]
+
+
+def test_landed_length_leaves_out_what_is_in_flight(tree):
+    tree.insert(pack([1, 2]), 0, landed=True)
+    tree.insert(pack([1, 2, 3, 4]), 0)
+    match = tree.match(pack([1, 2, 3, 4, 5]))
+    assert (match.length(0), match.landed_length(0)) == (4, 2)
+    assert tree.match(pack([1, 9])).landed_length(0) == 1
+    assert match.landed_length(1) == 0
+
+
+def test_only_whole_pages_match(new_tree):
+    tree = new_tree(page=4)
+    tree.insert(pack(range(11)), 0)
+    assert tree.tokens == 8
+    assert tree.match(pack(range(11))).tokens == 8
+    assert tree.match(pack(range(7))).tokens == 4
+    assert tree.match(pack(range(3))).tokens == 0
+    assert tree.match(pack([0, 1, 2, 3, 4, 5, 6, 99])).tokens == 4
+
+
+def test_nothing_matches_nothing(tree):
+    match = tree.match(pack([1, 2]))
+    assert (match.tokens, match.levels, match.holders, match.length(0), match.landed_length(0)) == (0, [], 0, 0, 0)
+    assert not match.pages()
+
+
+def test_stale_match_keeps_lengths_but_is_no_cursor(tree):
+    tokens = pack([1, 2, 3, 4])
+    tree.insert(tokens, 0)
+    match = tree.match(tokens)
+    assert not match.stale
+    tree.insert(pack([1, 2, 9]), 1)
+    assert match.stale
+    assert match.length(0) == 4
+    with pytest.raises(StateError):
+        match.landed_length(0)
+    with pytest.raises(StateError):
+        match.pages()
+
+
+def test_insert_ignores_a_stale_match(tree):
+    tokens = pack([1, 2, 3, 4])
+    match = tree.match(tokens)
+    tree.insert(tokens, 0)
+    node = tree.insert(tokens, 1, match=match)
+    assert tree.path(node) == tokens
+    assert tree.tokens == 4
+
+
+def test_insert_ignores_a_match_of_other_tokens_or_of_another_tree(new_tree):
+    tree, other = new_tree(), new_tree()
+    tree.insert(pack([1, 2, 3]), 0)
+    other.insert(pack([7, 8]), 0)
+    tokens = pack([7, 8, 9])
+    for match in (tree.match(pack([1, 2, 3])), other.match(tokens)):
+        assert tree.path(tree.insert(tokens, 0, match=match)) == tokens

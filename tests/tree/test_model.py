@@ -1,0 +1,188 @@
+"""The tree against a model so simple that it must be right: sets of prefixes."""
+
+from __future__ import annotations
+
+from array import array
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from preble.tokens import pack, unpack
+from preble.tree import RadixTree
+
+WORKERS = 3
+Prefix = tuple[int, ...]
+
+workers = st.integers(0, WORKERS - 1)
+prompts = st.lists(st.integers(0, 1), max_size=12).map(tuple)
+amounts = st.integers(0, 12)
+
+
+class Model(RuleBasedStateMachine):
+    """A worker holds a set of prefixes, closed under shortening: those that landed, and those that pins need."""
+
+    @initialize(page=st.sampled_from([1, 4]))
+    def start(self, page: int) -> None:
+        self.page = page
+        self.tree = RadixTree(page=page)
+        self.landed: list[set[Prefix]] = [set() for _ in range(WORKERS)]
+        self.pins: list[tuple[int, Prefix, int]] = []
+        self.match = self.tree.match(b"")
+
+    def whole(self, tokens: Prefix) -> Prefix:
+        return tokens[: len(tokens) - len(tokens) % self.page]
+
+    def prefixes(self, tokens: Prefix) -> set[Prefix]:
+        return {tokens[:end] for end in range(self.page, len(tokens) + 1, self.page)}
+
+    def pinned(self, worker: int) -> set[Prefix]:
+        return set().union(*(self.prefixes(tokens) for owner, tokens, _ in self.pins if owner == worker))
+
+    def held(self, worker: int) -> set[Prefix]:
+        return self.landed[worker] | self.pinned(worker)
+
+    @rule(tokens=prompts)
+    def look(self, tokens: Prefix) -> None:
+        self.match = match = self.tree.match(pack(tokens))
+        for worker in range(WORKERS):
+            mine = self.prefixes(tokens)
+            assert match.length(worker) == max(map(len, mine & self.held(worker)), default=0)
+            assert match.landed_length(worker) == max(map(len, mine & self.landed[worker]), default=0)
+        assert match.tokens == max(map(match.length, range(WORKERS)))
+        depths = [depth for depth, _ in match.levels]
+        masks = [mask for _, mask in match.levels]
+        assert depths == sorted(set(depths))
+        assert all(lower & ~upper == 0 and lower != upper for upper, lower in zip(masks, masks[1:], strict=False))
+
+    @rule(tokens=prompts, worker=workers, landed=st.booleans())
+    def pin(self, tokens: Prefix, worker: int, landed: bool) -> None:
+        self.pin_with(None, tokens, worker, landed)
+
+    @rule(worker=workers, landed=st.booleans())
+    def pin_matched(self, worker: int, landed: bool) -> None:
+        """With the cursor of an earlier match, which may be stale."""
+        self.pin_with(self.match, unpack(self.match.prompt), worker, landed)
+
+    def pin_with(self, match, tokens: Prefix, worker: int, landed: bool) -> None:
+        packed = pack(tokens) if match is None else match.prompt
+        node = self.tree.insert(packed, worker, match=match, landed=landed)
+        tokens = self.whole(tokens)
+        if tokens:
+            self.pins.append((worker, tokens, node))
+        if landed:
+            self.landed[worker] |= self.prefixes(tokens)
+
+    @rule(tokens=prompts, worker=workers)
+    def store(self, tokens: Prefix, worker: int) -> None:
+        self.tree.insert(pack(tokens), worker, pin=False, landed=True)
+        self.landed[worker] |= self.prefixes(tokens)
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def unpin(self, data: st.DataObject) -> None:
+        worker, _, node = self.pins.pop(data.draw(st.integers(0, len(self.pins) - 1)))
+        self.tree.unpin(node, worker)
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def land(self, data: st.DataObject) -> None:
+        worker, tokens, node = data.draw(st.sampled_from(self.pins))
+        self.tree.land(node, worker)
+        self.landed[worker] |= self.prefixes(tokens)
+
+    @precondition(lambda self: self.pins)
+    @rule(data=st.data())
+    def touch(self, data: st.DataObject) -> None:
+        worker, _, node = data.draw(st.sampled_from(self.pins))
+        self.tree.touch(node, worker)
+
+    @rule(worker=workers, amount=amounts)
+    def evict(self, worker: int, amount: int) -> None:
+        spare = (len(self.held(worker)) - len(self.pinned(worker))) * self.page
+        wanted = min(spare, amount + -amount % self.page)
+        for packed, keep, _ in self.tree.evict(worker, amount):
+            path = unpack(packed)
+            gone = self.prefixes(path) - self.prefixes(path[:keep])
+            assert gone <= self.held(worker) - self.pinned(worker)
+            self.landed[worker] -= gone
+            assert all(prefix[:-1] in {(), *self.held(worker)} or self.page > 1 for prefix in self.held(worker))
+            wanted -= len(path) - keep
+        assert wanted == 0
+
+    @rule(tokens=prompts, keep=amounts, worker=workers)
+    def truncate(self, tokens: Prefix, keep: int, worker: int) -> None:
+        self.tree.truncate(pack(tokens), keep, worker)
+        next_page = self.whole(tokens)[: keep - keep % self.page + self.page]
+        if len(next_page) > keep - keep % self.page:
+            self.landed[worker] -= {held for held in self.landed[worker] if held[: len(next_page)] == next_page}
+
+    @rule(worker=workers)
+    def clear(self, worker: int) -> None:
+        self.tree.clear(worker)
+        self.landed[worker] = set()
+
+    @rule(worker=workers)
+    def remove_worker(self, worker: int) -> None:
+        self.tree.remove_worker(worker)
+        self.landed[worker] = set()
+        self.pins = [pin for pin in self.pins if pin[0] != worker]
+
+    @invariant()
+    def agrees(self) -> None:
+        self.tree.check()
+        held = [self.held(worker) for worker in range(WORKERS)]
+        assert [self.tree.held_tokens(worker) for worker in range(WORKERS)] == [len(one) * self.page for one in held]
+        assert self.tree.tokens == len(set().union(*held)) * self.page
+        assert [self.tree.oldest(worker) is None for worker in range(WORKERS)] == [not one for one in held]
+        for _, tokens, node in self.pins:
+            assert unpack(self.tree.path(node)) == tokens
+            assert self.tree.depth(node) == len(tokens)
+
+
+Model.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestModel = Model.TestCase
+
+
+class Payload(RuleBasedStateMachine):
+    """One worker with a payload: the pages of a path are those that first stored it, and are freed exactly once."""
+
+    @initialize(page=st.sampled_from([1, 4]))
+    def start(self, page: int) -> None:
+        self.page = page
+        self.tree = RadixTree(page=page)
+        self.stored: dict[Prefix, int] = {}
+        self.fresh = 0
+
+    def prefixes(self, tokens: Prefix) -> list[Prefix]:
+        return [tokens[:end] for end in range(self.page, len(tokens) + 1, self.page)]
+
+    @rule(tokens=prompts)
+    def store(self, tokens: Prefix) -> None:
+        whole = self.prefixes(tokens)
+        pages = array("i", range(self.fresh, self.fresh + len(whole)))
+        self.fresh += len(whole)
+        self.tree.insert(pack(tokens), 0, pin=False, landed=True, pages=pages)
+        for prefix, page in zip(whole, pages, strict=True):
+            self.stored.setdefault(prefix, page)
+
+    @rule(tokens=prompts)
+    def look(self, tokens: Prefix) -> None:
+        match = self.tree.match(pack(tokens))
+        assert list(match.pages()) == [self.stored[one] for one in self.prefixes(tokens) if one in self.stored]
+
+    @rule(amount=amounts)
+    def evict(self, amount: int) -> None:
+        for packed, keep, pages in self.tree.evict(0, amount):
+            gone = [one for one in self.prefixes(unpack(packed)) if len(one) > keep]
+            assert pages is not None
+            assert list(pages) == [self.stored.pop(one) for one in gone]
+
+    @invariant()
+    def agrees(self) -> None:
+        self.tree.check()
+        assert self.tree.tokens == len(self.stored) * self.page
+
+
+Payload.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestPayload = Payload.TestCase

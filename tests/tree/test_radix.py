@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+from array import array
+
+import pytest
+
+from preble.errors import StateError
+from preble.tokens import pack, unpack
+from preble.tree import RadixTree
+
+
+def store(tree: RadixTree, tokens, worker: int = 0, pages=None) -> int:
+    """A request that came, was computed and went: its prefix stays."""
+    node = tree.insert(pack(tokens), worker, landed=True, pages=None if pages is None else array("i", pages))
+    tree.unpin(node, worker)
+    return node
+
+
+def evicted(tree: RadixTree, tokens: int, worker: int = 0) -> list[tuple[tuple[int, ...], int]]:
+    return [(unpack(one.tokens), one.keep) for one in tree.evict(worker, tokens)]
+
+
+def nodes_on_path(tree: RadixTree, node: int) -> int:
+    return len(tree._nodes.path(node))
+
+
+# --- insert and split ---
+
+
+def test_insert_returns_the_node_where_the_tokens_end(tree):
+    node = tree.insert(pack([1, 2, 3]), 0)
+    assert (tree.path(node), tree.depth(node)) == (pack([1, 2, 3]), 3)
+    assert (tree.nodes, tree.tokens, tree.held_tokens(0)) == (1, 3, 3)
+
+
+def test_nothing_to_insert_is_the_root(new_tree):
+    tree = new_tree(page=4)
+    assert tree.insert(pack([1, 2, 3]), 0) == tree.insert(b"", 0) == 0
+    tree.land(0, 0)
+    tree.touch(0, 0)
+    tree.unpin(0, 0)
+    assert (tree.nodes, tree.depth(0), tree.path(0)) == (0, 0, b"")
+
+
+def test_divergence_splits_and_pinned_numbers_stay(tree):
+    first = tree.insert(pack([1, 2, 3, 4]), 0)
+    second = tree.insert(pack([1, 2, 9]), 1)
+    assert tree.path(first) == pack([1, 2, 3, 4])
+    assert tree.path(second) == pack([1, 2, 9])
+    assert (tree.nodes, tree.tokens) == (3, 5)
+
+
+def test_a_request_ending_inside_an_edge_claims_no_more_than_its_tokens(tree):
+    tree.insert(pack([1, 2, 3, 4]), 0)
+    short = tree.insert(pack([1, 2]), 1)
+    tree.land(short, 1)
+    match = tree.match(pack([1, 2, 3, 4]))
+    assert (match.landed_length(1), match.landed_length(0)) == (2, 0)
+    assert (tree.held_tokens(0), tree.held_tokens(1)) == (4, 2)
+
+
+def test_a_split_keeps_what_is_in_flight_in_flight(tree):
+    long = tree.insert(pack([1, 2, 3, 4]), 0)
+    other = tree.insert(pack([1, 2, 9]), 1)
+    tree.unpin(long, 0)
+    assert tree.held_tokens(0) == 0
+    tree.land(other, 1)
+    tree.unpin(other, 1)
+    assert tree.match(pack([1, 2, 9])).landed_length(1) == 3
+
+
+def test_pages_divide_edges(new_tree):
+    tree = new_tree(page=2)
+    tree.insert(pack([1, 2, 3, 4]), 0)
+    tree.insert(pack([1, 2, 3, 9]), 0)
+    assert (tree.nodes, tree.tokens) == (3, 6)
+
+
+def test_neither_pinned_nor_landed_is_refused(tree):
+    with pytest.raises(ValueError, match="nobody"):
+        tree.insert(pack([1]), 0, pin=False)
+    assert tree.nodes == 0
+
+
+def test_a_page_has_a_token():
+    with pytest.raises(ValueError, match="page"):
+        RadixTree(page=0)
+
+
+def test_many_workers(tree):
+    for worker in range(300):
+        store(tree, [1, 2, worker], worker)
+    match = tree.match(pack([1, 2, 299]))
+    assert match.levels == [(2, (1 << 300) - 1), (3, 1 << 299)]
+    tree.remove_worker(299)
+    assert tree.match(pack([1, 2, 299])).levels == [(2, (1 << 299) - 1)]
+
+
+# --- pins and landing ---
+
+
+def test_unpinning_what_landed_keeps_it(tree):
+    node = tree.insert(pack([1, 2]), 0)
+    tree.land(node, 0)
+    tree.unpin(node, 0)
+    assert tree.held_tokens(0) == 2
+
+
+def test_unpinning_what_did_not_land_forgets_it(tree):
+    store(tree, [1, 2])
+    node = tree.insert(pack([1, 2, 3, 4]), 0)
+    tree.unpin(node, 0)
+    assert (tree.nodes, tree.tokens, tree.held_tokens(0)) == (1, 2, 2)
+
+
+def test_the_last_of_several_pins_decides(tree):
+    first, second = tree.insert(pack([1, 2]), 0), tree.insert(pack([1, 2]), 0)
+    longer = tree.insert(pack([1, 2, 3]), 0)
+    tree.unpin(first, 0)
+    tree.unpin(second, 0)
+    assert tree.held_tokens(0) == 3
+    tree.unpin(longer, 0)
+    assert (tree.held_tokens(0), tree.nodes) == (0, 0)
+
+
+def test_pins_of_others_do_not_hold_for_a_worker(tree):
+    mine, theirs = tree.insert(pack([1, 2]), 0), tree.insert(pack([1, 2]), 1)
+    tree.unpin(mine, 0)
+    assert (tree.held_tokens(0), tree.held_tokens(1)) == (0, 2)
+    assert tree.path(theirs) == pack([1, 2])
+
+
+def test_landing_reaches_up_to_what_landed_before(tree):
+    upper = tree.insert(pack([1, 2]), 0)
+    lower = tree.insert(pack([1, 2, 3]), 0)
+    tree.land(lower, 0)
+    assert tree.match(pack([1, 2, 3])).landed_length(0) == 3
+    tree.unpin(upper, 0)
+    tree.unpin(lower, 0)
+    assert tree.held_tokens(0) == 3
+
+
+@pytest.mark.parametrize("method", ["land", "touch", "unpin"])
+def test_a_node_that_is_not_held_is_refused(tree, method):
+    node = tree.insert(pack([1, 2]), 0)
+    for wrong_node, wrong_worker in ((node, 1), (node + 7, 0)):
+        with pytest.raises(StateError):
+            getattr(tree, method)(wrong_node, wrong_worker)
+
+
+def test_unpinning_twice_is_refused(tree):
+    node = tree.insert(pack([1, 2]), 0, landed=True)
+    tree.unpin(node, 0)
+    with pytest.raises(StateError):
+        tree.unpin(node, 0)
+
+
+# --- merging ---
+
+
+def test_a_conversation_stays_a_short_path(tree):
+    tokens: list[int] = []
+    for turn in range(40):
+        tokens += range(1000 * turn, 1000 * turn + 200)
+        node = tree.insert(pack(tokens), 0)
+        assert nodes_on_path(tree, node) <= 3
+        tree.land(node, 0)
+        tree.unpin(node, 0)
+    assert tree.nodes == 1
+    assert tree.match(pack(tokens)).landed_length(0) == 8000
+
+
+def test_a_conversation_on_two_workers_stays_a_short_path(tree):
+    tokens: list[int] = []
+    for turn in range(40):
+        tokens += range(1000 * turn, 1000 * turn + 200)
+        assert nodes_on_path(tree, store(tree, tokens, turn % 2)) <= 3
+    assert tree.nodes == 2
+
+
+def test_overlapping_turns_merge_once_the_earlier_is_done(tree):
+    first = tree.insert(pack([1, 2]), 0, landed=True)
+    second = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    tree.unpin(second, 0)
+    assert tree.nodes == 2
+    tree.unpin(first, 0)
+    assert tree.nodes == 1
+
+
+def test_siblings_gone_leave_one_edge(tree):
+    store(tree, [1, 2, 3])
+    other = tree.insert(pack([1, 2, 9]), 0)
+    assert tree.nodes == 3
+    tree.unpin(other, 0)
+    assert tree.nodes == 1
+
+
+def test_what_holders_tell_apart_stays_apart(tree):
+    store(tree, [1, 2, 3, 4], 0)
+    store(tree, [1, 2], 1)
+    assert tree.nodes == 2
+    store(tree, [1, 2, 3, 4], 1)
+    assert tree.nodes == 1
+
+
+def test_with_and_without_payload_stay_apart(tree):
+    store(tree, [1, 2])
+    store(tree, [1, 2, 3], pages=[7, 8, 9])
+    assert tree.nodes == 2
+
+
+# --- eviction ---
+
+
+def test_eviction_takes_the_least_recently_used_leaf_first(tree):
+    store(tree, [1, 2, 3, 3])
+    store(tree, [1, 2, 4, 4])
+    store(tree, [5])
+    store(tree, [1, 2, 3, 3])
+    assert evicted(tree, 2) == [((1, 2, 4, 4), 2)]
+    assert evicted(tree, 1) == [((5,), 0)]
+    assert evicted(tree, 4) == [((1, 2, 3, 3), 0)]
+    assert (tree.nodes, tree.held_tokens(0), tree.oldest(0)) == (0, 0, None)
+
+
+def test_a_parent_without_a_use_of_its_own_follows_its_child(tree):
+    """The split on worker 1's account gave worker 0 a node that it never used by itself."""
+    store(tree, [1, 2, 3, 4], 0)
+    store(tree, [1, 2, 9, 9], 1)
+    store(tree, [5, 6], 0)
+    assert evicted(tree, 3) == [((1, 2, 3, 4), 2), ((1, 2), 1)]
+    assert evicted(tree, 2) == [((1,), 0), ((5, 6), 1)]
+    assert tree.held_tokens(1) == 4
+
+
+def test_eviction_takes_parts_from_the_lower_end(tree):
+    store(tree, [1, 2, 3, 4])
+    assert evicted(tree, 1) == [((1, 2, 3, 4), 3)]
+    assert tree.match(pack([1, 2, 3, 4])).landed_length(0) == 3
+    assert tree.held_tokens(0) == 3
+
+
+def test_eviction_rounds_up_to_pages(new_tree):
+    tree = new_tree(page=4)
+    store(tree, range(12))
+    assert evicted(tree, 5) == [(tuple(range(12)), 4)]
+
+
+def test_eviction_leaves_what_others_hold(tree):
+    store(tree, [1, 2, 3], 0)
+    store(tree, [1, 2, 3], 1)
+    (one,) = tree.evict(0, 3)
+    assert one.pages is None
+    assert (tree.held_tokens(0), tree.held_tokens(1)) == (0, 3)
+
+
+def test_eviction_never_takes_what_a_pin_needs(tree):
+    pinned = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    store(tree, [1, 2, 4])
+    store(tree, [6])
+    assert evicted(tree, 100) == [((1, 2, 4), 2), ((6,), 0)]
+    assert evicted(tree, 100) == []
+    assert tree.path(pinned) == pack([1, 2, 3])
+    tree.unpin(pinned, 0)
+    assert evicted(tree, 100) == [((1, 2, 3), 0)]
+
+
+def test_evicting_nothing_or_from_nobody(tree):
+    store(tree, [1])
+    assert evicted(tree, 0) == evicted(tree, 5, worker=3) == []
+
+
+def test_oldest_is_the_next_to_go(tree):
+    assert tree.oldest(0) is None
+    store(tree, [1, 2])
+    store(tree, [3])
+    assert tree.path(tree.oldest(0)) == pack([1, 2])
+    kept = tree.insert(pack([1, 2]), 0)
+    tree.touch(kept, 0)
+    assert tree.path(tree.oldest(0)) == pack([3])
+
+
+# --- truncate, clear, remove ---
+
+
+def test_truncate_cuts_the_path_and_all_below(tree):
+    store(tree, [1, 2, 3, 4])
+    store(tree, [1, 2, 3, 5])
+    store(tree, [1, 9])
+    tree.truncate(pack([1, 2, 3, 4]), 2, 0)
+    assert tree.match(pack([1, 2, 3, 5])).tokens == 2
+    assert tree.match(pack([1, 9])).tokens == 2
+    assert tree.held_tokens(0) == 3
+
+
+def test_truncate_leaves_branches_at_its_depth(tree):
+    store(tree, [1, 2, 3])
+    store(tree, [1, 2, 4])
+    tree.truncate(pack([1, 2, 3]), 2, 0)
+    assert tree.match(pack([1, 2, 4])).tokens == 3
+    assert tree.match(pack([1, 2, 3])).tokens == 2
+
+
+def test_truncate_ending_inside_the_tree_takes_what_hangs_below(tree):
+    store(tree, [1, 2, 3, 4, 5])
+    tree.truncate(pack([1, 2, 3]), 2, 0)
+    assert tree.match(pack([1, 2, 3, 4, 5])).tokens == 2
+
+
+def test_truncate_of_a_path_that_leaves_the_tree_beyond_keep(tree):
+    store(tree, [1, 2, 3, 4, 5])
+    tree.truncate(pack([1, 2, 3, 9]), 1, 0)
+    assert tree.held_tokens(0) == 1
+
+
+def test_truncate_keeps_whole_pages_only(new_tree):
+    tree = new_tree(page=4)
+    store(tree, range(12))
+    tree.truncate(pack(range(12)), 7, 0)
+    assert tree.held_tokens(0) == 4
+
+
+def test_truncate_beyond_what_is_there_changes_nothing(tree):
+    store(tree, [1, 2])
+    tree.truncate(pack([1, 2, 3, 4]), 2, 0)
+    tree.truncate(pack([1, 2]), 5, 0)
+    tree.truncate(pack([7]), 0, 0)
+    tree.truncate(pack([1, 2]), 0, 1)
+    assert (tree.nodes, tree.held_tokens(0)) == (1, 2)
+
+
+def test_truncate_is_for_one_worker(tree):
+    store(tree, [1, 2, 3], 0)
+    store(tree, [1, 2, 3], 1)
+    tree.truncate(pack([1, 2, 3]), 1, 0)
+    match = tree.match(pack([1, 2, 3]))
+    assert (match.length(0), match.length(1)) == (1, 3)
+
+
+def test_truncate_leaves_what_pins_need_in_flight(tree):
+    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    store(tree, [1, 2, 3, 4])
+    tree.truncate(pack([1, 2, 3, 4]), 1, 0)
+    match = tree.match(pack([1, 2, 3, 4]))
+    assert (match.length(0), match.landed_length(0)) == (3, 1)
+    tree.unpin(node, 0)
+    assert tree.held_tokens(0) == 1
+
+
+def test_clear_leaves_only_what_pins_need(tree):
+    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    store(tree, [1, 2, 3, 4, 5])
+    store(tree, [6, 7])
+    store(tree, [6, 7], 1)
+    tree.clear(0)
+    assert (tree.held_tokens(0), tree.held_tokens(1)) == (3, 2)
+    assert tree.match(pack([1, 2, 3])).landed_length(0) == 0
+    tree.land(node, 0)
+    tree.unpin(node, 0)
+    assert tree.match(pack([1, 2, 3])).landed_length(0) == 3
+
+
+def test_remove_worker_takes_its_pins_too(tree):
+    tree.insert(pack([1, 2, 3]), 0)
+    theirs = tree.insert(pack([1, 2]), 1)
+    tree.remove_worker(0)
+    assert (tree.held_tokens(0), tree.tokens) == (0, 2)
+    tree.unpin(theirs, 1)
+    assert tree.nodes == 0
+    assert tree.path(tree.insert(pack([5]), 0)) == pack([5])
+
+
+def test_unknown_workers_hold_nothing(tree):
+    tree.clear(9)
+    tree.remove_worker(9)
+    assert (tree.held_tokens(9), tree.oldest(9)) == (0, None)
+
+
+# --- payload ---
+
+
+def test_only_new_pages_are_stored(new_tree):
+    tree = new_tree(page=2)
+    store(tree, [1, 2, 3, 4], pages=[10, 11])
+    node = store(tree, [1, 2, 5, 6, 7], pages=[20, 21])
+    assert list(tree.pages(node)) == [10, 21]
+    assert list(tree.match(pack([1, 2, 3, 4])).pages()) == [10, 11]
+    assert list(tree.match(pack([1, 2, 3])).pages()) == [10]
+
+
+def test_evicted_pages_come_back(new_tree):
+    tree = new_tree(page=2)
+    store(tree, range(8), pages=[10, 11, 12, 13])
+    assert [list(one.pages) for one in tree.evict(0, 3)] == [[12, 13]]
+    assert [list(one.pages) for one in tree.evict(0, 99)] == [[10, 11]]
+
+
+def test_pages_must_fit_the_tokens(new_tree):
+    tree = new_tree(page=2)
+    with pytest.raises(ValueError, match="pages"):
+        store(tree, range(8), pages=[1, 2, 3])
+    assert tree.nodes == 0
+
+
+def test_the_given_pages_are_copied(tree):
+    pages = array("i", [1, 2])
+    node = tree.insert(pack([5, 6]), 0, pages=pages)
+    pages[0] = 99
+    assert list(tree.pages(node)) == [1, 2]
+
+
+# --- check ---
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tree: setattr(tree._holdings[0], "tokens", 99),
+        lambda tree: tree._holdings[0].pins.clear(),
+        lambda tree: tree._holdings[0].pending.clear(),
+        lambda tree: tree._holdings[0].recency.order.clear(),
+        lambda tree: tree._holdings[0].recency.touch([2]),
+        lambda tree: tree._nodes.pins.__setitem__(2, 7),
+        lambda tree: tree._nodes.landed.__setitem__(2, 1),
+        lambda tree: tree._holdings.clear(),
+    ],
+)
+def test_check_sees_damage(damage):
+    tree = RadixTree()
+    tree.insert(pack([1, 2]), 0, landed=True)
+    tree.insert(pack([1, 2, 3]), 0)
+    tree.check()
+    damage(tree)
+    with pytest.raises(AssertionError):
+        tree.check()
