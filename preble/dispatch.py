@@ -180,7 +180,7 @@ class Dispatcher:
             self._end(sample, error=_lost(sample, "the worker stopped"))
         elif delta.finish_reason is not None:
             self._end(sample, reason=delta.finish_reason)
-        elif sample.flight.streaming:
+        elif delta.tokens and sample.flight.streaming:
             sample.flight.wake(sample)
 
     def _end(self, sample: Sample, *, reason: FinishReason | None = None, error: PrebleError | None = None) -> None:

@@ -24,17 +24,15 @@ TokenInput: TypeAlias = Union[Sequence[int], bytes, bytearray, memoryview, "arra
 def pack(tokens: TokenInput, *, field: str = "tokens") -> bytes:
     """Return `tokens` as little-endian int32 bytes; `bytes` come back as the same object.
 
-    Raises InvalidRequestError for anything that is not a sequence of ids in [0, 2**31).
-    The ids of `bytes` and arrays are range-checked by `highest`, not here.
+    Raises InvalidRequestError for anything that is not a sequence of 32-bit integers.
+    Whether they are ids of a vocabulary is for `highest` to tell.
     """
     if isinstance(tokens, bytes):
         packed = tokens
-    elif isinstance(tokens, (list, tuple)):
-        packed = _pack_sequence(tokens, field)
     elif isinstance(tokens, (array, np.ndarray, bytearray, memoryview)):
         packed = _pack_buffer(memoryview(cast(Any, tokens)), field)
     else:
-        packed = _pack_sequence(list(tokens), field)
+        packed = _pack_sequence(tokens, field)
     if len(packed) % TOKEN_BYTES:
         raise InvalidRequestError("length is not a multiple of 4 bytes", field=field)
     if len(packed) > MAX_TOKENS * TOKEN_BYTES:

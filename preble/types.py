@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -48,8 +48,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             _check_number(name, getattr(self, name), least, most)
         if self.min_tokens > self.max_tokens:
             raise InvalidRequestError(f"must be at most max_tokens ({self.max_tokens})", field="min_tokens")
-        if self.stop or self.stop_token_ids:
-            _check_stops(self.stop, self.stop_token_ids)
+        for name in _FLAGS:
+            _check_flag(name, getattr(self, name))
+        _check_stops("stop", self.stop, _is_stop, "non-empty strings")
+        _check_stops("stop_token_ids", self.stop_token_ids, _is_token_id, "token ids")
 
 
 _INTEGER_BOUNDS = (
@@ -68,6 +70,7 @@ _NUMBER_BOUNDS = (
     ("frequency_penalty", -2.0, 2.0),
     ("repetition_penalty", 1e-3, 100.0),
 )
+_FLAGS = ("include_stop_str_in_output", "ignore_eos")
 _OPTIONAL = ("seed", "logprobs")
 
 
@@ -80,18 +83,28 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or math.isnan(value) or not low <= value <= high:  # type: ignore[arg-type,operator]
+    if not number or not low <= value <= high:  # type: ignore[operator]
         raise InvalidRequestError(f"must be a number in [{low:g}, {high:g}], not {value!r}", field=name)
 
 
-def _check_stops(stop: object, stop_token_ids: object) -> None:
-    for name, value, kind in (("stop", stop, str), ("stop_token_ids", stop_token_ids, int)):
-        if not isinstance(value, (tuple, list)) or not all(isinstance(item, kind) for item in value):
-            raise InvalidRequestError(f"must be a sequence of {kind.__name__}, not {value!r}", field=name)
-        if len(value) > MAX_STOPS:
-            raise InvalidRequestError(f"at most {MAX_STOPS} entries", field=name)
-        if "" in value:
-            raise InvalidRequestError("must not be empty strings", field=name)
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"must be true or false, not {value!r}", field=name)
+
+
+def _check_stops(name: str, value: object, fits: Callable[[object], bool], kind: str) -> None:
+    if not isinstance(value, (tuple, list)) or not all(map(fits, value)):
+        raise InvalidRequestError(f"must be a sequence of {kind}, not {value!r}", field=name)
+    if len(value) > MAX_STOPS:
+        raise InvalidRequestError(f"at most {MAX_STOPS} entries", field=name)
+
+
+def _is_stop(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_token_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

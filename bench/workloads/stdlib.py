@@ -21,13 +21,13 @@ from bench.workloads import Request, poisson, zipf
 
 TOOL_SETS = (
     "shutil", "statistics", "random", "subprocess", "logging", "calendar", "zipfile", "difflib", "tarfile", "ipaddress",
-    "fractions", "mailbox", "imaplib", "smtplib", "configparser", "ftplib",
+    "mailbox", "imaplib", "smtplib", "configparser", "ftplib", "fractions",
 )  # fmt: skip
 """Modules with much documented to call."""
 
 DOCUMENTS = (
-    "heapq", "json.decoder", "csv", "tempfile", "tokenize", "dataclasses", "enum", "http.client", "email.message", "bdb",
-    "queue", "traceback", "selectors", "argparse", "textwrap", "sched",
+    "json.decoder", "csv", "tempfile", "tokenize", "enum", "email.message", "bdb", "selectors", "dataclasses", "queue",
+    "traceback", "argparse", "textwrap", "sched", "heapq", "http.client",
 )  # fmt: skip
 """Modules to read."""
 

@@ -73,9 +73,12 @@ class Fleet:
         return len(self.slots)
 
     def add(self, worker: str, *, kv_tokens: int, block_size: int, cost: CostModel) -> int:
-        """Give `worker` a slot. Raises ConfigurationError if it has one."""
+        """Give `worker` a slot. Raises ConfigurationError if it has one, or for sizes below 1."""
         if worker in self.slot_of:
             raise ConfigurationError(f"worker: {worker!r} is here already")
+        for name, tokens in (("kv_tokens", kv_tokens), ("block_size", block_size)):
+            if tokens < 1:
+                raise ConfigurationError(f"{name}: must be at least 1, not {tokens}")
         slot = self._empty_slot()
         self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
         self.slot_of[worker] = slot

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, get_args
 
 from sortedcontainers import SortedKeyList
 
-from preble.errors import ConfigurationError
+from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES
 from preble.tree import RadixTree
 
@@ -67,7 +68,14 @@ class LocalScheduler:
         return id in self._waiting
 
     def add(self, id: int, tokens: bytes, *, priority: int = 0, now: float) -> None:
-        """Queue a request. `tokens` are its packed prompt; `now` is its arrival."""
+        """Queue a request. `tokens` are its packed prompt; `now` is its arrival.
+
+        Raises InvalidRequestError for an empty prompt, or an id that is waiting or being prefilled.
+        """
+        if id in self._waiting or id in self._leading:
+            raise InvalidRequestError(f"{id} is in use", field="id")
+        if not tokens:
+            raise InvalidRequestError("must not be empty", field="tokens")
         self._arrivals += 1
         waiting = _Waiting(id, tokens, (priority, now, self._arrivals))
         self._waiting[id] = waiting
@@ -114,7 +122,8 @@ class LocalScheduler:
         """Raise AssertionError if the queue, its index and the leaders disagree."""
         assert {waiting.id for waiting in self._queue} == set(self._waiting), "queue and index differ"
         assert not self._waiting.keys() & self._leading.keys(), "a request both waits and leads"
-        assert bool(self._leading) or not self._leaders.nodes, "leaders left in the tree"
+        leading = Counter(node for node in self._leading.values() if node)
+        assert self._leaders.pins(_LEADERS) == leading, "the tree's leaders are not those being prefilled"
         self._leaders.check()
 
     def _follows(self, waiting: _Waiting, cached: int) -> bool:

@@ -37,13 +37,13 @@ class Receipt(msgspec.Struct, frozen=True):
 class _Entry:
     """A decision as it was made, cheap to keep; `Receipts.receipt` spells it out when asked."""
 
-    __slots__ = ("cached", "decided_at", "decision", "names", "predicted_ttft", "query", "ttft")
+    __slots__ = ("believed", "cached", "decided_at", "decision", "names", "predicted_ttft", "ttft")
 
     def __init__(
         self, decision: Decision, query: Query, names: tuple[str | None, ...], predicted_ttft: float, now: float
     ) -> None:
         self.decision = decision
-        self.query = query
+        self.believed = query.cached  # not the query: its match would keep the whole prompt
         self.names = names
         self.predicted_ttft = predicted_ttft
         self.decided_at = now
@@ -62,6 +62,7 @@ class Receipts:
         self, id: Hashable, decision: Decision, query: Query, names: tuple[str | None, ...], ttft: float, now: float
     ) -> None:
         """Note a decision among the workers `names` and the predicted TTFT; forget the oldest beyond the limit."""
+        self._entries.pop(id, None)
         self._entries[id] = _Entry(decision, query, names, ttft, now)
         if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
@@ -87,7 +88,7 @@ class Receipts:
             worker=entry.names[slot] or "",
             reason=entry.decision.reason,
             candidates=tuple(_candidates(entry)),
-            predicted_cached_tokens=int(entry.query.cached[slot]),
+            predicted_cached_tokens=int(entry.believed[slot]),
             cached_tokens=entry.cached,
             predicted_ttft=entry.predicted_ttft,
             ttft=entry.ttft,
@@ -99,7 +100,7 @@ def _candidates(entry: _Entry) -> list[Candidate]:
     return [
         Candidate(
             worker=worker,
-            cached_tokens=int(entry.query.cached[slot]),
+            cached_tokens=int(entry.believed[slot]),
             load=_seconds(decision.load, slot),
             prefill=_seconds(decision.prefill, slot),
             eviction=_seconds(decision.eviction, slot),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ from preble.core.policies import policy_named
 from preble.core.policy import Policy, Query
 from preble.core.rebalance import Move, moves
 from preble.core.receipt import Receipt, Receipts
-from preble.errors import InvalidRequestError
+from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES, TokenInput, pack
 from preble.tree import RadixTree
 
@@ -114,7 +115,7 @@ class Scheduler:
         """Let `worker` take requests, with an empty cache of `kv_tokens` tokens in blocks of `block_size`.
 
         If it does not report its evictions to `evicted`, they are estimated: least recently used first.
-        Raises ConfigurationError if it is here already.
+        Raises ConfigurationError if it is here already, for sizes below 1, or for an unknown cost.
         """
         slot = self.fleet.add(worker, kv_tokens=kv_tokens, block_size=block_size, cost=cost_model(cost))
         if not reports_evictions:
@@ -148,7 +149,8 @@ class Scheduler:
     ) -> Placement:
         """Choose a worker for a prompt and account for it at once.
 
-        Raises InvalidRequestError for an empty prompt or an id in flight, NoWorkersError without workers.
+        Raises InvalidRequestError for an empty prompt, a negative `max_tokens` or an id in flight, NoWorkersError
+        without workers, ConfigurationError if the policy chose a slot without a worker. Then nothing has changed.
         """
         packed = pack(tokens)
         known = self._requests.get(id)
@@ -156,13 +158,18 @@ class Scheduler:
             raise InvalidRequestError(f"{id!r} is in flight", field="id")
         if not packed:
             raise InvalidRequestError("must not be empty", field="tokens")
+        if max_tokens < 0:
+            raise InvalidRequestError(f"must be at least 0, not {max_tokens}", field="max_tokens")
         match = self.tree.match(packed)
         length = len(packed) // TOKEN_BYTES
         cached = self.fleet.cached(match.levels, length)
         query = Query(length, max_tokens, session, priority, match, cached)
         decision = self.policy.place(query, self.fleet, now)
         slot = decision.slot
+        if slot not in self.fleet.live:
+            raise ConfigurationError(f"policy: chose slot {slot}, which has no worker")
         node = self.tree.insert(packed, slot, match=match)
+        self._requests.pop(id, None)  # an orphan's old place in the order of submission
         request = self._requests[id] = _Request(id, packed, query, slot, node)
         predicted = self._charge(request)
         self._resize(slot)
@@ -256,6 +263,8 @@ class Scheduler:
             assert np.isclose(self.fleet.load[slot], load, atol=1e-6), f"slot {slot}: load"
             free = self.fleet.slots[slot].kv_tokens - self.tree.held_tokens(slot)
             assert self.fleet.free[slot] == free, f"slot {slot}: free tokens"
+            pins = Counter(request.node for request in here)
+            assert self.tree.pins(slot) == pins, f"slot {slot}: pins are not those of the requests in flight"
 
     def _query(self, request: _Request) -> Query:
         match = self.tree.match(request.tokens)

@@ -1,7 +1,7 @@
 """Text of a token stream, piece by piece, never half a character.
 
-The Rust library's own DecodeStream is not used: it raises on some malformed byte sequences, which models with random
-weights produce all the time, and its buffer grows while no text comes out.
+The Rust library's own DecodeStream is not used: it cannot be flushed at the end, and it keeps every id since the last
+text it gave, so that a run of skipped special tokens or of malformed bytes costs the square of its length.
 """
 
 from __future__ import annotations

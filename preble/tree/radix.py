@@ -73,6 +73,10 @@ class RadixTree:
         """Return how many tokens `worker` holds."""
         return self._holdings[worker].tokens if worker < len(self._holdings) else 0
 
+    def pins(self, worker: int) -> dict[int, int]:
+        """Return how many requests of `worker` are pinned at each node, as a copy."""
+        return dict(self._holdings[worker].pins) if worker < len(self._holdings) else {}
+
     def oldest(self, worker: int) -> int | None:
         """Return the least recently used leaf of what `worker` holds, pinned or not; None if it holds nothing."""
         return self._holdings[worker].recency.oldest() if worker < len(self._holdings) else None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -39,6 +40,7 @@ class Driver:
 
     def begin(self) -> list[Chunk]:
         self.now += 1
+        assert self.now < 3000, "requests do not end"
         self.flight = self.batcher.plan(self.now)
         self.collect()
         return self.flight
@@ -53,12 +55,10 @@ class Driver:
         self.end()
         return chunks
 
-    def finish(self, limit: int = 2000) -> None:
-        for _ in range(limit):
-            if self.batcher.idle:
-                return
+    def finish(self) -> None:
+        while not self.batcher.idle:
             assert self.step(), "work is left, and nothing is planned"
-        raise AssertionError("requests do not end")
+            self.batcher.check()
 
     def output(self, id: int) -> list[int]:
         return [token for delta in self.told[id] for token in unpack(delta.tokens)]
@@ -116,10 +116,7 @@ def test_any_history_keeps_the_books_and_gives_each_request_its_own_tokens(steps
         driver.batcher.check()
     if driver.flight is not None:
         driver.end()
-    while not driver.batcher.idle:
-        assert driver.step(), "work is left, and nothing is planned"
-        driver.batcher.check()
-        assert driver.now < 3000, "requests do not end"
+    driver.finish()
     assert driver.batcher.load().used_tokens == 0
     for key, (prompt, max_tokens) in requests.items():
         check_told(driver, key, expected_output(prompt, min(max_tokens, blocks * 4 - len(prompt))))
@@ -135,6 +132,24 @@ def check_told(driver: Driver, id: int, expected: list[int]) -> None:
         assert output == expected
         assert told[0].cached_tokens is not None
         assert told[0].tokens == b""
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(operations, max_size=40), st.integers(6, 12))
+def test_nothing_leaves_the_cache_untold(steps, blocks):
+    driver = Driver(make_batcher(blocks=blocks, max_running=3))
+    requests: dict[int, tuple[tuple[int, ...], int]] = {}
+    believed: dict[tuple[int, ...], int] = {}
+    for operation in steps:
+        apply(driver, operation, requests)
+        for event in driver.batcher.cache_events():
+            for prompt in believed:
+                if event.tokens == b"" or shared(prompt, unpack(event.tokens)) > event.keep:
+                    believed[prompt] = min(believed[prompt], event.keep)
+        for prompt, _ in requests.values():
+            matched = driver.batcher.cache.match(pack([*prompt, 9]))
+            assert matched >= believed.get(prompt, 0)
+            believed[prompt] = matched
 
 
 # --- cached tokens ---
@@ -153,7 +168,7 @@ def test_cached_tokens_are_the_true_shared_prefix_in_whole_blocks(turns):
         computed.append(prompt + driver.output(key)[:-1])
 
 
-def shared(first: list[int], second: list[int]) -> int:
+def shared(first: Sequence[int], second: Sequence[int]) -> int:
     pairs = zip(first, second, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
@@ -296,7 +311,6 @@ def test_preemption_takes_the_latest_admitted_and_loses_no_token():
     waiting = []
     while not driver.batcher.idle:
         driver.step()
-        driver.batcher.check()
         waiting.append(driver.batcher.load().waiting)
     assert max(waiting) > 3 - first, "nothing was preempted"
     for key in range(3):

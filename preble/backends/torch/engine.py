@@ -65,8 +65,9 @@ class TorchEngine:
             raise ConfigurationError("model: the torch engine needs the path of a model folder")
         if dtype not in get_args(Dtype):
             raise ConfigurationError(f"dtype: must be one of {', '.join(get_args(Dtype))}, not {dtype!r}")
-        if threads < 1:
-            raise ConfigurationError(f"threads: must be at least 1, not {threads}")
+        for name, value in (("threads", threads), ("block_size", block_size)):
+            if value < 1:
+                raise ConfigurationError(f"{name}: must be at least 1, not {value}")
         self._folder = Path(model)
         self._local = LocalScheduler(discipline, page=block_size)
         self._dtype = dtype

@@ -1,4 +1,4 @@
-"""Small random models of every supported shape, made by transformers: the reference that our network must agree with."""
+"""Small random models of every supported shape, made by transformers, which our network must agree with."""
 
 from __future__ import annotations
 
@@ -50,6 +50,8 @@ SHAPES = {
     "qwen3": ("Qwen3", {"head_dim": 32}),
     "qwen3-one-kv-head": ("Qwen3", {"head_dim": 16, "num_key_value_heads": 1}),
 }
+
+torch.set_num_threads(1)
 
 Builder = Callable[..., Path]
 

@@ -153,7 +153,7 @@ def test_ends_that_are_ignored_are_not_forbidden():
 
 
 def test_requests_without_seed_differ():
-    seeds = {draw_for(sequence([5], id=id), seed=engine, eos_token_ids=()).seed for id in range(9) for engine in (0, 1)}
+    seeds = {draw_for(sequence([5], id=n), seed=engine, eos_token_ids=()).seed for n in range(9) for engine in (0, 1)}
     assert len(seeds) == 18
 
 

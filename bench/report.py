@@ -1,0 +1,88 @@
+"""What a benchmark leaves behind: its numbers, and the machine and versions they belong to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("preble", "msgspec", "numpy", "pyzmq", "sortedcontainers", "tokenizers", "torch", "uvloop")
+"""Whose versions a result names, where they are installed."""
+
+_LOAD_BEFORE = os.getloadavg()
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser for a benchmark's own options, with `--json FILE` in it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", metavar="FILE", help="write the result there")
+    return parser
+
+
+def save(path: str | None, name: str, metrics: dict[str, float], **more: Any) -> None:
+    """Print the metrics, and with a path write them as JSON: name, date, commit, machine, metrics and what is in `more`."""
+    width = max(map(len, metrics), default=0)
+    sys.stdout.writelines(f"{key:<{width}}  {value:>12,.6g}\n" for key, value in metrics.items())
+    if path is not None:
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        result = {"name": name, "date": date, "commit": commit(), "machine": machine(), "metrics": metrics, **more}
+        write(Path(path), result)
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor, cores (of the machine, and ours), platform, versions, and load averages over 1, 5, 15 min.
+
+    The load before is that of the moment this module was imported.
+    """
+    return {
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {package: found for package in PACKAGES if (found := _version(package))},
+        "load_average": {"before": _LOAD_BEFORE, "after": os.getloadavg()},
+    }
+
+
+def commit() -> str | None:
+    """Return this checkout's git commit, with a `+` if files differ from it; None outside of a checkout."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    return head and head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(*command: str) -> str | None:
+    try:
+        done = subprocess.run(  # noqa: S607
+            ["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

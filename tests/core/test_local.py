@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from preble.core.local import Discipline, LocalScheduler
+from preble.errors import ConfigurationError, InvalidRequestError
+from preble.tokens import pack
+
+LENGTH = 100
+
+
+def prompt(*head: int, length: int = LENGTH) -> bytes:
+    """A prompt that begins with `head`, then repeats its last token."""
+    return pack((head + (head[-1],) * length)[:length])
+
+
+def cold(tokens: bytes) -> int:
+    return 0
+
+
+def cached_by(percentages: dict[bytes, int]) -> Callable[[bytes], int]:
+    return lambda tokens: percentages[tokens] * (len(tokens) // 4) // 100
+
+
+def queue(percentages: list[int], local: LocalScheduler | None = None):
+    """Requests 0, 1, ... that share nothing, with so many percent of each cached."""
+    local = local or LocalScheduler()
+    prompts = {prompt(id + 1): percent for id, percent in enumerate(percentages)}
+    for id, tokens in enumerate(prompts):
+        local.add(id, tokens, now=float(id))
+    return local, cached_by(prompts)
+
+
+def take(local: LocalScheduler, slots: int, cached=cold) -> list[int]:
+    """Admit what is proposed, each before the next is asked for, and land it at once."""
+    taken = []
+    for id in local.pick(slots, cached=cached, now=0.0):
+        local.admit(id)
+        local.prefilled(id)
+        taken.append(id)
+    local.check()
+    return taken
+
+
+def group(percent: int) -> int:
+    return max(1, round(percent / 10))
+
+
+ALL_GROUPS = [percent for percent in range(10, 101, 10) for _ in range(60)]
+
+
+def test_of_55_slots_group_10_gets_10_and_group_1_gets_1():
+    local, cached = queue(ALL_GROUPS)
+    shares = Counter(group(ALL_GROUPS[id]) for id in take(local, 55, cached))
+    assert shares == {number: number for number in range(1, 11)}
+
+
+def test_single_slots_are_shared_in_the_same_proportion():
+    local, cached = queue(ALL_GROUPS)
+    picked = [take(local, 1, cached)[0] for _ in range(110)]
+    assert Counter(group(ALL_GROUPS[id]) for id in picked) == {number: 2 * number for number in range(1, 11)}
+
+
+def test_groups_interleave_rather_than_drain_one_after_the_other():
+    local, cached = queue(ALL_GROUPS)
+    first = [group(ALL_GROUPS[id]) for id in take(local, 10, cached)]
+    assert len(set(first)) >= 8
+
+
+def test_the_cold_are_not_starved_by_a_stream_of_the_cached():
+    local, _ = queue([0])
+    picked: list[int] = []
+    for arrival in range(1, 60):
+        local.add(arrival, prompt(arrival + 1), now=float(arrival))
+        picked += take(local, 1, lambda tokens: 0 if tokens == prompt(1) else LENGTH)
+    assert 0 in picked[:11]
+
+
+@pytest.mark.parametrize(("percent", "number"), [(63, 6), (0, 1), (4, 1), (99, 10), (100, 10)])
+def test_a_percentage_has_a_group(percent: int, number: int):
+    """Of two groups that wait, the higher goes first; inside one, the earlier."""
+    for other in range(1, 11):
+        local, cached = queue([10 * other, percent])
+        assert take(local, 2, cached) == ([1, 0] if number > other else [0, 1])
+
+
+def test_the_number_of_groups_is_a_parameter():
+    local, cached = queue([10, 40], LocalScheduler(groups=2))
+    assert take(local, 2, cached) == [0, 1]
+    local, cached = queue([10, 80], LocalScheduler(groups=2))
+    assert take(local, 2, cached) == [1, 0]
+
+
+def test_inside_a_group_the_first_to_come_goes_first():
+    local, cached = queue([52, 48, 51, 53])
+    assert take(local, 4, cached) == [0, 1, 2, 3]
+
+
+def test_arrival_is_what_now_said():
+    local = LocalScheduler("fcfs")
+    local.add(1, prompt(1), now=5.0)
+    local.add(2, prompt(2), now=3.0)
+    assert take(local, 2) == [2, 1]
+
+
+def test_fcfs_is_blind_to_the_cache():
+    local, cached = queue([0, 50, 100, 20], LocalScheduler("fcfs"))
+    assert take(local, 4, cached) == [0, 1, 2, 3]
+
+
+def test_lpm_takes_the_longest_cached_prefix():
+    local, cached = queue([0, 50, 100, 20, 50], LocalScheduler("lpm"))
+    assert take(local, 5, cached) == [2, 1, 4, 3, 0]
+
+
+def test_shortest_prefill_takes_the_least_to_compute():
+    local = LocalScheduler("shortest-prefill")
+    lengths = {1: 100, 2: 30, 3: 60, 4: 30}
+    prompts = {prompt(id, length=length): id for id, length in lengths.items()}
+    for tokens, id in prompts.items():
+        local.add(id, tokens, now=0.0)
+    assert take(local, 4, lambda tokens: 90 if prompts[tokens] == 1 else 0) == [1, 2, 4, 3]
+
+
+@pytest.mark.parametrize("discipline", get_args(Discipline))
+def test_a_lower_priority_number_goes_first_whatever_is_cached(discipline: Discipline):
+    local = LocalScheduler(discipline)
+    for id, priority in enumerate([1, 0, -1, 0, 1]):
+        local.add(id, prompt(id + 1), priority=priority, now=0.0)
+    cached = cached_by({prompt(id + 1): percent for id, percent in enumerate([100, 0, 0, 0, 100])})
+    assert take(local, 5, cached) == [2, 1, 3, 0, 4]
+
+
+@pytest.mark.parametrize("discipline", get_args(Discipline))
+def test_no_more_than_the_slots(discipline: Discipline):
+    local, cached = queue([10, 20, 30], LocalScheduler(discipline))
+    assert take(local, 0, cached) == []
+    assert len(take(local, 2, cached)) == 2
+    assert local.waiting == 1
+
+
+@pytest.mark.parametrize("discipline", get_args(Discipline))
+def test_proposing_changes_nothing(discipline: Discipline):
+    local, cached = queue([10, 90, 50, 90, 10], LocalScheduler(discipline))
+    proposed = [list(local.pick(5, cached=cached, now=0.0)) for _ in range(3)]
+    assert proposed[0] == proposed[1] == proposed[2]
+    assert local.waiting == 5
+    untouched, cached = queue([10, 90, 50, 90, 10], LocalScheduler(discipline))
+    assert [take(local, 1, cached) for _ in range(5)] == [take(untouched, 1, cached) for _ in range(5)]
+
+
+def test_a_proposal_that_did_not_fit_does_not_count_against_its_group():
+    local, cached = queue([100, 100, 10])
+    for _ in range(5):
+        assert next(iter(local.pick(1, cached=cached, now=0.0))) == 0
+    assert take(local, 3, cached) == [0, 1, 2]
+
+
+def hold(page: int = 1) -> LocalScheduler:
+    """Request 1 is being prefilled."""
+    local = LocalScheduler(page=page)
+    local.add(1, prompt(7, 7, 7, 1), now=0.0)
+    local.admit(1)
+    return local
+
+
+def picks(local: LocalScheduler, cached: int = 0) -> list[int]:
+    return list(local.pick(9, cached=lambda tokens: cached, now=0.0))
+
+
+def test_a_follower_waits_until_its_leader_has_landed():
+    local = hold()
+    local.add(2, prompt(7, 7, 7, 2), now=1.0)
+    assert picks(local) == []
+    local.prefilled(1)
+    assert picks(local) == [2]
+
+
+def test_a_follower_is_released_when_its_leader_is_removed():
+    local = hold()
+    local.add(2, prompt(7, 7, 7, 2), now=1.0)
+    local.remove(1)
+    local.check()
+    assert picks(local) == [2]
+
+
+def test_whoever_shares_nothing_with_the_leader_overtakes_the_held():
+    local = hold()
+    local.add(2, prompt(7, 7, 7, 2), now=1.0)
+    local.add(3, prompt(8), now=2.0)
+    assert picks(local) == [3]
+
+
+def test_a_held_request_takes_no_slot():
+    local = hold()
+    local.add(2, prompt(7, 7, 7, 2), now=1.0)
+    local.add(3, prompt(8), now=2.0)
+    assert list(local.pick(1, cached=cold, now=0.0)) == [3]
+
+
+def test_what_is_shared_is_cached_already_so_nothing_is_held():
+    local = hold()
+    local.add(2, prompt(7, 7, 7, 2), now=1.0)
+    assert picks(local, cached=2) == []
+    assert picks(local, cached=3) == [2]
+
+
+def test_the_same_prompt_is_held_though_its_last_token_is_always_computed():
+    local = hold()
+    local.add(2, prompt(7, 7, 7, 1), now=1.0)
+    assert picks(local, cached=LENGTH - 2) == []
+    assert picks(local, cached=LENGTH - 1) == [2]
+
+
+def test_less_than_a_page_in_common_holds_nobody():
+    local = hold(page=4)
+    local.add(2, prompt(7, 7, 7, 2), now=1.0)
+    assert picks(local) == [2]
+    local.add(3, prompt(7, 7, 7, 1, 3), now=1.0)
+    assert picks(local) == [2]
+
+
+def test_a_prompt_shorter_than_a_page_leads_nobody():
+    local = LocalScheduler(page=16)
+    for id in (1, 2):
+        local.add(id, prompt(7, length=5), now=0.0)
+    local.admit(1)
+    local.check()
+    assert picks(local) == [2]
+    local.prefilled(1)
+    local.check()
+
+
+def test_two_followers_are_released_together():
+    local = hold()
+    for id in (2, 3):
+        local.add(id, prompt(7, 7, 7, id), now=1.0)
+    assert picks(local) == []
+    local.prefilled(1)
+    assert picks(local) == [2, 3]
+
+
+def test_the_first_follower_released_leads_the_next_if_the_prefix_did_not_stay():
+    local = hold()
+    for id in (2, 3):
+        local.add(id, prompt(7, 7, 7, id), now=1.0)
+    local.prefilled(1)
+    picking = local.pick(2, cached=cold, now=0.0)
+    local.admit(next(picking))
+    assert list(picking) == []
+
+
+def test_a_removed_follower_is_gone():
+    local = hold()
+    local.add(2, prompt(7, 7, 7, 2), now=1.0)
+    local.remove(2)
+    local.prefilled(1)
+    assert picks(local) == []
+
+
+def test_a_request_can_be_removed_anywhere():
+    local, cached = queue([10, 50, 90])
+    assert 1 in local
+    local.remove(1)
+    local.remove(1)
+    local.remove(77)
+    assert 1 not in local
+    assert local.waiting == 2
+    local.admit(0)
+    local.remove(0)
+    local.check()
+    assert take(local, 9, cached) == [2]
+
+
+def test_an_id_can_be_used_again_but_not_twice_at_once():
+    local = hold()
+    for id in (1, 2):
+        with pytest.raises(InvalidRequestError, match=f"id: {id} is in use"):
+            local.add(2, prompt(5), now=0.0) or local.add(id, prompt(6), now=0.0)
+        local.remove(2)
+    local.remove(1)
+    local.add(1, prompt(6), now=0.0)
+    assert picks(local) == [1]
+
+
+def test_an_empty_prompt_is_refused():
+    local = LocalScheduler()
+    with pytest.raises(InvalidRequestError, match="tokens: must not be empty"):
+        local.add(1, b"", now=0.0)
+    assert 1 not in local
+
+
+def test_bad_options_are_refused():
+    with pytest.raises(ConfigurationError, match="discipline: unknown 'lottery', one of groups, fcfs"):
+        LocalScheduler("lottery")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="groups: must be at least 1"):
+        LocalScheduler(groups=0)
+
+
+def test_check_finds_a_forgotten_leader():
+    local = hold()
+    del local._leading[1]
+    with pytest.raises(AssertionError, match="leaders"):
+        local.check()
+
+
+def test_check_finds_a_request_that_is_in_the_index_only():
+    local, _ = queue([10, 20])
+    local._queue.pop()
+    with pytest.raises(AssertionError, match="queue and index differ"):
+        local.check()
+
+
+prompts = st.lists(st.integers(0, 1), min_size=1, max_size=8).map(pack)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), prompts, st.integers(0, 1)),
+        st.tuples(st.just("admit"), st.integers(1, 4)),
+        st.tuples(st.just("land"), st.integers(0, 20)),
+        st.tuples(st.just("remove"), st.integers(0, 20)),
+    ),
+    max_size=30,
+)
+
+
+@given(steps, st.sampled_from(get_args(Discipline)), st.sampled_from([1, 2]))
+@settings(max_examples=150, deadline=None)
+def test_whatever_happens_every_request_is_admitted_once_or_removed(steps, discipline: Discipline, page: int):
+    local, leading, left, admitted = LocalScheduler(discipline, page=page), [], set(), []
+
+    def admit(slots: int) -> None:
+        for id in local.pick(slots, cached=cold, now=0.0):
+            local.admit(id)
+            leading.append(id)
+            admitted.append(id)
+
+    for id, (kind, *arguments) in enumerate(steps):
+        if kind == "add":
+            local.add(id, arguments[0], priority=arguments[1], now=float(id))
+            left.add(id)
+        elif kind == "admit":
+            admit(arguments[0])
+        elif kind == "land" and leading:
+            local.prefilled(leading.pop(arguments[0] % len(leading)))
+        elif kind == "remove" and left - set(admitted):
+            gone = sorted(left - set(admitted))[arguments[0] % len(left - set(admitted))]
+            local.remove(gone)
+            left.remove(gone)
+        local.check()
+    while local.waiting:
+        before = len(admitted)
+        while leading:
+            local.prefilled(leading.pop())
+        admit(2)
+        assert len(admitted) > before
+        local.check()
+    assert sorted(admitted) == sorted(left)
