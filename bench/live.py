@@ -15,7 +15,7 @@ from preble import PrebleCluster, SamplingParams
 
 
 class Record(msgspec.Struct, frozen=True):
-    """How one request went. Times are in seconds: `ttft` and `latency` since its intended arrival, `end` since the start."""
+    """How one request went. `ttft` and `latency` are seconds since its intended arrival, `end` since the start."""
 
     token_ids: tuple[int, ...]
     prompt_tokens: int

@@ -27,7 +27,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def save(path: str | None, name: str, metrics: dict[str, float], **more: Any) -> None:
-    """Print the metrics, and with a path write them as JSON: name, date, commit, machine, metrics and what is in `more`."""
+    """Print the metrics; with a path also write them as JSON, with name, date, commit, machine, and what is in `more`."""
     width = max(map(len, metrics), default=0)
     sys.stdout.writelines(f"{key:<{width}}  {value:>12,.6g}\n" for key, value in metrics.items())
     if path is not None:
@@ -66,9 +66,7 @@ def commit() -> str | None:
 
 def _git(*command: str) -> str | None:
     try:
-        done = subprocess.run(  # noqa: S607
-            ["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(("git", *command), cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -283,8 +283,9 @@ class RadixTree:
             return node
         (child,) = children.values()
         holders = nodes.holders[node]
-        alike = holders == nodes.holders[child] and nodes.landed[node] == nodes.landed[child]
-        if not alike or (node in nodes.pages) != (child in nodes.pages) or holders.bit_count() > MERGE_HOLDERS:
+        # Without pins at the node, equal landed masks imply equal holders.
+        alike = nodes.landed[node] == nodes.landed[child] and (node in nodes.pages) == (child in nodes.pages)
+        if not alike or holders.bit_count() > MERGE_HOLDERS:
             return node
         for worker in _workers(holders):
             self._holdings[worker].absorb(node, child)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import pairwise
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -53,7 +54,7 @@ class Model(RuleBasedStateMachine):
         depths = [depth for depth, _ in match.levels]
         masks = [mask for _, mask in match.levels]
         assert depths == sorted(set(depths))
-        assert all(lower & ~upper == 0 and lower != upper for upper, lower in zip(masks, masks[1:], strict=False))
+        assert all(lower & ~upper == 0 and lower != upper for upper, lower in pairwise(masks))
 
     @rule(tokens=prompts, worker=workers, landed=st.booleans())
     def pin(self, tokens: Prefix, worker: int, landed: bool) -> None:

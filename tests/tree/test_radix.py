@@ -7,6 +7,7 @@ import pytest
 from preble.errors import StateError
 from preble.tokens import pack, unpack
 from preble.tree import RadixTree
+from preble.tree.radix import MERGE_HOLDERS
 
 
 def store(tree: RadixTree, tokens, worker: int = 0, pages=None) -> int:
@@ -200,6 +201,17 @@ def test_what_holders_tell_apart_stays_apart(tree):
     store(tree, [1, 2], 1)
     assert tree.nodes == 2
     store(tree, [1, 2, 3, 4], 1)
+    assert tree.nodes == 1
+
+
+def test_what_many_workers_hold_stays_split(tree):
+    for worker in range(MERGE_HOLDERS + 1):
+        store(tree, [1, 2, 3, 4], worker)
+    short = tree.insert(pack([1, 2]), 0)
+    tree.unpin(short, 0)
+    assert tree.nodes == 2
+    tree.remove_worker(MERGE_HOLDERS)
+    tree.unpin(tree.insert(pack([1, 2]), 0), 0)
     assert tree.nodes == 1
 
 

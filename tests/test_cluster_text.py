@@ -1,0 +1,134 @@
+"""Text, chat and stop strings through a real model: the `torch` engine with small random weights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+pytest.importorskip("torch", reason="the torch engine needs torch")
+
+from preble import InvalidRequestError, PrebleCluster, SamplingParams
+from preble.testing import make_model
+from preble.text import ChatTemplate, Tokenizer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+GREEDY = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
+TEXT = "def quicksort(items: list[int]) -> list[int]:\n    " * 12
+CHAT = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Which worker are you?"}]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"), hidden=64, layers=2, heads=4, kv_heads=2, intermediate=128)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(model: Path) -> AsyncIterator[PrebleCluster]:
+    async with PrebleCluster(model, workers=2) as cluster:
+        yield cluster
+        cluster._dispatcher.check()
+
+
+async def test_text_in_text_out(cluster: PrebleCluster, model: Path) -> None:
+    tokenizer = Tokenizer.load(model)
+    out = await cluster.generate(TEXT, GREEDY)
+    assert out.usage.prompt_tokens == len(tokenizer.encode(TEXT))
+    assert out.text == tokenizer.decode(out.token_ids)
+    by_ids = await cluster.generate(tokenizer.encode(TEXT), GREEDY)
+    assert by_ids.token_ids == out.token_ids
+
+
+async def test_a_cached_prefix_changes_nothing_but_the_work(cluster: PrebleCluster) -> None:
+    fresh = "class Scheduler:\n    " * 20
+    cold = await cluster.generate(fresh, GREEDY)
+    warm = await cluster.generate(fresh, GREEDY)
+    assert cold.usage.cached_tokens == 0
+    assert warm.usage.cached_tokens > 0.8 * warm.usage.prompt_tokens
+    assert warm.text == cold.text
+    assert warm.token_ids == cold.token_ids
+
+
+async def test_all_workers_generate_the_same(model: Path) -> None:
+    async with PrebleCluster(model, workers=2, policy="round-robin") as cluster:
+        outs = await cluster.generate_many([TEXT] * 4, GREEDY)
+        assert {out.worker for out in outs} == {"w0", "w1"}
+        assert len({out.token_ids for out in outs}) == 1
+
+
+async def test_the_pieces_of_a_stream_are_the_text(cluster: PrebleCluster) -> None:
+    sampling = SamplingParams(max_tokens=80, temperature=1.5, seed=11, ignore_eos=True)
+    pieces = [chunk.text async for chunk in cluster.stream(TEXT, sampling)]
+    whole = await cluster.generate(TEXT, sampling)
+    assert len(pieces) > 1
+    assert "".join(pieces) == whole.text
+    assert not any("\ufffd" in piece for piece in pieces[:-1] if "\ufffd" not in whole.text)
+
+
+async def test_a_stop_string_ends_the_text_wherever_the_tokens_part(cluster: PrebleCluster) -> None:
+    whole = await cluster.generate(TEXT, GREEDY)
+    for begin, end in ((5, 8), (9, 11), (12, 17)):
+        stop = whole.text[begin:end]
+        first = whole.text.index(stop)
+        out = await cluster.generate(TEXT, SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True, stop=(stop,)))
+        assert out.text == whole.text[:first]
+        assert (out.finish_reason, out.choices[0].stop_reason) == ("stop", stop)
+        assert len(out.token_ids) < 24
+    kept = SamplingParams(
+        max_tokens=24, temperature=0.0, ignore_eos=True, stop=(stop,), include_stop_str_in_output=True
+    )
+    streamed = "".join([chunk.text async for chunk in cluster.stream(TEXT, kept)])
+    assert streamed == whole.text[: first + len(stop)]
+
+
+async def test_a_stop_string_frees_the_worker(cluster: PrebleCluster) -> None:
+    whole = await cluster.generate(TEXT, GREEDY)
+    endless = SamplingParams(max_tokens=4000, temperature=0.0, ignore_eos=True, stop=(whole.text[4:8],))
+    out = await cluster.generate(TEXT, endless)
+    assert out.finish_reason == "stop"
+    assert cluster.stats().in_flight == 0
+    async with asyncio.timeout(10):
+        while any(worker.running for worker in cluster.stats().workers):
+            await asyncio.sleep(0.02)
+
+
+async def test_chat_goes_through_the_model_s_template(cluster: PrebleCluster, model: Path) -> None:
+    tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
+    ids = tokenizer.encode(template.render(CHAT), add_special_tokens=False)
+    by_chat, by_ids = await asyncio.gather(cluster.generate(CHAT, GREEDY), cluster.generate(ids, GREEDY))
+    assert by_chat.usage.prompt_tokens == len(ids)
+    assert by_chat.token_ids == by_ids.token_ids
+
+
+async def test_malformed_chat_is_refused(cluster: PrebleCluster) -> None:
+    with pytest.raises(InvalidRequestError, match="messages"):
+        await cluster.generate([{"content": "no role"}], GREEDY)
+
+
+async def test_a_long_text_does_not_block_the_loop(cluster: PrebleCluster) -> None:
+    """While two megabytes are tokenized in a thread, the loop goes on; too long a prompt is refused after that."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    with pytest.raises(InvalidRequestError, match="no room"):
+        await cluster.generate(TEXT * 4000, GREEDY)
+    counting.cancel()
+    assert turns > 100
+
+
+async def test_seeds_repeat_and_differ(cluster: PrebleCluster) -> None:
+    def sampling(seed: int) -> SamplingParams:
+        return SamplingParams(max_tokens=16, temperature=1.0, seed=seed, ignore_eos=True)
+
+    first, again, other = [await cluster.generate(TEXT, sampling(seed)) for seed in (1, 1, 2)]
+    assert first.token_ids == again.token_ids != other.token_ids
