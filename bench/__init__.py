@@ -1,0 +1,1 @@
+"""The demo and the benchmarks, each run as `python -m bench.NAME`."""

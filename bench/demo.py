@@ -26,7 +26,7 @@ from rich.table import Table
 from bench.figure import draw
 from bench.live import Record, play, summary
 from bench.progress import progress
-from bench.report import write
+from bench.report import command_line, save, write
 from bench.workloads import Request
 from bench.workloads.stdlib import Topic, requests, topics
 from preble import PrebleCluster, PrebleError, SamplingParams
@@ -53,7 +53,7 @@ ROWS = {
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What the first pass found: seconds a worker takes for a request with nothing cached, and tokens of all prefixes."""
+    """What the first pass found: seconds of a worker for a request with nothing cached, and tokens of all prefixes."""
 
     seconds: float
     tokens: int
@@ -82,6 +82,8 @@ async def run(arguments: argparse.Namespace, console: Console) -> bool:
         {"backend": arguments.backend, "same_tokens": not differing, "policies": policies},
     )
     draw(records, arguments.out / "figure.png")
+    if arguments.json:
+        save(arguments.json, "demo", flat(policies))
     show(policies, differing, console)
     console.print(f"Written: {arguments.out / 'result.json'} and {arguments.out / 'figure.png'}", soft_wrap=True)
     return not differing
@@ -107,7 +109,7 @@ def describe(
 ) -> Setting:
     """Choose the arrivals and the cache for this machine, and say so."""
     rate = arguments.load * WORKERS / machine.seconds
-    count = max(8 * len(topics), round(rate * arguments.seconds))
+    count = max(6 * len(topics), round(rate * arguments.seconds))
     kv_tokens = round(CACHE_SHARE * machine.tokens)
     console.print(
         f"{count} requests, {rate:.1f} a second, share {len(topics)} prefixes of {machine.tokens:,} tokens in all. "
@@ -145,8 +147,19 @@ def show(policies: dict[str, dict[str, Any]], differing: list[int], console: Con
         console.print(f"{len(differing)} requests got different tokens: {numbers}")
     else:
         console.print("Both policies returned the same tokens for every request.")
-    slow, fast = (policies[policy]["ttft_mean"] for policy in POLICIES)
-    console.print(f"Mean time to first token: {slow / fast:.2f} times shorter with {POLICIES[1]}.")
+    console.print(f"Mean time to first token: {ratio(policies):.2f} times shorter with {POLICIES[1]}.")
+
+
+def flat(policies: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return all numbers of the policies, and the ratio of their mean TTFTs, as metrics."""
+    metrics = {f"{policy.replace('-', '_')}_{key}": result[key] for policy, result in policies.items() for key in ROWS}
+    return metrics | {"ttft_mean_ratio": ratio(policies)}
+
+
+def ratio(policies: dict[str, dict[str, Any]]) -> float:
+    """Return how many times longer the mean TTFT is with the first policy than with the second."""
+    slow, fast = (float(policies[policy]["ttft_mean"]) for policy in POLICIES)
+    return slow / fast
 
 
 def table(policies: dict[str, dict[str, Any]]) -> Table:
@@ -174,19 +187,16 @@ def load(result: dict[str, Any], worker: str) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="bench.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--backend", default="torch", help="torch computes, sim only takes the time (%(default)s)")
     parser.add_argument("--model", help="a Hugging Face folder (default: one with 5M random parameters is made)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for results (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for how long requests arrive (%(default)s)")
+    parser.add_argument("--seconds", type=float, help="for how long requests arrive (18)")
     parser.add_argument("--load", type=float, default=1.6, help="1 is what two workers serve uncached (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and questions (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="4 prefixes and 3 seconds, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="4 prefixes and 2 seconds, to see that it works")
     arguments = parser.parse_args(argv)
-    if arguments.quick:
-        arguments.seconds = 3.0
+    arguments.seconds = arguments.seconds or (2.0 if arguments.quick else 18.0)
     return arguments
 
 

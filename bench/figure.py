@@ -32,6 +32,7 @@ def _waits(axes: Axes, records: Mapping[str, Sequence[Record]]) -> None:
         label = f"{policy} (mean {sum(ttft) / len(ttft):.2f} s)"
         axes.ecdf(ttft, color="black", linestyle=line, linewidth=1.8, label=label)
     axes.set(xscale="log", xlabel="time to first token, s", ylabel="share of requests", title="Waiting")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
 

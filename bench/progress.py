@@ -32,12 +32,16 @@ def _lines(title: str, total: int) -> Iterator[Callable[[], None]]:
     begin = shown = time.monotonic()
     done = 0
 
+    def show() -> None:
+        sys.stdout.write(f"{title:<14} {done}/{total}  {shown - begin:.0f} s\n")
+        sys.stdout.flush()
+
     def advance() -> None:
         nonlocal done, shown
         done += 1
         if done == total or time.monotonic() - shown >= _SECONDS_BETWEEN_LINES:
             shown = time.monotonic()
-            sys.stdout.write(f"{title:<14} {done}/{total}  {shown - begin:.0f} s\n")
-            sys.stdout.flush()
+            show()
 
+    show()
     yield advance

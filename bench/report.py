@@ -19,7 +19,7 @@ PACKAGES = ("preble", "msgspec", "numpy", "pyzmq", "sortedcontainers", "tokenize
 _LOAD_BEFORE = os.getloadavg()
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
+def command_line(description: str | None) -> argparse.ArgumentParser:
     """Return a parser for a benchmark's own options, with `--json FILE` in it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write the result there")
@@ -27,7 +27,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def save(path: str | None, name: str, metrics: dict[str, float], **more: Any) -> None:
-    """Print the metrics; with a path also write them as JSON, with name, date, commit, machine, and what is in `more`."""
+    """Print the metrics; with a path also write JSON: name, date, commit, machine, metrics, and what is in `more`."""
     width = max(map(len, metrics), default=0)
     sys.stdout.writelines(f"{key:<{width}}  {value:>12,.6g}\n" for key, value in metrics.items())
     if path is not None:
@@ -66,8 +66,15 @@ def commit() -> str | None:
 
 def _git(*command: str) -> str | None:
     try:
-        done = subprocess.run(("git", *command), cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(
+            ["git", *command],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
 

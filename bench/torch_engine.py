@@ -7,7 +7,6 @@ layer. One thread each. Rates are tokens per second, medians over the repeats; `
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import struct
@@ -21,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bench.report import command_line, save
 from preble.backends import EngineRequest
 from preble.backends.torch.engine import TorchEngine
 from preble.testing import make_model
@@ -193,16 +193,13 @@ async def measure(folder: Path, repeats: int) -> dict[str, float]:
 
 def main() -> None:
     """Run the comparison and report it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", help="write the result there")
+    parser = command_line(__doc__)
     parser.add_argument("--repeats", type=int, default=9)
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        metrics = asyncio.run(measure(make_model(Path(folder) / "model"), arguments.repeats))
-    from bench.report import save
-
-    save(arguments.json, "torch_engine", metrics)
+        metrics = asyncio.run(measure(make_model(Path(folder) / "model"), options.repeats))
+    save(options.json, "torch_engine", metrics)
 
 
 if __name__ == "__main__":

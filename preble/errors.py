@@ -19,7 +19,7 @@
     │   ├── WorkerLostError                 it died or went silent; carries the tokens so far
     │   └── EngineError                     its engine failed this one request
     └── TransportError                      bytes could not be delivered or understood
-        ├── FrameError                      malformed, oversized or unknown frame
+        ├── FrameError (ValueError)         malformed, oversized or unknown frame
         └── UnreachableError                the peer is gone
 """
 

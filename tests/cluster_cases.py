@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,4 +46,4 @@ def descendants(pid: int) -> set[int]:
 
 def links() -> set[str]:
     """Directories of cluster sockets in the temporary folder."""
-    return {name for name in os.listdir("/tmp") if name.startswith("preble-")}
+    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("preble-")}

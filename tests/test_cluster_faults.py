@@ -107,7 +107,7 @@ async def test_an_engine_that_cannot_be_imported_is_named() -> None:
 
 async def test_a_path_that_is_no_model_is_named(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch engine needs torch")
-    with pytest.raises(ModelError, match="config.json"):
+    with pytest.raises(ModelError, match=r"config\.json"):
         await PrebleCluster(str(tmp_path), workers=1).start()
     with pytest.raises(ModelError, match="nowhere"):
         await PrebleCluster(str(tmp_path / "nowhere"), workers=1).start()

@@ -74,7 +74,8 @@ async def test_a_stop_string_ends_the_text_wherever_the_tokens_part(cluster: Pre
     for begin, end in ((5, 8), (9, 11), (12, 17)):
         stop = whole.text[begin:end]
         first = whole.text.index(stop)
-        out = await cluster.generate(TEXT, SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True, stop=(stop,)))
+        cut = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True, stop=(stop,))
+        out = await cluster.generate(TEXT, cut)
         assert out.text == whole.text[:first]
         assert (out.finish_reason, out.choices[0].stop_reason) == ("stop", stop)
         assert len(out.token_ids) < 24

@@ -68,6 +68,7 @@ class Fleet:
         self.free: Ints = np.empty(0, dtype=np.int64)
         self.requests: Ints = np.empty(0, dtype=np.int64)
         self._indices: dict[int, NDArray[np.intp]] = {}
+        self._changed()
 
     def __len__(self) -> int:
         return len(self.slots)

@@ -166,7 +166,7 @@ class Scheduler:
         query = Query(length, max_tokens, session, priority, match, cached)
         decision = self.policy.place(query, self.fleet, now)
         slot = decision.slot
-        if slot not in self.fleet.live:
+        if not (0 <= slot < len(self.fleet) and self.fleet.names[slot]):
             raise ConfigurationError(f"policy: chose slot {slot}, which has no worker")
         node = self.tree.insert(packed, slot, match=match)
         self._requests.pop(id, None)  # an orphan's old place in the order of submission

@@ -47,11 +47,11 @@ class StopStrings:
     def check(self) -> None:
         """Assert that what is held back is the longest end of the stream that begins a stop string."""
         if self.matched is not None:
-            assert not self._held, f"{self._held!r} held after a match"  # noqa: S101
+            assert not self._held, f"{self._held!r} held after a match"
             return
         begun = [_begun(self._held, stop) for stop in self._stops]
-        assert begun == self._progress, f"progress {self._progress}, but the text says {begun}"  # noqa: S101
-        assert len(self._held) == max(begun, default=0), f"{self._held!r} held without need"  # noqa: S101
+        assert begun == self._progress, f"progress {self._progress}, but the text says {begun}"
+        assert len(self._held) == max(begun, default=0), f"{self._held!r} held without need"
 
     def _advance(self, character: str) -> str | None:
         """Move every stop string's automaton by one character; return the longest that is complete."""

@@ -280,11 +280,11 @@ def test_a_request_can_be_removed_anywhere():
 
 def test_an_id_can_be_used_again_but_not_twice_at_once():
     local = hold()
+    local.add(2, prompt(5), now=0.0)
     for id in (1, 2):
         with pytest.raises(InvalidRequestError, match=f"id: {id} is in use"):
-            local.add(2, prompt(5), now=0.0) or local.add(id, prompt(6), now=0.0)
-        local.remove(2)
-    local.remove(1)
+            local.add(id, prompt(6), now=0.0)
+        local.remove(id)
     local.add(1, prompt(6), now=0.0)
     assert picks(local) == [1]
 

@@ -204,6 +204,42 @@ def test_what_holders_tell_apart_stays_apart(tree):
     assert tree.nodes == 1
 
 
+def test_what_one_worker_gives_up_may_make_the_rest_alike(tree):
+    store(tree, [1, 2, 3, 4], 1)
+    node = tree.insert(pack([1, 2]), 0)
+    assert tree.nodes == 2
+    tree.unpin(node, 0)
+    assert tree.nodes == 1
+    store(tree, [1, 2], 0)
+    assert tree.nodes == 2
+    assert evicted(tree, 2, worker=0) == [((1, 2), 0)]
+    assert tree.nodes == 1
+
+
+def test_truncate_leaves_one_edge(tree):
+    store(tree, [1, 2, 3])
+    store(tree, [1, 2, 4])
+    tree.truncate(pack([1, 2, 3]), 2, 0)
+    assert tree.nodes == 1
+
+
+def test_a_prefix_of_what_landed_needs_no_node(tree):
+    store(tree, [1, 2, 3, 4])
+    node = tree.insert(pack([1, 2]), 0, pin=False, landed=True)
+    assert tree.nodes == 1
+    assert tree.path(node) == pack([1, 2, 3, 4])
+
+
+def test_a_merged_node_keeps_the_place_of_its_upper_part(tree):
+    store(tree, [1, 2, 3, 4], 0)
+    store(tree, [1, 2, 3, 9], 1)
+    store(tree, [7], 0)
+    store(tree, [1, 2], 0)
+    assert tree.nodes == 4
+    assert evicted(tree, 1) == [((1, 2, 3, 4), 3)]
+    assert evicted(tree, 1) == [((7,), 0)]
+
+
 def test_what_many_workers_hold_stays_split(tree):
     for worker in range(MERGE_HOLDERS + 1):
         store(tree, [1, 2, 3, 4], worker)
@@ -259,8 +295,8 @@ def test_eviction_rounds_up_to_pages(new_tree):
 
 
 def test_eviction_leaves_what_others_hold(tree):
-    store(tree, [1, 2, 3], 0)
-    store(tree, [1, 2, 3], 1)
+    store(tree, [1, 2, 3], 0, pages=[7, 8, 9])
+    store(tree, [1, 2, 3], 1, pages=[7, 8, 9])
     (one,) = tree.evict(0, 3)
     assert one.pages is None
     assert (tree.held_tokens(0), tree.held_tokens(1)) == (0, 3)

@@ -1,0 +1,90 @@
+"""The command line: `preble` or `python -m preble`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from preble import PrebleCluster, PrebleError, SamplingParams, __version__
+from preble.backends import BACKENDS
+from preble.core.policies import POLICIES
+
+_EXAMPLE = """example, with nothing downloaded:
+  preble make-model out/model
+  preble generate out/model "def hello():" --max-tokens 16
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status: 2 if it is wrong or cannot be done, with the reason on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _make_model(words[1:]) if words[:1] == ["make-model"] else _command(words)
+    except (PrebleError, OSError) as error:
+        print(f"preble: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _command(words: list[str]) -> int:
+    arguments = _parser().parse_args(words)
+    _run(_generate(arguments))
+    return 0
+
+
+def _make_model(words: list[str]) -> int:
+    from preble.testing import main
+
+    return main(words)
+
+
+def _run(job: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:  # not every platform has it
+        asyncio.run(job)
+    else:
+        uvloop.run(job)
+
+
+async def _generate(arguments: argparse.Namespace) -> None:
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    sampling = SamplingParams(max_tokens=arguments.max_tokens, temperature=arguments.temperature)
+    async with PrebleCluster(
+        arguments.model, backend=arguments.backend, workers=arguments.workers, policy=arguments.policy
+    ) as cluster:
+        async for chunk in cluster.stream(prompt, sampling):
+            print(chunk.text, end="", flush=True)
+    print()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="preble",
+        description="Several LLM engine replicas as one.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"preble {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.add_parser("make-model", help="write a small model with random weights", add_help=False)
+    _add_generate(commands.add_parser("generate", help="generate text, shown as it comes"))
+    return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder")
+    parser.add_argument("prompt", metavar="PROMPT", help="text to go on from; - reads standard input")
+    parser.add_argument("--backend", default="torch", help=f'{", ".join(BACKENDS)} or "module:Class" (%(default)s)')
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes (%(default)s)")
+    parser.add_argument("--policy", default="e2", help=f"{', '.join(POLICIES)} (%(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="generate at most N (%(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Situations small enough to price by hand: with linear workers a token is a millisecond."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from preble.core.cost import CostModel
+from preble.core.policies.e2 import E2
+from preble.core.policy import Decision
+from preble.core.scheduler import Scheduler
+from tests.core.conftest import LINEAR
+
+NewScheduler = Callable[..., Scheduler]
+
+TOOL = [9] * 100
+
+
+class First:
+    """A policy that prepares a situation: everything goes to the worker named."""
+
+    def __init__(self, worker: str) -> None:
+        self.worker = worker
+
+    def place(self, query, fleet, now: float):
+        return Decision(fleet.slot(self.worker), "prepared")
+
+
+def prepare(scheduler: Scheduler, worker: str, id: object, tokens: list[int], *, served: bool) -> None:
+    policy, scheduler.policy = scheduler.policy, First(worker)
+    scheduler.submit(id, tokens, max_tokens=0, now=0.0)
+    if served:
+        scheduler.first_token(id, now=0.0)
+        scheduler.finish(id, now=0.0)
+    scheduler.policy = policy
+
+
+def place(scheduler: Scheduler, tokens: list[int], max_tokens: int = 0) -> str:
+    return scheduler.submit("asked", tokens, max_tokens=max_tokens, now=0.0).worker
+
+
+def test_it_waits_for_a_cached_prefix_as_long_as_recomputing_is_dearer(scheduler: Scheduler):
+    """100 tokens missed elsewhere weigh 2.5 x 0.1 s; a queue of 200 tokens is 0.2 s, one of 300 is 0.3 s."""
+    prepare(scheduler, "a", 1, TOOL, served=True)
+    prepare(scheduler, "a", 2, [1] * 200, served=False)
+    assert place(scheduler, [*TOOL, 5]) == "a"
+    assert scheduler.explain("asked").reason == "exploit"
+
+
+def test_it_leaves_a_cached_prefix_when_the_queue_there_is_longer(scheduler: Scheduler):
+    prepare(scheduler, "a", 1, TOOL, served=True)
+    prepare(scheduler, "a", 2, [1] * 300, served=False)
+    assert place(scheduler, [*TOOL, 5]) == "b"
+    assert scheduler.explain("asked").reason == "explore"
+
+
+def test_the_weight_of_recomputing_is_a_parameter(new_scheduler: NewScheduler):
+    for weight, worker in ((2.5, "b"), (4.0, "a")):
+        scheduler = new_scheduler(policy=E2(weight=weight))
+        prepare(scheduler, "a", 1, TOOL, served=True)
+        prepare(scheduler, "a", 2, [1] * 300, served=False)
+        assert place(scheduler, [*TOOL, 5]) == worker
+
+
+def test_outstanding_decodes_count_as_load(scheduler: Scheduler):
+    """An output of 64 tokens is expected while none has been seen."""
+    scheduler.policy = First("a")
+    scheduler.submit(1, [1], max_tokens=1000, now=0.0)
+    scheduler.first_token(1, now=0.0)
+    scheduler.policy = E2()
+    prepare(scheduler, "b", 2, [2] * 60, served=False)
+    assert place(scheduler, TOOL) == "b"
+    load = {candidate.worker: candidate.load for candidate in scheduler.explain("asked").candidates}
+    assert load == {"a": pytest.approx(0.064), "b": pytest.approx(0.060)}
+
+
+def test_a_prefix_in_flight_is_worth_as_much_as_one_that_landed(scheduler: Scheduler):
+    prepare(scheduler, "a", 1, [*TOOL, 1], served=False)
+    assert place(scheduler, [*TOOL, 2]) == "a"
+
+
+def test_a_short_common_prefix_is_exploring(scheduler: Scheduler):
+    prepare(scheduler, "a", 1, [9] * 10, served=True)
+    assert place(scheduler, [9] * 10 + [1] * 100) == "a"
+    assert scheduler.explain("asked").reason == "explore"
+
+
+def test_a_faster_worker_gets_the_work():
+    scheduler = Scheduler()
+    for worker, milliseconds in (("slow", 4.0), ("fast", 1.0)):
+        cost = CostModel(pieces=((0, 0.0, milliseconds, 0.0),))
+        scheduler.add_worker(worker, kv_tokens=1000, cost=cost, now=0.0)
+    placed = [scheduler.submit(id, [id] * 100, max_tokens=0, now=0.0).worker for id in range(9)]
+    assert placed == ["fast"] * 8 + ["slow"], "the ninth: 0.8 + 2.5 x 0.1 s there, 2.5 x 0.4 s here"
+    prefill = {candidate.worker: candidate.prefill for candidate in scheduler.explain(0).candidates}
+    assert prefill == {"slow": pytest.approx(0.4), "fast": pytest.approx(0.1)}
+    scheduler.check()
+
+
+def test_a_slow_holder_is_worth_less_than_a_fast_stranger():
+    scheduler = Scheduler()
+    for worker, milliseconds in (("slow", 100.0), ("fast", 1.0)):
+        cost = CostModel(pieces=((0, 0.0, milliseconds, 0.0),))
+        scheduler.add_worker(worker, kv_tokens=1000, cost=cost, now=0.0)
+    prepare(scheduler, "slow", 1, TOOL, served=True)
+    assert place(scheduler, [*TOOL, 1, 1, 1]) == "fast"
+
+
+def fill(scheduler: Scheduler, worker: str, *, reused: bool) -> None:
+    """Bring a worker's cache of 1000 tokens to the brim, with prompts that are asked for again, or never."""
+    for turn in range(40):
+        token = 10 + (turn % 10 if reused else turn)
+        prepare(scheduler, worker, (worker, turn), [token] * 100, served=True)
+
+
+def test_a_full_worker_whose_cache_is_reused_is_spared(new_scheduler: NewScheduler):
+    """A new prompt goes to the worker with nothing to lose, though it has work to do and the other none."""
+    scheduler = new_scheduler()
+    fill(scheduler, "a", reused=True)
+    prepare(scheduler, "b", 1, [1] * 30, served=False)
+    assert place(scheduler, TOOL) == "b"
+    eviction = {candidate.worker: candidate.eviction for candidate in scheduler.explain("asked").candidates}
+    assert eviction["b"] == 0.0
+    assert 0.03 < eviction["a"] < 0.1
+
+
+def test_a_full_cache_that_nobody_asks_for_again_is_free_to_evict(new_scheduler: NewScheduler):
+    scheduler = new_scheduler()
+    fill(scheduler, "a", reused=False)
+    prepare(scheduler, "b", 1, [1] * 30, served=False)
+    assert place(scheduler, TOOL) == "a"
+
+
+@pytest.mark.parametrize(("prompt", "output", "too_much"), [(100, 0, 0), (150, 0, 50), (100, 50, 50), (250, 0, 150)])
+def test_only_what_does_not_fit_is_evicted(new_scheduler: NewScheduler, prompt: int, output: int, too_much: int):
+    """A victim costs its recomputation times the reuse seen: none for 10 prompts, then 99 % for 30."""
+    scheduler = new_scheduler("a", kv_tokens=1100)
+    fill(scheduler, "a", reused=True)
+    place(scheduler, [1] * prompt, output)
+    (candidate,) = scheduler.explain("asked").candidates
+    reuse = 0.99 * (1 - 0.95**30)
+    assert candidate.eviction == pytest.approx(too_much * 0.001 * reuse)
+
+
+def test_the_larger_cache_has_room_for_longer(new_scheduler: NewScheduler):
+    scheduler = Scheduler()
+    for worker, kv_tokens in (("small", 500), ("large", 5000)):
+        scheduler.add_worker(worker, kv_tokens=kv_tokens, cost=LINEAR, now=0.0)
+        for turn in range(40):
+            prepare(scheduler, worker, (worker, turn), [10 + turn % 5] * 100, served=True)
+    assert place(scheduler, TOOL) == "large"
+
+
+def test_equal_costs_go_to_the_emptiest_cache(new_scheduler: NewScheduler):
+    scheduler = new_scheduler("abc")
+    prepare(scheduler, "a", 1, [1] * 50, served=True)
+    prepare(scheduler, "c", 2, [2] * 20, served=True)
+    assert place(scheduler, TOOL) == "b"
+
+
+def test_equal_costs_and_caches_are_drawn_by_seed():
+    def first(seed: int) -> str:
+        scheduler = Scheduler(seed=seed)
+        for worker in "abcd":
+            scheduler.add_worker(worker, kv_tokens=1000, cost=LINEAR, now=0.0)
+        return place(scheduler, TOOL)
+
+    assert {first(seed) for seed in range(40)} == set("abcd")
+    assert len({first(7) for _ in range(5)}) == 1
+
+
+def test_equal_costs_go_first_to_who_has_more_cached():
+    """A cost model with a floor prices a small rest like a smaller one."""
+    scheduler = Scheduler()
+    for worker in "ab":
+        scheduler.add_worker(worker, kv_tokens=1000, cost=CostModel(pieces=((0, 1000.0, 0.0, 0.0),)), now=0.0)
+    prepare(scheduler, "a", 1, [9] * 50, served=True)
+    prepare(scheduler, "b", 2, [9] * 40, served=True)
+    assert place(scheduler, [9] * 60) == "a"
+
+
+def test_placing_does_not_change_the_fleet(scheduler: Scheduler):
+    """The terms in a receipt are those of the decision, not of now."""
+    place(scheduler, TOOL)
+    assert {candidate.load for candidate in scheduler.explain("asked").candidates} == {0.0}
+
+
+def test_a_shared_prefix_spreads_under_load(new_scheduler: NewScheduler):
+    """No pile-up: requests that share a short prefix and have long outputs end on all workers."""
+    scheduler = new_scheduler("abcd", kv_tokens=100_000)
+    prepare(scheduler, "a", "warm", TOOL, served=True)
+    placed = [scheduler.submit(id, TOOL + [id] * 20, max_tokens=200, now=0.0).worker for id in range(100, 140)]
+    assert set(placed) == set("abcd")
+    assert max(placed.count(worker) for worker in "abcd") <= 16

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import preble
+from preble.testing import make_model
+
+SMALL = {"hidden": 64, "layers": 1, "heads": 2, "kv_heads": 1, "intermediate": 64, "vocab": 300}
+
+
+def run(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "preble", *arguments]
+    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(make_model(tmp_path_factory.mktemp("model"), **SMALL))
+
+
+def test_version():
+    assert run("--version").stdout == f"preble {preble.__version__}\n"
+
+
+def test_help_names_the_commands():
+    shown = run("--help").stdout
+    assert "make-model" in shown
+    assert "generate" in shown
+
+
+def test_make_model_writes_a_folder_that_generate_reads(tmp_path):
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    made = run("make-model", str(tmp_path / "m"), *options)
+    assert (made.returncode, made.stdout) == (0, f"{tmp_path / 'm'}\n")
+    generated = run("generate", str(tmp_path / "m"), "def hello", "--max-tokens", "12")
+    assert (generated.returncode, generated.stderr) == (0, "")
+    assert len(generated.stdout) > 1
+    assert generated.stdout.endswith("\n")
+
+
+def test_prompt_may_come_from_standard_input(model):
+    by_argument = run("generate", model, "import this", "--max-tokens", "12")
+    by_input = run("generate", model, "-", "--max-tokens", "12", given="import this")
+    assert by_argument.returncode == by_input.returncode == 0
+    assert by_argument.stdout == by_input.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--max-tokens", "0"], "max_tokens: "),
+        (["--temperature", "nan"], "temperature: "),
+        (["--backend", "none"], "backend: unknown 'none'"),
+        (["--policy", "none"], "policy: unknown 'none'"),
+        (["--workers", "0"], "workers: "),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_2(model, options, reason):
+    done = run("generate", model, "hi", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"preble: {reason}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_path_that_is_no_model_is_one_line_and_status_2(tmp_path):
+    done = run("generate", str(tmp_path / "none"), "hi")
+    assert done.returncode == 2
+    assert done.stderr.startswith("preble: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_command_is_needed():
+    assert run().returncode == 2
+    assert run("no-such-command").returncode == 2

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preble.errors import InvalidRequestError
+from preble.types import MAX_LOGPROBS, MAX_SAMPLES, MAX_STOPS, Choice, Generation, SamplingParams, Timings, Usage
+
+INTEGERS = {
+    "max_tokens": (1, 1 << 22),
+    "min_tokens": (0, 128),
+    "top_k": (-1, 1 << 31),
+    "seed": (-(1 << 63), (1 << 63) - 1),
+    "logprobs": (0, MAX_LOGPROBS),
+    "n": (1, MAX_SAMPLES),
+}
+NUMBERS = {
+    "temperature": (0.0, 100.0),
+    "top_p": (1e-6, 1.0),
+    "min_p": (0.0, 1.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "repetition_penalty": (1e-3, 100.0),
+}
+FLAGS = ("ignore_eos", "include_stop_str_in_output")
+STOPS = ("stop", "stop_token_ids")
+NOT_NUMBERS: list[Any] = ["1", b"1", [], True, False, 1j, math.nan, math.inf, -math.inf, 10**400, -(10**400)]
+
+
+def refused(**arguments: Any) -> str:
+    """The message of the refusal, which names the field."""
+    (name,) = arguments
+    with pytest.raises(InvalidRequestError) as caught:
+        SamplingParams(**arguments)
+    assert caught.value.field == name
+    assert str(caught.value).startswith(f"{name}: ")
+    return str(caught.value)
+
+
+def test_every_field_is_tested_here():
+    assert {*INTEGERS, *NUMBERS, *FLAGS, *STOPS} == set(SamplingParams.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_an_integer_has_its_bounds(name: str):
+    low, high = INTEGERS[name]
+    for value in (low, high):
+        assert getattr(SamplingParams(**{name: value}), name) == value
+    assert f"[{low}, " in refused(**{name: low - 1})
+    assert str(high) in refused(**{name: high + 1})
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, 1.0])
+def test_an_integer_is_one(name: str, value: Any):
+    refused(**{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_has_its_bounds(name: str):
+    low, high = NUMBERS[name]
+    for value in (low, high, int(high)):
+        assert getattr(SamplingParams(**{name: value}), name) == value
+    assert f"[{low:g}, {high:g}]" in refused(**{name: math.nextafter(low, -math.inf)})
+    assert f"[{low:g}, {high:g}]" in refused(**{name: math.nextafter(high, math.inf)})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", NOT_NUMBERS)
+def test_a_number_is_one(name: str, value: Any):
+    refused(**{name: value})
+
+
+@pytest.mark.parametrize("name", set(INTEGERS) - {"seed", "logprobs"} | set(NUMBERS) | set(FLAGS) | set(STOPS))
+def test_none_is_no_value(name: str):
+    refused(**{name: None})
+
+
+def test_seed_and_logprobs_may_be_absent():
+    assert SamplingParams(seed=None, logprobs=None) == SamplingParams()
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", [0, 1, "yes", 1.0])
+def test_a_flag_is_true_or_false(name: str, value: Any):
+    assert getattr(SamplingParams(**{name: True}), name) is True
+    assert "must be true or false" in refused(**{name: value})
+
+
+def test_the_minimum_is_not_above_the_maximum():
+    assert SamplingParams(min_tokens=5, max_tokens=5).min_tokens == 5
+    with pytest.raises(InvalidRequestError, match=r"min_tokens: must be at most max_tokens \(5\)"):
+        SamplingParams(min_tokens=6, max_tokens=5)
+
+
+@pytest.mark.parametrize("value", ["", "end", 0, [1], [b"end"], ("end", ""), {"end": 1}])
+def test_stop_is_a_sequence_of_text(value: Any):
+    assert "must be a sequence of non-empty strings" in refused(stop=value)
+
+
+@pytest.mark.parametrize("value", ["", "end", 0, 5, ["5"], [1.0], [True], [-1], [2**31], [2**70]])
+def test_stop_token_ids_are_a_sequence_of_ids(value: Any):
+    assert "must be a sequence of token ids" in refused(stop_token_ids=value)
+
+
+def test_stops_are_limited_in_number():
+    assert len(SamplingParams(stop=("x",) * MAX_STOPS, stop_token_ids=(0,) * MAX_STOPS).stop) == MAX_STOPS
+    assert f"at most {MAX_STOPS}" in refused(stop=["x"] * (MAX_STOPS + 1))
+    assert f"at most {MAX_STOPS}" in refused(stop_token_ids=[0] * (MAX_STOPS + 1))
+
+
+def test_an_unknown_field_and_a_positional_one_are_refused():
+    with pytest.raises(TypeError):
+        SamplingParams(best_of=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        SamplingParams(16)  # type: ignore[misc]
+    with pytest.raises(msgspec.ValidationError, match="best_of"):
+        msgspec.json.decode(b'{"best_of": 2}', type=SamplingParams)
+
+
+def test_they_do_not_change():
+    with pytest.raises(AttributeError):
+        SamplingParams().n = 2  # type: ignore[misc]
+
+
+finite = {name: st.floats(low, high) for name, (low, high) in NUMBERS.items()}
+whole = {name: st.integers(low, high) for name, (low, high) in INTEGERS.items() if name != "min_tokens"}
+params = st.fixed_dictionaries(
+    {},
+    optional=finite
+    | whole
+    | {name: st.booleans() for name in FLAGS}
+    | {"stop": st.lists(st.text(min_size=1, alphabet=st.characters(codec="utf-8")), max_size=3).map(tuple)}
+    | {"stop_token_ids": st.lists(st.integers(0, 2**31 - 1), max_size=3).map(tuple)},
+).map(lambda fields: SamplingParams(**fields))
+
+
+@given(params)
+def test_what_is_valid_goes_over_the_wire_and_back(sampling: SamplingParams):
+    for codec in (msgspec.msgpack, msgspec.json):
+        assert codec.decode(codec.encode(sampling), type=SamplingParams) == sampling
+
+
+def test_lists_of_stops_arrive_as_tuples():
+    sampling = SamplingParams(stop=["a"], stop_token_ids=[1])  # type: ignore[arg-type]
+    decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(sampling), type=SamplingParams)
+    assert (decoded.stop, decoded.stop_token_ids) == (("a",), (1,))
+
+
+def test_defaults_take_no_room_on_the_wire():
+    assert msgspec.json.encode(SamplingParams()) == b"{}"
+    assert len(msgspec.msgpack.encode(SamplingParams())) <= 3
+
+
+def test_what_is_invalid_on_the_wire_is_refused_there():
+    for raw in (b'{"n": 0}', b'{"temperature": -1}', b'{"stop": null}', b'{"ignore_eos": 1}', b'{"stop": [""]}'):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(raw, type=SamplingParams)
+
+
+def test_a_generation_shows_its_first_sample():
+    usage, timings = Usage(10, 4, 2), Timings(0.1, 0.2)
+    samples = tuple(
+        Choice(
+            index=index,
+            text=f"text {index}",
+            token_ids=(index, 2),
+            finish_reason="stop",
+            stop_reason=None,
+            logprobs=(),
+            worker=f"w{index}",
+            usage=usage,
+            timings=timings,
+        )
+        for index in range(2)
+    )
+    generation = Generation("r1", samples)
+    for name in ("text", "token_ids", "finish_reason", "logprobs", "usage", "timings", "worker"):
+        assert getattr(generation, name) == getattr(samples[0], name)
