@@ -42,54 +42,56 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     n: int = 1
 
     def __post_init__(self) -> None:
-        for name, low, high in _INTEGER_BOUNDS:
-            _check_integer(name, getattr(self, name), low, high)
-        for name, least, most in _NUMBER_BOUNDS:
-            _check_number(name, getattr(self, name), least, most)
+        # Checked on both sides of the wire, for every request; most of it is defaults, which need no check.
+        for name, default in _DEFAULTS:
+            value = getattr(self, name)
+            if value is not default:
+                _CHECKS[name](name, value)
         if self.min_tokens > self.max_tokens:
             raise InvalidRequestError(f"must be at most max_tokens ({self.max_tokens})", field="min_tokens")
-        for name in _FLAGS:
-            _check_flag(name, getattr(self, name))
         _check_stops("stop", self.stop, _is_stop, "non-empty strings")
         _check_stops("stop_token_ids", self.stop_token_ids, _is_token_id, "token ids")
 
 
-_INTEGER_BOUNDS = (
-    ("max_tokens", 1, 1 << 22),
-    ("min_tokens", 0, 1 << 22),
-    ("top_k", -1, 1 << 31),
-    ("seed", -(1 << 63), (1 << 63) - 1),
-    ("logprobs", 0, MAX_LOGPROBS),
-    ("n", 1, MAX_SAMPLES),
-)
-_NUMBER_BOUNDS = (
-    ("temperature", 0.0, 100.0),
-    ("top_p", 1e-6, 1.0),
-    ("min_p", 0.0, 1.0),
-    ("presence_penalty", -2.0, 2.0),
-    ("frequency_penalty", -2.0, 2.0),
-    ("repetition_penalty", 1e-3, 100.0),
-)
-_FLAGS = ("include_stop_str_in_output", "ignore_eos")
-_OPTIONAL = ("seed", "logprobs")
+def _integer(low: int, high: int) -> Callable[[str, object], None]:
+    def check(name: str, value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise InvalidRequestError(f"must be an integer in [{low}, {high}], not {value!r}", field=name)
+
+    return check
 
 
-def _check_integer(name: str, value: object, low: int, high: int) -> None:
-    if value is None and name in _OPTIONAL:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidRequestError(f"must be an integer in [{low}, {high}], not {value!r}", field=name)
+def _number(low: float, high: float) -> Callable[[str, object], None]:
+    def check(name: str, value: object) -> None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not low <= value <= high:  # type: ignore[operator]
+            raise InvalidRequestError(f"must be a number in [{low:g}, {high:g}], not {value!r}", field=name)
+
+    return check
 
 
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not low <= value <= high:  # type: ignore[operator]
-        raise InvalidRequestError(f"must be a number in [{low:g}, {high:g}], not {value!r}", field=name)
-
-
-def _check_flag(name: str, value: object) -> None:
+def _flag(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise InvalidRequestError(f"must be true or false, not {value!r}", field=name)
+
+
+_CHECKS: dict[str, Callable[[str, object], None]] = {
+    "max_tokens": _integer(1, 1 << 22),
+    "min_tokens": _integer(0, 1 << 22),
+    "top_k": _integer(-1, 1 << 31),
+    "seed": _integer(-(1 << 63), (1 << 63) - 1),
+    "logprobs": _integer(0, MAX_LOGPROBS),
+    "n": _integer(1, MAX_SAMPLES),
+    "temperature": _number(0.0, 100.0),
+    "top_p": _number(1e-6, 1.0),
+    "min_p": _number(0.0, 1.0),
+    "presence_penalty": _number(-2.0, 2.0),
+    "frequency_penalty": _number(-2.0, 2.0),
+    "repetition_penalty": _number(1e-3, 100.0),
+    "include_stop_str_in_output": _flag,
+    "ignore_eos": _flag,
+}
+_DEFAULTS = [(field.name, field.default) for field in msgspec.structs.fields(SamplingParams) if field.name in _CHECKS]
 
 
 def _check_stops(name: str, value: object, fits: Callable[[object], bool], kind: str) -> None:

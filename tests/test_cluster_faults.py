@@ -76,6 +76,8 @@ async def test_requests_that_wait_are_moved_to_an_idle_worker() -> None:
     class FirstTen:
         """Piles ten requests on slot 0, then sends to slot 1."""
 
+        relieves = True
+
         def __init__(self) -> None:
             self.count = 0
 

@@ -12,7 +12,6 @@ from preble.core.cost import Coefficients, CostModel
 from preble.errors import ConfigurationError, NoWorkersError
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _MASKS_KEPT = 4096
 _OUTPUT_GUESS = 64.0
@@ -53,7 +52,8 @@ class Fleet:
 
     Arrays by slot: `load` and `pending` are outstanding seconds (all work, and its prefill part), infinite where no
     worker is; `free` is tokens of cache not believed held; `requests` counts those in flight; `victim` is what evicting
-    one token will cost later, in seconds. `names` is replaced, never changed, so that it may be kept.
+    one token will cost later, in seconds. Counts are floats too: converting takes as long as adding. `names` is
+    replaced, never changed, so that it may be kept.
     """
 
     def __init__(self, seed: int) -> None:
@@ -65,8 +65,8 @@ class Fleet:
         self.load: Floats = np.empty(0)
         self.pending: Floats = np.empty(0)
         self.victim: Floats = np.empty(0)
-        self.free: Ints = np.empty(0, dtype=np.int64)
-        self.requests: Ints = np.empty(0, dtype=np.int64)
+        self.free: Floats = np.empty(0)
+        self.requests: Floats = np.empty(0)
         self._indices: dict[int, NDArray[np.intp]] = {}
         self._changed()
 
@@ -111,12 +111,12 @@ class Fleet:
             raise NoWorkersError("no worker can take requests")
         return self.live
 
-    def cached(self, levels: Sequence[tuple[int, int]], length: int) -> Ints:
+    def cached(self, levels: Sequence[tuple[int, int]], length: int) -> Floats:
         """Prompt tokens each slot need not compute: whole blocks, and never the last token.
 
         `levels` are (tokens, mask of the slots that hold so many), from the root down.
         """
-        cached = np.zeros(len(self.slots), dtype=np.int64)
+        cached = np.zeros(len(self.slots))
         block = self._block
         for depth, mask in levels:
             usable = depth if depth < length else length - 1
@@ -124,7 +124,7 @@ class Fleet:
             cached[slots] = usable - usable % (block if isinstance(block, int) else block[slots])
         return cached
 
-    def prefill_seconds(self, cached: Ints, length: int) -> Floats:
+    def prefill_seconds(self, cached: Floats, length: int) -> Floats:
         """Seconds each slot needs to prefill what it has not cached of a prompt of `length` tokens."""
         fixed = self._base + self._context * length
         seconds: Floats = np.maximum(fixed + (self._new + self._product * length) * (length - cached), self._least)
@@ -140,10 +140,13 @@ class Fleet:
             found = self._indices[mask] = np.flatnonzero(np.unpackbits(raw, bitorder="little"))
         return found
 
-    def cheapest(self, cost: Floats, cached: Ints | None = None) -> int:
+    def cheapest(self, cost: Floats, cached: Floats | None = None) -> int:
         """The slot of least cost; ties go to most tokens cached, then the emptiest cache, then a seeded draw."""
         best = int(cost.argmin())
-        ties = np.flatnonzero(cost <= cost[best] * (1 + 1e-9))
+        tied = cost <= cost[best] * (1 + 1e-9)
+        if np.count_nonzero(tied) == 1:
+            return best
+        ties = np.flatnonzero(tied)
         for merit in (cached, self.free):
             if len(ties) > 1 and merit is not None:
                 ties = ties[merit[ties] == merit[ties].max()]
@@ -170,8 +173,7 @@ class Fleet:
             return self.names.index(None)
         self.slots.append(Slot(None, 0, 1, _NO_WORKER))
         for name in ("load", "pending", "victim", "free", "requests"):
-            array = getattr(self, name)
-            setattr(self, name, np.append(array, np.zeros(1, dtype=array.dtype)))
+            setattr(self, name, np.append(getattr(self, name), 0.0))
         return len(self.slots) - 1
 
     def _changed(self) -> None:

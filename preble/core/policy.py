@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from preble.core.fleet import Fleet, Floats, Ints
+from preble.core.fleet import Fleet, Floats
 from preble.tree import Match
 
 
@@ -14,7 +14,7 @@ class Query:
     __slots__ = ("cached", "length", "match", "max_tokens", "priority", "session")
 
     def __init__(
-        self, length: int, max_tokens: int, session: str | None, priority: int, match: Match, cached: Ints
+        self, length: int, max_tokens: int, session: str | None, priority: int, match: Match, cached: Floats
     ) -> None:
         self.length = length
         self.max_tokens = max_tokens
@@ -45,7 +45,10 @@ class Decision:
 
 
 class Policy(Protocol):
-    """Chooses a slot. It may keep state of its own, and must not change the fleet."""
+    """Chooses a slot. It may keep state of its own, and must not change the fleet.
+
+    With an attribute `relieves` that is true, requests that wait too long may be moved, by asking again.
+    """
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
         """Return the decision. Raises NoWorkersError if no worker is there."""

@@ -234,7 +234,10 @@ class Scheduler:
         """Propose to move requests that wait on an overloaded worker to one that would start them much sooner.
 
         Nothing changes here: to carry a move out, take the request from its worker, `finish` it and `submit` it again.
+        Only policies that ask for it (`relieves`) have their placements corrected; the baselines do not.
         """
+        if not getattr(self.policy, "relieves", False):
+            return []
         waiting = [request for request in self._requests.values() if request.slot >= 0 and not request.started]
         return moves([(request, self._query(request)) for request in waiting], self.fleet)
 
@@ -292,7 +295,7 @@ class Scheduler:
     def _keep(self, request: _Request, generated: bytes) -> None:
         self.fleet.saw_output(request.slot, len(generated) // TOKEN_BYTES)
         # The last token was never fed back, so its keys and values do not exist.
-        self.tree.insert(request.tokens + generated[:-TOKEN_BYTES], request.slot, pin=False, landed=True)
+        self.tree.extend(request.node, generated[:-TOKEN_BYTES], request.slot)
 
     def _resize(self, slot: int) -> None:
         """Keep what a worker is believed to hold within its cache, and tell the fleet how much is free."""

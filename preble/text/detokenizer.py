@@ -66,7 +66,11 @@ class _WindowText:
         self._context = 0
 
     def add(self, ids: Sequence[int]) -> str:
-        self._ids += ids
+        # One at a time: a delta of several ids can begin and end inside characters every time.
+        return "".join(map(self._step, ids))
+
+    def _step(self, token: int) -> str:
+        self._ids.append(token)
         known, text = self._decode(self._ids[: self._context]), self._decode(self._ids)
         unfinished = text.endswith(REPLACEMENT) or len(text) <= len(known)
         if unfinished and len(self._ids) - self._context < HELD_TOKENS:

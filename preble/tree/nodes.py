@@ -97,6 +97,13 @@ class Nodes:
         self.tokens += len(edge) // TOKEN_BYTES
         return node
 
+    def lengthen(self, node: int, tokens: bytes) -> None:
+        """Append packed tokens to the edge of a node without children and payload."""
+        self.version += 1
+        self.edge[node] += tokens
+        self.end[node] += len(tokens) // TOKEN_BYTES
+        self.tokens += len(tokens) // TOKEN_BYTES
+
     def split(self, node: int, size: int) -> int:
         """Cut the edge of `node` after `size` bytes and return the new upper node."""
         upper, edge = self._number(), self.edge[node]

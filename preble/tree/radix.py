@@ -139,6 +139,23 @@ class RadixTree:
                 self.land(node, worker)
         return node if pin else self._merge(node)
 
+    def extend(self, node: int, tokens: bytes, worker: int) -> None:
+        """Register that `worker`, which landed at `node` and is pinned there, has computed `tokens` below it too.
+
+        The same as inserting the path and the tokens as landed, without the walk where nobody else is below or at the
+        node: its edge grows. Needs a page of 1 and no payload. Raises StateError if the worker is not pinned there.
+        """
+        nodes, bit = self._nodes, 1 << worker
+        holding = self._pinned_holding(node, worker)
+        if not tokens:
+            return
+        if node in nodes.children or nodes.pins[node] > 1 or nodes.landed[node] != bit or nodes.holders[node] != bit:
+            self.insert(self.path(node) + tokens, worker, pin=False, landed=True)
+            return
+        nodes.lengthen(node, tokens)
+        holding.tokens += len(tokens) // TOKEN_BYTES
+        holding.recency.touch(nodes.path(node))
+
     def land(self, node: int, worker: int) -> None:
         """Register that `worker` has computed the path down to `node`. Raises StateError if it does not hold it."""
         nodes, bit = self._nodes, 1 << worker

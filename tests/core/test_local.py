@@ -218,6 +218,13 @@ def test_the_same_prompt_is_held_though_its_last_token_is_always_computed():
     assert picks(local, cached=LENGTH - 1) == [2]
 
 
+def test_the_last_page_is_always_computed_so_it_is_not_waited_for():
+    local = hold(page=4)
+    local.add(2, prompt(7, 7, 7, 1), now=1.0)
+    assert picks(local, cached=LENGTH - 8) == []
+    assert picks(local, cached=LENGTH - 4) == [2]
+
+
 def test_less_than_a_page_in_common_holds_nobody():
     local = hold(page=4)
     local.add(2, prompt(7, 7, 7, 2), now=1.0)

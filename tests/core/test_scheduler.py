@@ -46,6 +46,8 @@ def submit(scheduler: Scheduler, id: object, tokens: list[int], **options: Any) 
 class To:
     """A policy that sends requests where the test says."""
 
+    relieves = True
+
     def __init__(self, *slots: int) -> None:
         self.slots = list(slots)
 
@@ -554,6 +556,23 @@ class TestRebalance:
         submit(scheduler, 1, [1] * 300)
         submit(scheduler, 2, [9] * 200 + [2])
         assert scheduler.rebalance(0.0) == []
+
+    def test_a_baseline_is_left_as_it_is(self, new_scheduler: NewScheduler):
+        policy = To(0)
+        policy.relieves = False
+        scheduler = new_scheduler(policy=policy)
+        for id in range(4):
+            submit(scheduler, id, [id] * 100)
+        assert scheduler.rebalance(0.0) == []
+
+    @pytest.mark.parametrize(("policy", "relieves"), [("e2", True), ("round-robin", False), ("least-loaded", False)])
+    def test_only_e2_has_its_placements_corrected(self, new_scheduler: NewScheduler, policy: str, relieves: bool):
+        """A worker joins when the only other one has long been queueing."""
+        scheduler = new_scheduler("a", policy=policy)
+        for id in range(4):
+            submit(scheduler, id, [id] * 100)
+        scheduler.add_worker("b", kv_tokens=1000, cost=LINEAR, now=0.0)
+        assert bool(scheduler.rebalance(0.0)) == relieves
 
     def test_a_move_can_be_carried_out(self, new_scheduler: NewScheduler):
         scheduler = new_scheduler(policy=To(0, 0, 0, 0, 1))

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from preble.core.fleet import Fleet
 from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
-from preble.errors import InvalidRequestError, NoWorkersError
+from preble.errors import NoWorkersError
 from preble.tokens import pack
 from preble.tree import RadixTree
 
@@ -31,6 +31,8 @@ class Life(RuleBasedStateMachine):
         self.placed: dict[int, str] = {}
         self.orphans: list[int] = []
         self.count = 0
+        self.add_worker(1000, 1, "small-cpu", True)
+        self.add_worker(20, 4, "mistral-7b-a6000", False)
 
     def pick(self, index: int) -> int:
         return sorted(self.placed)[index % len(self.placed)]
@@ -122,12 +124,6 @@ class Life(RuleBasedStateMachine):
     def cleared(self, index: int) -> None:
         self.scheduler.evicted(self.workers[index % len(self.workers)], b"", 0, now=0.0)
 
-    @precondition(lambda self: self.placed)
-    @rule(index=indices)
-    def refused(self, index: int) -> None:
-        with pytest.raises(InvalidRequestError):
-            self.scheduler.submit(self.pick(index), [1], now=0.0)
-
     @rule()
     def rebalance(self) -> None:
         before = self.scheduler.snapshot()
@@ -167,7 +163,7 @@ class Life(RuleBasedStateMachine):
 
 
 Life.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestLife = Life.TestCase
 

@@ -59,6 +59,7 @@ def test_well_formed_text_never_shows_half_a_character(kind, text, request):
 
 
 @given(text=TEXTS.filter(lambda text: "\ufffd" not in text), sizes=st.lists(st.integers(1, 4), min_size=1))
+@example(text="aé" + "é" * 20, sizes=[2])
 def test_sentence_piece_text_joins_to_the_decoded_ids(sentence_piece, text, sizes):
     ids = sentence_piece.encode(text)
     pieces = stream(sentence_piece, ids, sizes)

@@ -92,6 +92,16 @@ class Model(RuleBasedStateMachine):
         self.tree.land(node, worker)
         self.landed[worker] |= self.prefixes(tokens)
 
+    @precondition(lambda self: self.page == 1 and self.pins)
+    @rule(data=st.data(), output=prompts)
+    def end(self, data: st.DataObject, output: Prefix) -> None:
+        """A request ends and leaves its output below its prompt."""
+        worker, tokens, node = self.pins.pop(data.draw(st.integers(0, len(self.pins) - 1)))
+        self.tree.land(node, worker)
+        self.tree.extend(node, pack(output), worker)
+        self.tree.unpin(node, worker)
+        self.landed[worker] |= self.prefixes(tokens + output)
+
     @precondition(lambda self: self.pins)
     @rule(data=st.data())
     def touch(self, data: st.DataObject) -> None:

@@ -481,3 +481,33 @@ def test_check_sees_damage(damage):
     damage(tree)
     with pytest.raises(AssertionError):
         tree.check()
+
+
+def test_an_output_lengthens_the_edge_of_its_prompt(tree):
+    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    tree.extend(node, pack([4, 5]), 0)
+    assert (tree.nodes, tree.depth(node), tree.held_tokens(0)) == (1, 5, 5)
+    assert tree.match(pack([1, 2, 3, 4, 5, 6])).length(0) == 5
+
+
+def test_an_output_is_the_end_of_no_other_request_s_prompt(tree):
+    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    assert tree.insert(pack([1, 2, 3]), 0) == node
+    tree.extend(node, pack([4, 5]), 0)
+    assert tree.depth(node) == 3
+    assert tree.match(pack([1, 2, 3, 4, 5])).length(0) == 5
+
+
+def test_an_output_belongs_to_the_worker_that_generated_it(tree):
+    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    tree.insert(pack([1, 2, 3]), 1, pin=False, landed=True)
+    tree.extend(node, pack([4]), 0)
+    match = tree.match(pack([1, 2, 3, 4]))
+    assert (match.length(0), match.length(1)) == (4, 3)
+
+
+def test_an_output_without_a_pin_is_refused(tree):
+    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    tree.unpin(node, 0)
+    with pytest.raises(StateError):
+        tree.extend(node, pack([4]), 0)

@@ -17,8 +17,10 @@ class E2:
     the victims, times how much of what is sent there is reused. Prefixes in flight count as held: they land first.
     """
 
-    def __init__(self, *, weight: float = 2.5) -> None:
+    def __init__(self, *, weight: float = 2.5, relieves: bool = True) -> None:
+        """`weight` multiplies P; `relieves` lets waiting requests be moved when the load has shifted."""
         self.weight = weight
+        self.relieves = relieves
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
         """Return the slot of least cost."""
@@ -26,7 +28,6 @@ class E2:
         cached = query.cached
         load = fleet.load.copy()
         prefill = fleet.prefill_seconds(cached, query.length)
-        victims = np.maximum(query.length + query.max_tokens - cached - fleet.free, 0)
-        eviction = victims * fleet.victim
+        eviction = np.maximum(query.length + query.max_tokens - cached - fleet.free, 0.0) * fleet.victim
         slot = fleet.cheapest(load + self.weight * prefill + eviction, cached)
         return Decision(slot, "exploit" if 2 * cached[slot] > query.length else "explore", load, prefill, eviction)

@@ -1,0 +1,75 @@
+"""Simulation: the scheduler and the engines of a live cluster on virtual time, thousands of times faster.
+
+    from preble.simulate import Request, simulate
+    result = simulate(requests, policy="e2", workers=4)   # requests: preble.simulate.Request, in any order
+    result.summary().ttft_mean                            # see Summary for the others
+    result.ttft, result.worker, result.cached             # numpy arrays, an entry per request
+
+`requests` come from a generator (`bench.workloads.WORKLOADS[name](rate=, requests=, seed=)` in this repository), from
+a trace (`preble.simulate.traces`), or are written by hand. `policy` is a name or an object with `place`. Workers are
+alike (`workers=8, options=SimOptions(kv_tokens=100_000, cost="mistral-7b-a100")`) or a list of SimOptions. The same
+arguments give the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from preble.backends.sim import SimCore, SimOptions
+from preble.core.cost import CostModel
+from preble.core.local import Discipline
+from preble.core.policy import Policy
+from preble.core.scheduler import Scheduler
+from preble.errors import ConfigurationError
+from preble.simulate.request import Request, segment_tokens
+from preble.simulate.result import Result, Summary
+from preble.simulate.run import Run, Worker
+
+__all__ = ["Request", "Result", "SimOptions", "Summary", "segment_tokens", "simulate"]
+
+
+def simulate(
+    workload: Iterable[Request],
+    *,
+    policy: str | Policy = "e2",
+    workers: int | Sequence[SimOptions] = 4,
+    options: SimOptions | None = None,
+    believed_cost: CostModel | str | None = None,
+    discipline: Discipline = "groups",
+    seed: int = 0,
+    report_delay: float = 0.0,
+    rebalance_interval: float = 0.25,
+    progress: Callable[[], object] = bool,
+) -> Result:
+    """Serve a workload and return what became of every request.
+
+    `workers` is a number of engines of `options`, or the options of each. The scheduler knows their capacities and is
+    told `believed_cost`, by default each engine's own; `seed` breaks its ties. Reports of the engines, and tokens,
+    arrive `report_delay` seconds late. Every `rebalance_interval` seconds (0: never) waiting requests may be moved.
+    `progress` is called after each request. Raises ConfigurationError.
+    """
+    each = [options or SimOptions()] * workers if isinstance(workers, int) else list(workers)
+    if not each:
+        raise ConfigurationError("workers: at least 1")
+    if report_delay < 0 or rebalance_interval < 0:
+        raise ConfigurationError("report_delay and rebalance_interval: at least 0")
+    scheduler = Scheduler(policy, seed=seed)
+    engines = [Worker(index, SimCore(engine, discipline)) for index, engine in enumerate(each)]
+    for worker, engine in zip(engines, each, strict=True):
+        scheduler.add_worker(
+            worker.name,
+            kv_tokens=worker.core.batcher.cache.total * engine.block_size,
+            block_size=engine.block_size,
+            cost=believed_cost or engine.cost,
+            reports_evictions=True,
+            now=0.0,
+        )
+    run = Run(
+        list(workload),
+        scheduler,
+        engines,
+        report_delay=report_delay,
+        rebalance_interval=rebalance_interval,
+        progress=progress,
+    )
+    return run.run()

@@ -1,0 +1,60 @@
+"""What a workload is made of: requests whose prompts are lists of segments, turned into tokens when they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+
+FIRST_TOKEN = 3
+"""The lowest token of a segment: those below stand for padding, beginning and end."""
+VOCABULARY = 32_000
+"""Tokens of segments are below this; engines that take them need a vocabulary at least as large."""
+
+Segment = tuple[int, int]
+"""The first so many tokens of the segment of that id."""
+
+_SEGMENTS_KEPT = 2048
+_NOTHING: Mapping[int, bytes] = {}
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request of a workload. Two prompts share a prefix as far as their `segments` agree.
+
+    With an `arrival`, in seconds, it is sent then. Without one it is sent `gap` seconds after all requests of its
+    session's turn before `turn` have ended. What was generated for a request stands, in later prompts of its session,
+    where those have `output_segment`. `output_tokens` is what the engine will generate; schedulers are told
+    `max_tokens` only, by default the longest output of the workload. `cancel_after` seconds its user gives up.
+    """
+
+    segments: tuple[Segment, ...]
+    output_tokens: int
+    arrival: float | None = None
+    session: str | None = None
+    turn: int = 0
+    gap: float = 0.0
+    output_segment: int | None = None
+    max_tokens: int | None = None
+    cancel_after: float | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return sum(count for _, count in self.segments)
+
+    def prompt(self, outputs: Mapping[int, bytes] = _NOTHING) -> bytes:
+        """Return the prompt, packed int32; `outputs` are the real tokens of output segments."""
+        return b"".join(outputs.get(segment) or segment_tokens(segment, count) for segment, count in self.segments)
+
+
+@lru_cache(maxsize=_SEGMENTS_KEPT)
+def segment_tokens(segment: int, count: int) -> bytes:
+    """Return the first `count` tokens of a segment, packed int32: a hash (splitmix64) of segment and position."""
+    start = segment * 0xD1B54A32D192ED03 & (1 << 64) - 1
+    mixed = (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) + np.uint64(start)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    tokens = FIRST_TOKEN + (mixed >> np.uint64(33)) % np.uint64(VOCABULARY - FIRST_TOKEN)
+    return tokens.astype("<i4").tobytes()
