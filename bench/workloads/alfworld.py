@@ -30,7 +30,12 @@ MAX_TOKENS = 128
 
 
 def alfworld(
-    *, rate: float = 1.0, requests: int = 8_960, seed: int = 0, size: Literal["4-gpu", "full"] = "4-gpu", ids: bool = True
+    *,
+    rate: float = 1.0,
+    requests: int = 8_960,
+    seed: int = 0,
+    size: Literal["4-gpu", "full"] = "4-gpu",
+    ids: bool = True,
 ) -> list[Request]:
     """Closed loops without pauses: sessions of 14 turns, or of 48 on average, start at `rate` requests a second.
 
@@ -57,7 +62,12 @@ def alfworld(
 
 
 def _session(
-    name: str, start: float, prompt: tuple[tuple[int, int], ...], size: str, source: random.Random, segments: Iterator[int]
+    name: str,
+    start: float,
+    prompt: tuple[tuple[int, int], ...],
+    size: str,
+    source: random.Random,
+    segments: Iterator[int],
 ) -> Iterator[Request]:
     for turn in range(_steps(size, source)):
         output_segment = next(segments)

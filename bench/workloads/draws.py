@@ -77,7 +77,9 @@ def popular(weights: Sequence[float], source: random.Random) -> Iterator[int]:
         yield bisect_right(cumulated, source.random() * cumulated[-1], hi=len(cumulated) - 1)
 
 
-def weighted(lengths: list[int], weights: Sequence[float], source: random.Random, *, tolerance: float = 0.03) -> list[int]:
+def weighted(
+    lengths: list[int], weights: Sequence[float], source: random.Random, *, tolerance: float = 0.03
+) -> list[int]:
     """Reorder lengths until the popular ones are as long as the others: their weighted mean is near the plain one."""
     plain = sum(lengths) / len(lengths)
     while True:

@@ -20,7 +20,9 @@ MAX_TOKENS = 64
 MEAN_QUESTIONS = 18.9
 
 
-def loogle(*, rate: float = 1.0, requests: int = 986, seed: int = 0, size: Literal["4-gpu", "full"] = "4-gpu") -> list[Request]:
+def loogle(
+    *, rate: float = 1.0, requests: int = 986, seed: int = 0, size: Literal["4-gpu", "full"] = "4-gpu"
+) -> list[Request]:
     """Independent requests, Poisson: 48 documents of 20.5 questions, or 105 of 18.6; more for more requests."""
     documents, more = (48, 1.13) if size == "4-gpu" else (105, 1.0)
     documents = max(documents, math.ceil(requests / (MEAN_QUESTIONS * more)))

@@ -17,7 +17,9 @@ OUTPUT = lognormal(190, 343, 8, 2_048)
 MAX_TOKENS = 2_048
 
 
-def programming(*, rate: float = 1.0, requests: int = 3_750, seed: int = 0, size: Literal["4-gpu", "full"] = "4-gpu") -> list[Request]:
+def programming(
+    *, rate: float = 1.0, requests: int = 3_750, seed: int = 0, size: Literal["4-gpu", "full"] = "4-gpu"
+) -> list[Request]:
     """Independent requests, Poisson, over 200 problems, or 160; more for more requests."""
     problems = max(200 if size == "4-gpu" else 160, -(-requests // 18))
     lengths = stratified(PROBLEM, problems, chance("programming", seed, "problems"))
@@ -33,5 +35,7 @@ def programming(*, rate: float = 1.0, requests: int = 3_750, seed: int = 0, size
             output_tokens=output,
             max_tokens=MAX_TOKENS,
         )
-        for index, (problem, arrival, output) in islice(enumerate(zip(asked, arrivals, outputs, strict=False)), requests)
+        for index, (problem, arrival, output) in islice(
+            enumerate(zip(asked, arrivals, outputs, strict=False)), requests
+        )
     ]

@@ -39,12 +39,17 @@ def toolbench(
             output_tokens=output,
             max_tokens=MAX_TOKENS,
         )
-        for arrival, chose, (query, tail), output in islice(zip(arrivals, chosen, tails, outputs, strict=True), requests)
+        for arrival, chose, (query, tail), output in islice(
+            zip(arrivals, chosen, tails, outputs, strict=True), requests
+        )
     ]
 
 
 def _weights(popularity: Popularity, sets: int, seed: int) -> list[float]:
     if popularity == "natural":
-        return [float(weight) for weight in stratified(lognormal(39, 64, 1, 10_000), sets, chance("natural", seed, "weights"))]
+        return [
+            float(weight)
+            for weight in stratified(lognormal(39, 64, 1, 10_000), sets, chance("natural", seed, "weights"))
+        ]
     exponent = 1.1 if popularity == "zipf" else 0.0
     return [rank**-exponent for rank in range(1, sets + 1)]

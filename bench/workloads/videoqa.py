@@ -26,7 +26,9 @@ ROWS = 300
 REPEATED = 2_400
 
 
-def videoqa(*, rate: float = 1.0, requests: int = 2_518, seed: int = 0, size: Literal["4-gpu", "full"] = "4-gpu") -> list[Request]:
+def videoqa(
+    *, rate: float = 1.0, requests: int = 2_518, seed: int = 0, size: Literal["4-gpu", "full"] = "4-gpu"
+) -> list[Request]:
     """Independent requests, Poisson.
 
     In the 4-GPU size prompts are cropped, and 300 questions on 237 videos are asked 4 to 10 times each. In the full
@@ -47,7 +49,9 @@ def videoqa(*, rate: float = 1.0, requests: int = 2_518, seed: int = 0, size: Li
             output_tokens=2 + output,
             max_tokens=MAX_TOKENS,
         )
-        for index, (video, arrival, question, output) in enumerate(zip(asked, arrivals, questions, outputs, strict=False))
+        for index, (video, arrival, question, output) in enumerate(
+            zip(asked, arrivals, questions, outputs, strict=False)
+        )
     ]
 
 
@@ -63,6 +67,4 @@ def _repeated(requests: int, seed: int) -> tuple[list[int], list[int]]:
     lengths = [min(length, CROPPED - INSTRUCTION) for length in lengths]
     rows = shuffled(asked, chance("videoqa", seed, "rows"))[: ROWS * more]
     total = sum(lengths[video] for video in rows)
-    return [
-        video for video in rows for _ in range(math.ceil(REPEATED * more * lengths[video] / total))
-    ], lengths
+    return [video for video in rows for _ in range(math.ceil(REPEATED * more * lengths[video] / total))], lengths

@@ -117,9 +117,7 @@ class Run:
     def _place(self, now: float, flight: Flight) -> None:
         index, request = flight.index, self._requests[flight.index]
         bound = self._bound if request.max_tokens is None else request.max_tokens
-        placement = self._scheduler.submit(
-            index, flight.tokens, max_tokens=bound, session=request.session, now=now
-        )
+        placement = self._scheduler.submit(index, flight.tokens, max_tokens=bound, session=request.session, now=now)
         worker = flight.worker = self._workers[placement.worker]
         flight.wire = next(self._wires)
         self._by_wire[flight.wire] = flight

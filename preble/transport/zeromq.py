@@ -6,15 +6,14 @@ Sockets are pumped from their file descriptor by `loop.add_reader`: a fifth of t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import zmq
 
-from preble.errors import FrameError, OverloadedError, UnreachableError
+from preble.errors import FrameError, OverloadedError, PrebleError, UnreachableError
 from preble.transport.schema import MAX_FRAME
 
 HIGH_WATER = 20_000
@@ -23,6 +22,9 @@ HIGH_WATER = 20_000
 BURST = 512
 """Messages delivered in one wakeup before other callbacks of the loop get a turn."""
 
+# As plain integers: operators of pyzmq's enums take longer than the calls they are passed to.
+_NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+_EVENTS, _POLLIN, _RCVMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.RCVMORE)
 _LONGEST_PATH = 100
 _HEARTBEAT_MS, _SILENCE_MS = 200, 600
 
@@ -63,7 +65,7 @@ class Router:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _deliver(self, socket: zmq.Socket[bytes]) -> None:
-        peer = socket.recv(zmq.NOBLOCK)
+        peer = socket.recv(_NOBLOCK)
         self._receive(peer, _only_part(socket))
 
 
@@ -95,8 +97,8 @@ class Dealer:
         self._context.term()
 
     def _deliver(self, socket: zmq.Socket[bytes]) -> None:
-        frame = socket.recv(zmq.NOBLOCK)
-        if socket.getsockopt(zmq.RCVMORE):
+        frame = socket.recv(_NOBLOCK)
+        if socket.getsockopt(_RCVMORE):
             _discard_parts(socket)
             raise FrameError("more than one part")
         self._receive(frame)
@@ -124,10 +126,12 @@ class _Pump:
             raise FrameError(f"frame of {len(parts[-1])} bytes, the limit is {MAX_FRAME}")
         if self._socket.closed:
             raise UnreachableError("the transport is closed")
-        with _typed_errors():
+        try:
             for part in parts[:-1]:
-                self._socket.send(part, zmq.NOBLOCK | zmq.SNDMORE)
-            self._socket.send(parts[-1], zmq.NOBLOCK)
+                self._socket.send(part, _MORE)
+            self._socket.send(parts[-1], _NOBLOCK)
+        except zmq.ZMQError as error:
+            raise _typed(error) from None
         if not self._again and self._readable():
             self._drain_soon()
 
@@ -140,8 +144,9 @@ class _Pump:
         self._socket.close(linger=round(linger * 1000))
 
     def _readable(self) -> bool:
-        events: int = self._socket.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
-        return bool(events & zmq.POLLIN)
+        # Asking is also cheaper than the exception of a receive that would block.
+        events: int = self._socket.getsockopt(_EVENTS)  # type: ignore[assignment]
+        return events & _POLLIN != 0
 
     def _drain_soon(self) -> None:
         self._again = self._loop.call_soon(self._drain)
@@ -151,21 +156,19 @@ class _Pump:
             self._again.cancel()
             self._again = None
         for _ in range(BURST):
-            if self._socket.closed or not self._deliver_one():
+            if self._socket.closed or not self._readable():
                 return
+            self._deliver_one()
         self._drain_soon()
 
-    def _deliver_one(self) -> bool:
-        """Deliver the next message; return False if there is none. A failing receiver must not stop the pump."""
+    def _deliver_one(self) -> None:
+        """Deliver the next message. A failing receiver must not stop the pump."""
         try:
             self._deliver(self._socket)
-        except zmq.Again:
-            return False
         except FrameError:
             self.rejected += 1
         except Exception as error:  # as the loop does for a failing callback
             self._loop.call_exception_handler({"message": "receiver of a frame failed", "exception": error})
-        return True
 
 
 def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, high_water: int) -> zmq.Socket[bytes]:
@@ -196,27 +199,21 @@ def _bind(socket: zmq.Socket[bytes]) -> tuple[str | None, str]:
 
 def _only_part(socket: zmq.Socket[bytes]) -> bytes:
     """Return the next part of a message, which must be its last."""
-    if not socket.getsockopt(zmq.RCVMORE):
+    if not socket.getsockopt(_RCVMORE):
         raise FrameError("no body")
-    frame = socket.recv(zmq.NOBLOCK)
-    if socket.getsockopt(zmq.RCVMORE):
+    frame = socket.recv(_NOBLOCK)
+    if socket.getsockopt(_RCVMORE):
         _discard_parts(socket)
         raise FrameError("more than one part")
     return frame
 
 
 def _discard_parts(socket: zmq.Socket[bytes]) -> None:
-    while socket.getsockopt(zmq.RCVMORE):
-        socket.recv(zmq.NOBLOCK)
+    while socket.getsockopt(_RCVMORE):
+        socket.recv(_NOBLOCK)
 
 
-@contextlib.contextmanager
-def _typed_errors() -> Iterator[None]:
-    try:
-        yield
-    except zmq.Again:
-        raise OverloadedError("the peer's queue is full", retry_after=0.01) from None
-    except zmq.ZMQError as error:
-        if error.errno == zmq.EHOSTUNREACH:
-            raise UnreachableError("no such peer") from None
-        raise UnreachableError(str(error)) from None
+def _typed(error: zmq.ZMQError) -> PrebleError:
+    if isinstance(error, zmq.Again):
+        return OverloadedError("the peer's queue is full", retry_after=0.01)
+    return UnreachableError("no such peer" if error.errno == zmq.EHOSTUNREACH else str(error))
