@@ -29,6 +29,8 @@ def pack(tokens: TokenInput, *, field: str = "tokens") -> bytes:
     """
     if isinstance(tokens, bytes):
         packed = tokens
+    elif isinstance(tokens, (array, np.ndarray)) and tokens.itemsize == 1:  # small ids, not packed ones
+        packed = _pack_sequence(tokens.tolist(), field)
     elif isinstance(tokens, (array, np.ndarray, bytearray, memoryview)):
         packed = _pack_buffer(memoryview(cast(Any, tokens)), field)
     else:

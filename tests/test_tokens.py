@@ -118,3 +118,8 @@ def test_highest_of_nothing_is_below_every_id():
 def test_a_negative_id_is_higher_than_any_vocabulary():
     assert highest(pack([5, -1])) == 2**32 - 1
     assert highest(pack(np.array([-(2**31)], dtype=np.int32))) == 2**31
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_arrays_of_bytes_hold_small_ids_and_nothing_packed(kind):
+    assert unpack(pack(np.array([1, 2, 3, 4], dtype=kind))) == (1, 2, 3, 4)

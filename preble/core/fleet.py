@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 _MASKS_KEPT = 4096
 _OUTPUT_GUESS = 64.0
 _LEARNING_RATE = 0.05
+_ARRAYS = ("load", "pending", "victim", "free", "requests", "waiting", "uncached")
 _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=0.0)
 
 
@@ -51,8 +52,9 @@ class Fleet:
     """Slots of workers. A worker keeps its slot, a small int, from `add` to `remove`; slots are used again.
 
     Arrays by slot: `load` and `pending` are outstanding seconds (all work, and its prefill part), infinite where no
-    worker is; `free` is tokens of cache not believed held; `requests` counts those in flight; `victim` is what evicting
-    one token will cost later, in seconds. Counts are floats too: converting takes as long as adding. `names` is
+    worker is; `free` is tokens of cache not believed held; `requests` counts those in flight, `waiting` those of them
+    not started, `uncached` their prompt tokens still to be computed; `victim` is what evicting one token will cost
+    later, in seconds. Counts are floats too: converting takes as long as adding. `names` is
     replaced, never changed, so that it may be kept.
     """
 
@@ -67,6 +69,8 @@ class Fleet:
         self.victim: Floats = np.empty(0)
         self.free: Floats = np.empty(0)
         self.requests: Floats = np.empty(0)
+        self.waiting: Floats = np.empty(0)
+        self.uncached: Floats = np.empty(0)
         self._indices: dict[int, NDArray[np.intp]] = {}
         self._changed()
 
@@ -83,7 +87,8 @@ class Fleet:
         slot = self._empty_slot()
         self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
         self.slot_of[worker] = slot
-        self.load[slot] = self.pending[slot] = self.victim[slot] = self.requests[slot] = 0
+        for name in _ARRAYS:
+            getattr(self, name)[slot] = 0.0
         self.free[slot] = kv_tokens
         self._changed()
         return slot
@@ -93,8 +98,8 @@ class Fleet:
         slot = self.slot(worker)
         del self.slot_of[worker]
         self.slots[slot] = Slot(None, 0, 1, _NO_WORKER)
-        self.load[slot] = self.pending[slot] = np.inf
-        self.victim[slot] = self.free[slot] = self.requests[slot] = 0
+        for name in _ARRAYS:
+            getattr(self, name)[slot] = np.inf if name in ("load", "pending") else 0.0
         self._changed()
         return slot
 
@@ -152,11 +157,6 @@ class Fleet:
                 ties = ties[merit[ties] == merit[ties].max()]
         return int(ties[0] if len(ties) == 1 else ties[self.random.randrange(len(ties))])
 
-    def charge(self, slot: int, *, prefill: float, decode: float) -> None:
-        """Account outstanding work; negative numbers release it."""
-        self.pending[slot] += prefill
-        self.load[slot] += prefill + decode
-
     def saw_prompt(self, slot: int, cached_share: float) -> None:
         """Learn how much of what is sent there is reused."""
         worker = self.slots[slot]
@@ -172,7 +172,7 @@ class Fleet:
         if None in self.names:
             return self.names.index(None)
         self.slots.append(Slot(None, 0, 1, _NO_WORKER))
-        for name in ("load", "pending", "victim", "free", "requests"):
+        for name in _ARRAYS:
             setattr(self, name, np.append(getattr(self, name), 0.0))
         return len(self.slots) - 1
 

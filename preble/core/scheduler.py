@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,14 +12,13 @@ import numpy as np
 from preble.core.cost import CostModel, cost_model
 from preble.core.fleet import Fleet
 from preble.core.policies import policy_named
-from preble.core.policy import Policy, Query
+from preble.core.policy import Decision, Policy, Query
 from preble.core.rebalance import Move, moves
 from preble.core.receipt import Receipt, Receipts
+from preble.core.request import NOWHERE, Request, RequestId
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES, TokenInput, pack
 from preble.tree import RadixTree
-
-RequestId: TypeAlias = Hashable
 
 _OVERHANG = 1.25  # of a worker's KV tokens, kept in the tree before its own eviction reports are disbelieved
 
@@ -52,30 +51,6 @@ class Snapshot(msgspec.Struct, frozen=True):
     tree_tokens: int
 
 
-class _Request:
-    """A submitted request. `slot` is -1 once its worker was removed."""
-
-    __slots__ = (
-        "cached", "decode", "first_token", "id", "length", "max_tokens", "node", "prefill", "priority", "session",
-        "slot", "started", "tokens",
-    )  # fmt: skip
-
-    def __init__(self, id: RequestId, tokens: bytes, query: Query, slot: int, node: int) -> None:
-        self.id = id
-        self.tokens = tokens
-        self.length = query.length
-        self.max_tokens = query.max_tokens
-        self.session = query.session
-        self.priority = query.priority
-        self.slot = slot
-        self.node = node
-        self.cached = int(query.cached[slot])
-        self.prefill = 0.0
-        self.decode = 0.0
-        self.started = False
-        self.first_token = False
-
-
 class Scheduler:
     """Places requests on workers, and keeps the books: who holds which prefix, who has how much left to do.
 
@@ -93,7 +68,13 @@ class Scheduler:
         self.policy = policy_named(policy)
         self.tree = RadixTree()
         self.fleet = Fleet(seed)
-        self._requests: dict[RequestId, _Request] = {}
+        self._placed = _hook(self.policy, "placed")
+        self._landed = _hook(self.policy, "landed")
+        self._finished = _hook(self.policy, "finished")
+        self._evicted = _hook(self.policy, "evicted")
+        self._added = _hook(self.policy, "worker_added")
+        self._removed = _hook(self.policy, "worker_removed")
+        self._requests: dict[RequestId, Request] = {}
         self._receipts = Receipts(receipts)
         self._estimated: set[int] = set()
 
@@ -120,6 +101,7 @@ class Scheduler:
         slot = self.fleet.add(worker, kv_tokens=kv_tokens, block_size=block_size, cost=cost_model(cost))
         if not reports_evictions:
             self._estimated.add(slot)
+        self._added(slot, now)
 
     def remove_worker(self, worker: str, *, now: float) -> list[RequestId]:
         """Forget a worker and all it held. Returns its requests in order of submission.
@@ -131,10 +113,12 @@ class Scheduler:
         for request in orphans:
             self._release(request)
             self.tree.unpin(request.node, slot)
-            request.slot = -1
+            self._finished(request, b"", now)
+            request.slot = NOWHERE
         self.tree.remove_worker(slot)
         self.fleet.remove(worker)
         self._estimated.discard(slot)
+        self._removed(slot, now)
         return [request.id for request in orphans]
 
     def submit(
@@ -145,9 +129,10 @@ class Scheduler:
         max_tokens: int = 128,
         session: str | None = None,
         priority: int = 0,
+        worker: str | None = None,
         now: float,
     ) -> Placement:
-        """Choose a worker for a prompt and account for it at once.
+        """Choose a worker for a prompt and account for it at once. `worker` is the choice made already, if it was.
 
         Raises InvalidRequestError for an empty prompt, a negative `max_tokens` or an id in flight, NoWorkersError
         without workers, ConfigurationError if the policy chose a slot without a worker. Then nothing has changed.
@@ -164,16 +149,17 @@ class Scheduler:
         length = len(packed) // TOKEN_BYTES
         cached = self.fleet.cached(match.levels, length)
         query = Query(length, max_tokens, session, priority, match, cached)
-        decision = self.policy.place(query, self.fleet, now)
+        decision = self.policy.place(query, self.fleet, now) if worker is None else self._told(worker)
         slot = decision.slot
         if not (0 <= slot < len(self.fleet) and self.fleet.names[slot]):
             raise ConfigurationError(f"policy: chose slot {slot}, which has no worker")
         node = self.tree.insert(packed, slot, match=match)
         self._requests.pop(id, None)  # an orphan's old place in the order of submission
-        request = self._requests[id] = _Request(id, packed, query, slot, node)
+        request = self._requests[id] = Request(id, packed, query, slot, node, now)
         predicted = self._charge(request)
         self._resize(slot)
         self._receipts.decided(id, decision, query, self.fleet.names, predicted, now)
+        self._placed(request, now)
         return Placement(self._worker(slot), request.cached, decision.reason, predicted)
 
     def started(self, id: RequestId, *, cached_tokens: int, now: float) -> None:
@@ -182,26 +168,21 @@ class Scheduler:
         if request.slot < 0 or request.started:
             return
         request.started = True
-        if cached_tokens < request.cached:
-            self.tree.truncate(request.tokens, cached_tokens, request.slot)
-        if cached_tokens != request.cached and not request.first_token:
-            self.fleet.charge(request.slot, prefill=-request.prefill, decode=0.0)
-            worker = self.fleet.slots[request.slot]
-            request.prefill = worker.prefill_seconds(request.length - cached_tokens, request.length)
-            self.fleet.charge(request.slot, prefill=request.prefill, decode=0.0)
-        self._resize(request.slot)
+        self.fleet.waiting[request.slot] -= 1
+        if cached_tokens != request.cached:
+            self._correct(request, cached_tokens)
         self._receipts.started(id, cached_tokens)
 
     def first_token(self, id: RequestId, *, now: float) -> None:
         """The prefill landed: the whole prompt is cached there."""
         request = self._requests[id]
-        if request.slot < 0 or request.first_token:
+        if request.slot < 0 or request.landed:
             return
-        request.first_token = True
+        request.landed = True
         self.tree.land(request.node, request.slot)
-        self.fleet.charge(request.slot, prefill=-request.prefill, decode=0.0)
-        request.prefill = 0.0
+        self._release_prefill(request)
         self._receipts.first_token(id, now)
+        self._landed(request, now)
 
     def finish(self, id: RequestId, *, output: TokenInput = b"", now: float) -> None:
         """The request ended, however it ended. Generated tokens are cached too, so the next turn hits them.
@@ -219,6 +200,7 @@ class Scheduler:
         self.tree.unpin(request.node, request.slot)
         self._release(request)
         self._resize(request.slot)
+        self._finished(request, generated, now)
 
     def evicted(self, worker: str, tokens: TokenInput, keep: int, *, now: float) -> None:
         """`worker` no longer holds the prefix `tokens` beyond its first `keep`; with no tokens, holds nothing."""
@@ -229,11 +211,13 @@ class Scheduler:
         else:
             self.tree.clear(slot)
         self._resize(slot)
+        self._evicted(slot, packed, keep, now)
 
     def rebalance(self, now: float) -> list[Move]:
         """Propose to move requests that wait on an overloaded worker to one that would start them much sooner.
 
-        Nothing changes here: to carry a move out, take the request from its worker, `finish` it and `submit` it again.
+        Nothing changes here: to carry a move out, take the request from its worker, `finish` it, and `submit` it again
+        with the move's target as `worker`.
         Only policies that ask for it (`relieves`) have their placements corrected; the baselines do not.
         """
         if not getattr(self.policy, "relieves", False):
@@ -262,6 +246,8 @@ class Scheduler:
             pending = sum(request.prefill for request in here)
             load = pending + sum(request.decode for request in here)
             assert self.fleet.requests[slot] == len(here), f"slot {slot}: request count"
+            assert self.fleet.waiting[slot] == sum(not request.started for request in here), f"slot {slot}: waiting"
+            assert self.fleet.uncached[slot] == sum(request.uncached for request in here), f"slot {slot}: uncached"
             assert np.isclose(self.fleet.pending[slot], pending, atol=1e-6), f"slot {slot}: pending prefill"
             assert np.isclose(self.fleet.load[slot], load, atol=1e-6), f"slot {slot}: load"
             free = self.fleet.slots[slot].kv_tokens - self.tree.held_tokens(slot)
@@ -269,30 +255,58 @@ class Scheduler:
             pins = Counter(request.node for request in here)
             assert self.tree.pins(slot) == pins, f"slot {slot}: pins are not those of the requests in flight"
 
-    def _query(self, request: _Request) -> Query:
+    def _query(self, request: Request) -> Query:
         match = self.tree.match(request.tokens)
         cached = self.fleet.cached(match.levels, request.length)
         return Query(request.length, request.max_tokens, request.session, request.priority, match, cached)
 
-    def _charge(self, request: _Request) -> float:
+    def _charge(self, request: Request) -> float:
         """Account a request on its slot; return the predicted seconds to its first token."""
         fleet, slot = self.fleet, request.slot
-        worker = fleet.slots[slot]
-        request.prefill = worker.prefill_seconds(request.length - request.cached, request.length)
-        request.decode = worker.decode_seconds(request.length, request.max_tokens)
-        fleet.charge(slot, prefill=request.prefill, decode=request.decode)
         fleet.requests[slot] += 1
+        fleet.waiting[slot] += 1
+        request.decode = fleet.slots[slot].decode_seconds(request.length, request.max_tokens)
+        fleet.load[slot] += request.decode
+        self._charge_prefill(request)
         fleet.saw_prompt(slot, request.cached / request.length)
         return float(fleet.pending[slot])
 
-    def _release(self, request: _Request) -> None:
-        self.fleet.charge(request.slot, prefill=-request.prefill, decode=-request.decode)
+    def _charge_prefill(self, request: Request) -> None:
+        fleet, slot = self.fleet, request.slot
+        request.uncached = request.length - request.cached
+        request.prefill = fleet.slots[slot].prefill_seconds(request.uncached, request.length)
+        fleet.uncached[slot] += request.uncached
+        fleet.pending[slot] += request.prefill
+        fleet.load[slot] += request.prefill
+
+    def _release_prefill(self, request: Request) -> None:
+        fleet, slot = self.fleet, request.slot
+        fleet.uncached[slot] -= request.uncached
+        fleet.pending[slot] -= request.prefill
+        fleet.load[slot] -= request.prefill
+        request.uncached, request.prefill = 0, 0.0
+
+    def _correct(self, request: Request, cached_tokens: int) -> None:
+        """The engine found another amount cached than believed: say so to the tree, the load and what is learned."""
+        slot, believed, request.cached = request.slot, request.cached, cached_tokens
+        self.fleet.saw_prompt(slot, (cached_tokens - believed) / request.length + self.fleet.slots[slot].reuse)
+        if not request.landed:
+            self._release_prefill(request)
+            self._charge_prefill(request)
+        if cached_tokens < believed:
+            self.tree.truncate(request.tokens, cached_tokens, slot)
+            self._resize(slot)
+
+    def _release(self, request: Request) -> None:
+        self._release_prefill(request)
+        self.fleet.load[request.slot] -= request.decode
+        self.fleet.waiting[request.slot] -= not request.started
         self.fleet.requests[request.slot] -= 1
         if not self.fleet.requests[request.slot]:
             # An idle worker has exactly nothing to do: rounding errors must not add up over days.
             self.fleet.load[request.slot] = self.fleet.pending[request.slot] = 0.0
 
-    def _keep(self, request: _Request, generated: bytes) -> None:
+    def _keep(self, request: Request, generated: bytes) -> None:
         self.fleet.saw_output(request.slot, len(generated) // TOKEN_BYTES)
         # The last token was never fed back, so its keys and values do not exist.
         self.tree.extend(request.node, generated[:-TOKEN_BYTES], request.slot)
@@ -306,6 +320,9 @@ class Scheduler:
                 self.tree.evict(slot, excess)
                 held = self.tree.held_tokens(slot)
         self.fleet.free[slot] = capacity - held
+
+    def _told(self, worker: str) -> Decision:
+        return Decision(self.fleet.slot(worker), "told")
 
     def _worker(self, slot: int) -> str:
         worker = self.fleet.names[slot]
@@ -321,3 +338,12 @@ class Scheduler:
             held_tokens=self.tree.held_tokens(slot),
             kv_tokens=fleet.slots[slot].kv_tokens,
         )
+
+
+def _hook(policy: Policy, name: str) -> Callable[..., Any]:
+    """The method of that name, if the policy wants to know; see `Policy`."""
+    return getattr(policy, name, _ignore)
+
+
+def _ignore(*_: Any) -> None:
+    pass

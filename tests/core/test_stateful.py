@@ -7,7 +7,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from preble.core.fleet import Fleet
 from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
 from preble.errors import NoWorkersError
@@ -186,7 +185,7 @@ def test_nothing_leaks():
     ("where", "name", "message"),
     [
         (Scheduler, "_release", "request count"),
-        (Fleet, "charge", "pending prefill"),
+        (Scheduler, "_release_prefill", "uncached"),
         (RadixTree, "unpin", "pins"),
         (Scheduler, "_resize", "free tokens"),
     ],
