@@ -306,6 +306,7 @@ class PrebleCluster:
         if transcript and sample.ended:
             text += transcript.finish()
         if transcript and transcript.matched is not None:
+            ids, logprobs = sample.cut(transcript.used, ids, logprobs)
             self._dispatcher.stop(sample, transcript.matched)
         return Chunk(
             index=sample.index,

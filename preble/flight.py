@@ -85,6 +85,16 @@ class Sample:
         self.taken_logprobs = len(self.logprobs)
         return tokens, logprobs
 
+    def cut(
+        self, tokens: int, ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] | None
+    ) -> tuple[tuple[int, ...], tuple[TokenLogprob, ...] | None]:
+        """Drop all but the first `tokens` output tokens; return what is left of the pieces taken last."""
+        excess = len(self.output) // TOKEN_BYTES - tokens
+        del self.output[tokens * TOKEN_BYTES :], self.logprobs[tokens:]
+        self.taken = len(self.output)
+        keep = len(ids) - excess
+        return ids[:keep], None if logprobs is None else logprobs[:keep]
+
     @property
     def usage(self) -> Usage:
         """Token counts so far."""

@@ -69,7 +69,8 @@ async def test_the_pieces_of_a_stream_are_the_text(cluster: PrebleCluster) -> No
     assert not any("\ufffd" in piece for piece in pieces[:-1] if "\ufffd" not in whole.text)
 
 
-async def test_a_stop_string_ends_the_text_wherever_the_tokens_part(cluster: PrebleCluster) -> None:
+async def test_a_stop_string_ends_text_and_tokens_wherever_they_part(cluster: PrebleCluster, model: Path) -> None:
+    tokenizer = Tokenizer.load(model)
     whole = await cluster.generate(TEXT, GREEDY)
     for begin, end in ((5, 8), (9, 11), (12, 17)):
         stop = whole.text[begin:end]
@@ -78,7 +79,9 @@ async def test_a_stop_string_ends_the_text_wherever_the_tokens_part(cluster: Pre
         out = await cluster.generate(TEXT, cut)
         assert out.text == whole.text[:first]
         assert (out.finish_reason, out.choices[0].stop_reason) == ("stop", stop)
-        assert len(out.token_ids) < 24
+        assert out.token_ids == whole.token_ids[: len(out.token_ids)]
+        assert len(tokenizer.decode(out.token_ids[:-1])) < first + len(stop) <= len(tokenizer.decode(out.token_ids))
+        assert out.usage.output_tokens == len(out.token_ids)
     kept = SamplingParams(
         max_tokens=24, temperature=0.0, ignore_eos=True, stop=(stop,), include_stop_str_in_output=True
     )

@@ -10,11 +10,17 @@ from preble.text.tokenizer import Tokenizer
 
 
 class Transcript:
-    """Turns token ids into text to show, holding back what may still become a character or a stop string."""
+    """Turns token ids into text to show, holding back what may still become a character or a stop string.
+
+    `used` counts the ids up to the one that completed a stop string; what comes after it is not part of the sample,
+    however many tokens arrived with it.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], *, include_stop: bool) -> None:
+        self.used = 0
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = StopStrings(stops, include=include_stop)
+        self._stepwise = bool(stops)
 
     @property
     def matched(self) -> str | None:
@@ -23,7 +29,16 @@ class Transcript:
 
     def add(self, ids: Sequence[int]) -> str:
         """Take the next ids and return the text that can be shown now."""
-        return self._stops.feed(self._detokenizer.add(ids))[0]
+        if not self._stepwise:
+            self.used += len(ids)
+            return self._detokenizer.add(ids)
+        shown = ""
+        for id in ids:
+            if self.matched is not None:
+                break
+            self.used += 1
+            shown += self._stops.feed(self._detokenizer.add((id,)))[0]
+        return shown
 
     def finish(self) -> str:
         """No more ids come: return the rest."""
