@@ -11,6 +11,7 @@ from typing import Any
 from preble import PrebleCluster, PrebleError, SamplingParams, __version__
 from preble.backends import BACKENDS
 from preble.core.policies import POLICIES
+from preble.replay import command as replay
 
 _EXAMPLE = """example, with nothing downloaded:
   preble make-model out/model
@@ -32,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(words: list[str]) -> int:
     arguments = _parser().parse_args(words)
-    _run(_generate(arguments))
-    return 0
+    status: int = arguments.run(arguments)
+    return status
 
 
 def _make_model(words: list[str]) -> int:
@@ -51,7 +52,12 @@ def _run(job: Coroutine[Any, Any, None]) -> None:
         uvloop.run(job)
 
 
-async def _generate(arguments: argparse.Namespace) -> None:
+def _generate(arguments: argparse.Namespace) -> int:
+    _run(_generate_text(arguments))
+    return 0
+
+
+async def _generate_text(arguments: argparse.Namespace) -> None:
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     sampling = SamplingParams(max_tokens=arguments.max_tokens, temperature=arguments.temperature)
     async with PrebleCluster(
@@ -73,10 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     commands.add_parser("make-model", help="write a small model with random weights", add_help=False)
     _add_generate(commands.add_parser("generate", help="generate text, shown as it comes"))
+    _add_replay(commands.add_parser("replay", help="decide a decision log again, under another policy"))
     return parser
 
 
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    replay.add_arguments(parser)
+    parser.set_defaults(run=replay.run)
+
+
 def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_generate)
     parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder")
     parser.add_argument("prompt", metavar="PROMPT", help="text to go on from; - reads standard input")
     parser.add_argument("--backend", default="torch", help=f'{", ".join(BACKENDS)} or "module:Class" (%(default)s)')

@@ -22,14 +22,17 @@ from preble.errors import (
     InvalidRequestError,
     NotStartedError,
     OverloadedError,
+    WorkerLostError,
+    WorkerStartError,
     WrongLoopError,
 )
 from preble.flight import Flight, Sample
+from preble.log_file import LogFile
 from preble.pool import WorkerPool
 from preble.prompt import Prompt, PromptReader
 from preble.text import Transcript
 from preble.tokens import unpack
-from preble.types import Choice, Chunk, ClusterStats, Generation, SamplingParams, Timings, WorkerStats
+from preble.types import Choice, Chunk, ClusterStats, Generation, Routing, SamplingParams, Timings, WorkerStats
 
 _DEFAULT_SAMPLING = SamplingParams()
 
@@ -58,18 +61,22 @@ class PrebleCluster:
         max_in_flight: int = 10_000,
         start_timeout: float = 120.0,
         close_grace: float = 0.0,
+        decision_log: str | os.PathLike[str] | None = None,
     ) -> None:
         """Describe a cluster; nothing is started yet.
 
         `model` is a Hugging Face folder (`sim` needs none). `backend` is a name of `preble.backends.BACKENDS` or
         "module:Class". `engine_options` go to each engine. `cost` prices its steps until more is known. `threads`
         bounds a worker's compute threads. `max_in_flight` samples are accepted at once, beyond that requests raise
-        OverloadedError. `start_timeout` and `close_grace` are seconds. Raises ConfigurationError naming the argument.
+        OverloadedError. `start_timeout` and `close_grace` are seconds. `decision_log` is a file to write all that the
+        scheduler is told and decides to, for `preble replay`; it holds prompts and outputs, and what was in it is lost.
+        Raises ConfigurationError naming the argument.
         """
         _check_description(model, backend, workers, threads, max_in_flight)
         self.model = None if model is None else os.fspath(model)
         self.backend = backend
-        self.scheduler = Scheduler(policy, seed=seed)
+        self._log = None if decision_log is None else LogFile(decision_log)
+        self.scheduler = Scheduler(policy, seed=seed, log=None if self._log is None else self._log.write)
         self._cost = cost
         self._start_timeout = start_timeout
         self._close_grace = close_grace
@@ -79,10 +86,12 @@ class PrebleCluster:
         self._draining = False
         self._ready = False
         self._ids = itertools.count(1)
+        self._names = (f"w{number}" for number in itertools.count())
+        self._infos: dict[str, EngineInfo] = {}
         self._reader = PromptReader(None)
         self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
         self._pool = WorkerPool(
-            [f"w{index}" for index in range(workers)],
+            list(itertools.islice(self._names, workers)),
             backend=backend,
             model=self.model,
             options=engine_options or {},
@@ -104,19 +113,21 @@ class PrebleCluster:
     async def start(self) -> None:
         """Start the workers and wait until all are ready. If this fails, nothing is left running.
 
-        Raises ModelError, ConfigurationError or WorkerStartError.
+        Raises ModelError, ConfigurationError, WorkerStartError, or OSError for the decision log.
         """
         if self._loop is not None or self._closed:
             raise ClosedError("a cluster starts once")
         self._loop = asyncio.get_running_loop()
         self._dispatcher.start(self._loop)
         try:
+            if self._log is not None:
+                self._log.open()
             self._reader = await asyncio.to_thread(PromptReader, self.model)
             infos = await self._pool.start(self._start_timeout)
             self._add_workers(infos)
         except BaseException:
             self._closed = True
-            self._dispatcher.close(ClosedError("the cluster did not start"))
+            self._end(ClosedError("the cluster did not start"))
             raise
         self._ready = True
 
@@ -130,7 +141,7 @@ class PrebleCluster:
             return
         self._require_loop()
         self._closed = True
-        self._dispatcher.close(ClosedError("the cluster was closed"))
+        self._end(ClosedError("the cluster was closed"))
         await self._pool.stop(self._close_grace)
 
     async def generate(
@@ -141,17 +152,21 @@ class PrebleCluster:
         tools: Sequence[Mapping[str, Any]] | None = None,
         session: str | None = None,
         priority: int = 0,
+        namespace: str = "",
+        tenant: str = "",
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> Generation:
         """Return the finished generation of `prompt`: text, token ids, or chat messages (with `tools`).
 
-        `session` names a conversation; a lower `priority` goes first. `timeout` is in seconds, `deadline` a time of the
-        event loop's clock. Raises InvalidRequestError, DeadlineExceededError, OverloadedError, WorkerError, StateError.
+        `session` names a conversation; a lower `priority` goes first. Requests of different `namespace` or `tenant`
+        never share cached prefixes. `timeout` is in seconds, `deadline` a time of the event loop's clock. Raises
+        InvalidRequestError, DeadlineExceededError, OverloadedError, WorkerError, StateError.
         """
         self._require_open()
         texts: dict[int, str] = {}
-        flight = await self._open(prompt, sampling, tools, session, priority, timeout, deadline, streaming=False)
+        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant)
+        flight = await self._open(prompt, sampling, tools, routing, timeout, deadline, streaming=False)
         try:
             async for chunk in self._chunks(flight):
                 texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
@@ -167,6 +182,8 @@ class PrebleCluster:
         tools: Sequence[Mapping[str, Any]] | None = None,
         session: str | None = None,
         priority: int = 0,
+        namespace: str = "",
+        tenant: str = "",
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> AsyncGenerator[Chunk, None]:
@@ -175,7 +192,8 @@ class PrebleCluster:
         With `n` samples their pieces come interleaved, told apart by `index`. Closing the stream cancels the request.
         """
         self._require_open()
-        return self._stream(prompt, sampling, tools, session, priority, timeout, deadline)
+        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant)
+        return self._stream(prompt, sampling, tools, routing, timeout, deadline)
 
     async def generate_many(
         self,
@@ -231,6 +249,41 @@ class PrebleCluster:
         finally:
             self._draining = False
 
+    async def add_worker(self) -> str:
+        """Start one more worker like the others, and return its name when it takes requests.
+
+        Raises WorkerStartError, or ClosedError if the cluster is closed meanwhile; then nothing is left of it.
+        """
+        self._require_open()
+        worker = next(self._names)
+        try:
+            info = await self._pool.add(worker, self._start_timeout)
+        except WorkerStartError:
+            self._require_started()
+            raise
+        self._require_started()
+        self._add_workers({worker: info})
+        return worker
+
+    async def drain_worker(self, worker: str) -> None:
+        """Give a worker no more requests, and return when those that it has are finished.
+
+        It stays so, also if this is cancelled; `remove_worker` is next. Raises ConfigurationError if it is not here.
+        """
+        self._require_started()
+        self._dispatcher.drain(worker)
+        await self._dispatcher.idle(worker)
+
+    async def remove_worker(self, worker: str) -> None:
+        """Stop a worker. Requests that it has are sent to others, as if it had died: `drain_worker` first avoids that.
+
+        Raises ConfigurationError if it is not here.
+        """
+        self._require_started()
+        self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
+        del self._infos[worker]
+        await self._pool.remove(worker, self._close_grace)
+
     async def reset_cache(self) -> None:
         """Let all workers forget cached prefixes that no running request uses, and the scheduler likewise."""
         self._require_open()
@@ -255,8 +308,7 @@ class PrebleCluster:
         prompt: Prompt,
         sampling: SamplingParams | None,
         tools: Sequence[Mapping[str, Any]] | None,
-        session: str | None,
-        priority: int,
+        routing: Routing,
         timeout: float | None,
         deadline: float | None,
         *,
@@ -264,13 +316,13 @@ class PrebleCluster:
     ) -> Flight:
         """Submit a request; whoever gets the flight must release it."""
         chosen = _DEFAULT_SAMPLING if sampling is None else sampling
-        self._reader.check(chosen, session, priority)
+        self._reader.check(chosen)
         until = self._earliest(timeout, deadline)
         tokens = await self._reader.tokens(prompt, tools)
         self._require_open()
         flight = Flight(f"r{next(self._ids)}", streaming=streaming or bool(chosen.stop))
         try:
-            self._dispatcher.submit(flight, tokens, chosen, session, priority, until)
+            self._dispatcher.submit(flight, tokens, chosen, routing, until)
         except BaseException:
             self._dispatcher.release(flight)
             raise
@@ -336,7 +388,13 @@ class PrebleCluster:
                 reports_evictions=info.reports_evictions,
                 now=self._loop.time(),
             )
-        self._reader.bound(infos.values())
+        self._infos.update(infos)
+        self._reader.bound(self._infos.values())
+
+    def _end(self, error: ClosedError) -> None:
+        self._dispatcher.close(error)
+        if self._log is not None:
+            self._log.close()
 
     def _require_open(self) -> None:
         self._require_started()

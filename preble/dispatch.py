@@ -22,7 +22,8 @@ from preble.errors import (
 from preble.flight import Flight, Sample
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.transport.schema import Abort, Step, Submit, ToWorker
-from preble.types import Counters, FinishReason, SamplingParams
+from preble.tree import fold
+from preble.types import Counters, FinishReason, Routing, SamplingParams
 
 MAX_ATTEMPTS = 3
 """Workers tried before the death of the last one is the caller's problem."""
@@ -76,8 +77,7 @@ class Dispatcher:
         flight: Flight,
         tokens: bytes,
         sampling: SamplingParams,
-        session: str | None,
-        priority: int,
+        routing: Routing,
         deadline: float | None,
     ) -> None:
         """Place and send all samples of a request. On an error some may be out: `release` the flight.
@@ -94,7 +94,7 @@ class Dispatcher:
                 raise DeadlineExceededError("the deadline passed before the request was sent", request_id=flight.id)
             flight.timer = self._loop.call_at(deadline, self._expire, flight)
         for index in range(sampling.n):
-            sample = Sample(flight, index, tokens, _single(sampling, index), session, priority, now)
+            sample = Sample(flight, index, tokens, _single(sampling, index), routing, now)
             flight.samples.append(sample)
             self._samples[sample.id] = sample
             self._counts["submitted"] += 1
@@ -116,9 +116,13 @@ class Dispatcher:
             self._end(sample, reason="stop")
         sample.finish_reason, sample.stop_reason = "stop", stop
 
-    async def idle(self) -> None:
-        """Wait until nothing is in flight."""
-        while self._samples:
+    def drain(self, worker: str) -> None:
+        """Send a worker nothing more. Raises ConfigurationError if it is not here."""
+        self._scheduler.drain_worker(worker, now=self._loop.time())
+
+    async def idle(self, worker: str | None = None) -> None:
+        """Wait until nothing is in flight, or nothing on `worker`."""
+        while self._scheduler.requests_on(worker) if worker else self._samples:
             future = self._loop.create_future()
             self._idle.append(future)
             await future
@@ -128,7 +132,9 @@ class Dispatcher:
         now = self._loop.time()
         self.loads[worker] = step.load
         for evicted in step.evicted:
-            self._scheduler.evicted(worker, evicted.tokens, evicted.keep, now=now)
+            self._scheduler.evicted(worker, evicted.tokens, evicted.keep, salt=evicted.salt, now=now)
+        if step.timings:
+            self._scheduler.observe(worker, step.timings, now=now)
         for wire, delta in step.deltas:
             sample = self._by_wire.get(wire)
             if sample is not None:
@@ -139,10 +145,15 @@ class Dispatcher:
                 self._end(sample, error=EngineError(reason, worker=worker, request_id=sample.flight.id))
 
     def on_lost(self, worker: str, error: WorkerLostError) -> None:
-        """A worker died: forget it, and send its samples elsewhere with what they have generated so far."""
+        """A worker died: forget it, and send its samples elsewhere with what they have generated so far.
+
+        Raises ConfigurationError if it is not here.
+        """
+        orphans = self._scheduler.remove_worker(worker, now=self._loop.time())
         self.loads.pop(worker, None)
-        for orphan in self._scheduler.remove_worker(worker, now=self._loop.time()):
+        for orphan in orphans:
             self._retry(self._samples[str(orphan)], error)
+        self._tell_idle()
 
     def check(self) -> None:
         """Raise AssertionError if the books of samples, wires and scheduler disagree."""
@@ -153,13 +164,15 @@ class Dispatcher:
     def _place(self, sample: Sample, worker: str | None = None) -> None:
         """Let the scheduler choose if `worker` is not given, and send. What was generated before becomes prompt."""
         prompt = sample.prompt + bytes(sample.output)
-        sampling = _remaining(sample)
+        sampling, routing = _remaining(sample), sample.routing
         placement = self._scheduler.submit(
             sample.id,
             prompt,
             max_tokens=sampling.max_tokens,
-            session=sample.session,
-            priority=sample.priority,
+            session=routing.session,
+            priority=routing.priority,
+            namespace=routing.namespace,
+            tenant=routing.tenant,
             worker=worker,
             now=self._loop.time(),
         )
@@ -167,7 +180,8 @@ class Dispatcher:
         self._by_wire[sample.wire] = sample
         # A worker that is gone is noticed by its exit, which sends the sample elsewhere with the others.
         with contextlib.suppress(WorkerLostError):
-            self.send(sample.worker, Submit(sample.wire, prompt, sampling, sample.priority))
+            salt = fold(routing.namespace, routing.tenant)
+            self.send(sample.worker, Submit(sample.wire, prompt, sampling, routing.priority, salt))
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
         if delta.cached_tokens is not None and not sample.started:
@@ -193,11 +207,14 @@ class Dispatcher:
             self._scheduler.finish(sample.id, output=bytes(sample.output[sample.offset :]), now=now)
         sample.end(now, reason=reason, error=error)
         self._count(sample)
-        if not self._samples:
-            for future in self._idle:
-                if not future.done():
-                    future.set_result(None)
-            self._idle.clear()
+        self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        """Something left a worker: let those look who wait for it to be idle."""
+        for future in self._idle:
+            if not future.done():
+                future.set_result(None)
+        self._idle.clear()
 
     def _count(self, sample: Sample) -> None:
         usage, counts = sample.usage, self._counts
@@ -248,6 +265,7 @@ class Dispatcher:
             self._place(sample, target)
         except PrebleError as error:
             self._end(sample, error=error)
+        self._tell_idle()
 
 
 def _single(sampling: SamplingParams, index: int) -> SamplingParams:

@@ -7,7 +7,7 @@ import asyncio
 from preble.backends import Delta
 from preble.errors import PrebleError
 from preble.tokens import TOKEN_BYTES, unpack
-from preble.types import FinishReason, SamplingParams, TokenLogprob, Usage
+from preble.types import FinishReason, Routing, SamplingParams, TokenLogprob, Usage
 
 
 class Sample:
@@ -19,8 +19,8 @@ class Sample:
 
     __slots__ = (
         "attempts", "cached_tokens", "ended", "ended_at", "error", "finish_reason", "first_token_at", "flight", "id",
-        "index", "landed", "logprobs", "moved", "offset", "output", "priority", "prompt", "sampling", "session",
-        "started", "stop_reason", "submitted_at", "taken", "taken_logprobs", "wire", "worker",
+        "index", "landed", "logprobs", "moved", "offset", "output", "prompt", "routing", "sampling", "started",
+        "stop_reason", "submitted_at", "taken", "taken_logprobs", "wire", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -29,8 +29,7 @@ class Sample:
         index: int,
         prompt: bytes,
         sampling: SamplingParams,
-        session: str | None,
-        priority: int,
+        routing: Routing,
         now: float,
     ) -> None:
         self.flight = flight
@@ -38,8 +37,7 @@ class Sample:
         self.index = index
         self.prompt = prompt
         self.sampling = sampling
-        self.session = session
-        self.priority = priority
+        self.routing = routing
         self.submitted_at = now
         self.first_token_at = self.ended_at = 0.0
         self.worker = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -46,7 +47,7 @@ class _Worker:
     def __init__(self, ticket: Ticket, child: Child) -> None:
         self.ticket = ticket
         self.child = child
-        self.greeted = False
+        self.greeted = self.serving = False
         self.ready: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
 
 
@@ -89,17 +90,50 @@ class WorkerPool:
             await asyncio.gather(*(self._start_child(name) for name in self.names))
             async with asyncio.timeout(timeout):
                 infos = await asyncio.gather(*(worker.ready for worker in self._workers.values()))
+            for worker in self._workers.values():
+                _serve(worker)
         except TimeoutError:
             late = next(worker for worker in self._workers.values() if not _succeeded(worker.ready))
-            error = WorkerStartError(
-                f"not ready within {timeout:g} s", worker=late.ticket.worker, log=late.child.log_tail()
-            )
+            error = _late(late, timeout)
             await self._abandon()
             raise error from None
         except BaseException:
             await self._abandon()
             raise
         return dict(zip(self._workers, infos, strict=True))
+
+    async def add(self, name: str, timeout: float) -> EngineInfo:
+        """Start one more worker and wait until it is ready. If that fails, nothing is left of it.
+
+        Raises ModelError, ConfigurationError or WorkerStartError.
+        """
+        await self._start_child(name)
+        worker = self._workers[name]
+        try:
+            async with asyncio.timeout(timeout):
+                info = await worker.ready
+            _serve(worker)
+            return info
+        except BaseException as error:
+            del self._workers[name]
+            worker.child.kill()
+            await asyncio.wait((worker.child.exited,), timeout=_KILLED_WITHIN)
+            if isinstance(error, TimeoutError):
+                raise _late(worker, timeout) from None
+            raise
+
+    async def remove(self, name: str, grace: float) -> None:
+        """Stop one worker, which hears nothing more and is not heard any more; `grace` seconds, then it is killed."""
+        with contextlib.suppress(PrebleError):
+            self.send(name, Stop(grace))
+        worker = self._workers.pop(name, None)
+        if worker is None:
+            return
+        try:
+            await asyncio.wait((worker.child.exited,), timeout=grace + 1.0)
+        finally:
+            worker.child.kill()
+        await asyncio.wait((worker.child.exited,), timeout=_KILLED_WITHIN)
 
     def send(self, worker: str, message: ToWorker) -> None:
         """Queue a message for a worker.
@@ -191,7 +225,8 @@ class WorkerPool:
         elif not worker.greeted:
             raise FrameError("no valid greeting")
         elif isinstance(message, Step):
-            self._on_step(worker.ticket.worker, message)
+            if self._workers.get(worker.ticket.worker) is worker:  # else it was removed, and finishes what it has
+                self._on_step(worker.ticket.worker, message)
         elif isinstance(message, Ready) and not worker.ready.done():
             worker.ready.set_result(message.info)
         elif isinstance(message, StartFailed) and not worker.ready.done():
@@ -207,11 +242,27 @@ class WorkerPool:
         name, code = worker.ticket.worker, worker.child.returncode
         self._by_identity.pop(worker.ticket.identity, None)
         if not worker.ready.done():
-            error = WorkerStartError(f"exited with status {code}", worker=name, log=worker.child.log_tail())
-            worker.ready.set_exception(error)
-        elif not self._stopping and name in self._workers:
+            worker.ready.set_exception(_exit_error(worker))
+        elif worker.serving and not self._stopping and name in self._workers:
             del self._workers[name]
             self._on_lost(name, WorkerLostError(f"the worker died (status {code})", worker=name))
+
+
+def _serve(worker: _Worker) -> None:
+    """From now on its death is news. Raises WorkerStartError if it is dead already."""
+    if worker.child.exited.done():
+        raise _exit_error(worker)
+    worker.serving = True
+
+
+def _exit_error(worker: _Worker) -> WorkerStartError:
+    status, log = worker.child.returncode, worker.child.log_tail()
+    return WorkerStartError(f"exited with status {status}", worker=worker.ticket.worker, log=log)
+
+
+def _late(worker: _Worker, timeout: float) -> WorkerStartError:
+    log = worker.child.log_tail()
+    return WorkerStartError(f"not ready within {timeout:g} s", worker=worker.ticket.worker, log=log)
 
 
 def _succeeded(future: asyncio.Future[EngineInfo]) -> bool:

@@ -15,7 +15,7 @@ from preble.types import SamplingParams
 Prompt: TypeAlias = str | TokenInput | Sequence[Mapping[str, Any]]
 """Text, token ids, or chat messages."""
 
-_PRIORITIES = 1 << 31
+_WRAP = 1 << 32
 
 
 class PromptReader:
@@ -35,16 +35,12 @@ class PromptReader:
         self._vocab_size = min(info.vocab_size for info in infos)
         self._room = min(min(info.context_limit, info.kv_tokens) for info in infos)
 
-    def check(self, sampling: SamplingParams, session: str | None, priority: int) -> None:
-        """Raise InvalidRequestError for options of a request that cannot be served."""
+    def check(self, sampling: SamplingParams) -> None:
+        """Raise InvalidRequestError for sampling that this model cannot do."""
         if not isinstance(sampling, SamplingParams):
             raise InvalidRequestError(f"must be SamplingParams, not {type(sampling).__name__}", field="sampling")
         if sampling.stop and self.tokenizer is None:
             raise InvalidRequestError("stop strings need a model with a tokenizer", field="stop")
-        if session is not None and not isinstance(session, str):
-            raise InvalidRequestError(f"must be a string, not {type(session).__name__}", field="session")
-        if not isinstance(priority, int) or not -_PRIORITIES <= priority < _PRIORITIES:
-            raise InvalidRequestError(f"must be a 32-bit integer, not {priority!r}", field="priority")
 
     async def tokens(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None) -> bytes:
         """Return the packed token ids of a prompt. Raises InvalidRequestError and ContextLengthError."""
@@ -75,7 +71,7 @@ class PromptReader:
             raise InvalidRequestError("must not be empty", field="prompt")
         top = highest(packed)
         if top >= self._vocab_size:
-            shown = top if top < _PRIORITIES else top - 2 * _PRIORITIES
+            shown = top if top < _WRAP // 2 else top - _WRAP
             raise InvalidRequestError(f"token id {shown} is outside [0, {self._vocab_size})", field="prompt")
         length = len(packed) // TOKEN_BYTES
         if length >= self._room:

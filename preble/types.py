@@ -12,6 +12,7 @@ from preble.errors import InvalidRequestError
 MAX_SAMPLES = 128
 MAX_LOGPROBS = 20
 MAX_STOPS = 64
+MAX_NAME = 256
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -107,6 +108,34 @@ def _is_stop(value: object) -> bool:
 
 def _is_token_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
+
+
+class Routing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request says of itself beside its prompt: where it belongs, and who goes first.
+
+    `session` names a conversation; a lower `priority` goes first. Only requests of one `namespace` (a model, a LoRA
+    adapter) and one `tenant` share cached prefixes. Raises InvalidRequestError naming the field.
+    """
+
+    session: str | None = None
+    priority: int = 0
+    namespace: str = ""
+    tenant: str = ""
+
+    def __post_init__(self) -> None:
+        if self.session is not None and not isinstance(self.session, str):
+            raise InvalidRequestError(f"must be a string, not {type(self.session).__name__}", field="session")
+        if not isinstance(self.priority, int) or not -(1 << 31) <= self.priority < 1 << 31:
+            raise InvalidRequestError(f"must be a 32-bit integer, not {self.priority!r}", field="priority")
+        _check_name("namespace", self.namespace)
+        _check_name("tenant", self.tenant)
+
+
+def _check_name(name: str, value: object) -> None:
+    if value == "":
+        return
+    if not isinstance(value, str) or len(value) > MAX_NAME or not value.isprintable():
+        raise InvalidRequestError(f"must be printable text of at most {MAX_NAME} characters", field=name)
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Literal
 
-from preble.backends import BACKENDS, Delta, Engine, EngineInfo, EngineRequest
+from preble.backends import BACKENDS, Delta, Engine, EngineInfo, EngineRequest, StepTiming
 from preble.errors import (
     ConfigurationError,
     EngineError,
@@ -29,6 +29,7 @@ from preble.errors import (
 from preble.transport.memory import MemoryDealer
 from preble.transport.outbox import Outbox
 from preble.transport.schema import (
+    MAX_BATCH,
     MAX_TICKET,
     VERSION,
     Abort,
@@ -156,7 +157,7 @@ class Worker:
         if self._stopping.done():
             self._fail(message.id, StateError("the worker is stopping"))
             return
-        request = EngineRequest(message.id, message.tokens, message.sampling, message.priority)
+        request = EngineRequest(message.id, message.tokens, message.sampling, message.priority, message.cache_salt)
         task = self._loop.create_task(self._answer(self._engine, request))
         self._requests[message.id] = task
         task.add_done_callback(partial(self._ended, message.id))
@@ -235,7 +236,7 @@ class Worker:
         """Send one step; what does not fit or cannot be queued now stays in the outbox."""
         if self._engine:
             self._outbox.evicted += self._engine.cache_events()
-            step = self._outbox.step(self._engine.load())
+            step = self._outbox.step(self._engine.load(), _timings(self._engine))
             self._say(step)
             self._outbox.sent(step)
             if self._outbox:
@@ -271,6 +272,12 @@ def make_engine(ticket: Ticket) -> Engine:
     except TypeError as error:
         raise ConfigurationError(f"backend {ticket.backend!r}: {error}") from error
     return made
+
+
+def _timings(engine: Engine) -> list[StepTiming]:
+    """The engine's steps since the last call, if it tells of them: what a frame may hold."""
+    tell = getattr(engine, "timings", None)
+    return [timing for timing in tell()[-MAX_BATCH:] if timing.plausible] if tell else []
 
 
 def _kind(error: Exception) -> Literal["model", "configuration", "crash"]:

@@ -27,8 +27,8 @@ MODULES_FOR_PURE = {
     "math", "msgspec", "numpy", "operator", "preble", "sortedcontainers", "struct", "sys", "typing",
 }  # fmt: skip
 """No asyncio, logging, os, pathlib, select, socket, threading, time, torch, zmq."""
-ALSO = {"core/fleet.py": {"random"}}
-"""A seeded `random.Random` breaks ties."""
+ALSO = {"core/fleet.py": {"random"}, "core/policies/session_hash.py": {"random"}}
+"""A seeded `random.Random` breaks ties; a ring needs a hash that is the same in every process."""
 IMPURE_NAMES = {"environ", "input", "open", "print", "np.random"}
 GENERATORS = {"random.Random"}
 
@@ -39,7 +39,7 @@ LAYERS = [
     {"core"},
     {"backends", "text"},
     {"transport"},
-    {"worker", "simulate", "flight", "pool", "prompt"},
+    {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
     {"dispatch"},
     {"cluster"},
     {"testing"},

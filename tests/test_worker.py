@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
 from preble.errors import ConfigurationError, EngineError, ModelError, OverloadedError
 from preble.tokens import pack
 from preble.transport.child import Child
@@ -204,6 +204,20 @@ async def test_evictions_travel_with_steps(bench):
     desk.send(Submit(1, pack([5, 1]), GREEDY))
     await desk.result(1)
     assert [event for step in desk.steps for event in step.evicted] == [Evicted(pack([1, 2]), 1), Evicted(pack([3]), 0)]
+
+
+async def test_timings_travel_with_steps_if_the_engine_tells_any(bench):
+    desk = await bench.ready()
+    desk.send(Submit(1, pack([5, 2]), GREEDY))
+    await desk.result(1)
+    assert not any(step.timings for step in desk.steps)
+    good = [StepTiming(1, 5, 0, 1, 0.1), StepTiming(2, 5, 10, 0, 0.2)]
+    told = [StepTiming(-1, 5, 0, 1, 0.1), *good, StepTiming(1, 5, 0, 1, float("nan")), StepTiming(1, 5, 0, 1, -1.0)]
+    bench.engine.timings = lambda: [told.pop(0)] if told else []
+    for id in range(2, 8):
+        desk.send(Submit(id, pack([5, 2]), GREEDY))
+        await desk.result(id)
+    assert [timing for step in desk.steps for timing in step.timings] == good
 
 
 async def test_an_idle_worker_gives_signs_of_life(bench, monkeypatch):

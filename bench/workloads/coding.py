@@ -1,4 +1,4 @@
-"""Coding agents with contexts to 128k: sessions of dozens of turns that grow, shared heads of tools and instructions."""
+"""Coding agents with contexts to 128k: growing sessions of dozens of turns, behind shared heads."""
 
 from __future__ import annotations
 

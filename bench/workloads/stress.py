@@ -10,7 +10,7 @@ import msgspec
 from bench.workloads.arrivals import poisson
 from bench.workloads.chat import cut
 from bench.workloads.draws import chance, continuous, draws, exponential, lognormal, popular, stratified
-from bench.workloads.toolbench import OUTPUT, QUERY, SYSTEM, TOOL_SET, toolbench
+from bench.workloads.toolbench import OUTPUT, SYSTEM, TOOL_SET, toolbench
 from preble.simulate import Request
 from preble.simulate.request import Segment
 
@@ -150,7 +150,7 @@ def _growing(name: str, start: float, head: int, seed: int, segments: Iterator[i
 
 DRIFT_SETS = 400
 DRIFT_PERIOD = 600.0
-DRIFT_TAIL = 200
+DRIFT_OWN = 200
 
 
 def drift(*, rate: float = 1.0, requests: int = 8_000, seed: int = 0) -> list[Request]:
@@ -161,17 +161,16 @@ def drift(*, rate: float = 1.0, requests: int = 8_000, seed: int = 0) -> list[Re
     lengths = stratified(TOOL_SET, DRIFT_SETS, chance("drift", seed, "sets"))
     weights = [rank**-1.1 for rank in range(1, DRIFT_SETS + 1)]
     ranks = popular(weights, chance("drift", seed, "popularity"))
-    queries = draws(QUERY, chance("drift", seed, "query"))
     outputs = draws(OUTPUT, chance("drift", seed, "output"))
     arrivals = poisson(rate, chance("drift", seed, "arrivals"))
     orders: dict[int, list[int]] = {}
     made: list[Request] = []
-    for arrival, rank, query, output in islice(zip(arrivals, ranks, queries, outputs, strict=True), requests):
+    for arrival, rank, output in islice(zip(arrivals, ranks, outputs, strict=True), requests):
         period = int(arrival * rate / DRIFT_PERIOD)
         if period not in orders:
             orders[period] = stratified(lambda u: int(u * DRIFT_SETS), DRIFT_SETS, chance("drift", seed, f"{period}"))
         chose = orders[period][rank]
-        own = (DRIFT_SETS + 1 + len(made), query + DRIFT_TAIL)
+        own = (DRIFT_SETS + 1 + len(made), DRIFT_OWN)
         prompt = ((0, SYSTEM), (1 + chose, lengths[chose]), own)
         made.append(Request(arrival=arrival, segments=prompt, output_tokens=output, max_tokens=128))
     return made
@@ -239,8 +238,8 @@ def _fork(index: int, start: float, output: int) -> Iterator[Request]:
 TENANT_SHARES = (0.280, 0.166, 0.134, 0.063, 0.034, 0.034, 0.025, 0.024, 0.020, 0.020)
 TENANTS = 101
 TENANT_PREFIX = lognormal(1_500, 1_500, 200, 8_000)
-TENANT_BURST = continuous("0:.3 .1:.9 .25:1.1 .5:1.5 .75:3.2 .9:9.5 .95:10.4 1:33")
-"""Coefficient of variation of a tenant's gaps."""
+TENANT_BURST = continuous("0:.3 .1:.9 .25:1.1 .5:1.5 .75:3.2 1:4")
+"""Coefficient of variation of a tenant's gaps; the recorded ones go to 33, which gamma gaps make one instant of."""
 TENANT_INPUT = continuous("0:60 .16:244 .5:690 .84:1952 1:8000")
 TENANT_OUTPUT = continuous("0:3 .16:13 .5:66 .84:327 1:1500")
 
@@ -251,13 +250,13 @@ def tenants(*, rate: float = 1.0, requests: int = 6_000, seed: int = 0) -> list[
     shares = [*TENANT_SHARES, *(0.015 * 0.925**rank for rank in range(TENANTS - len(TENANT_SHARES)))]
     prefixes = stratified(TENANT_PREFIX, TENANTS, source)
     bursts = stratified(TENANT_BURST, TENANTS, source)
-    span = requests / rate
+    span = 1.3 * requests / rate
     made = [
         request
         for tenant, share in enumerate(shares)
         for request in _tenant(tenant, prefixes[tenant], share / sum(shares) * rate, bursts[tenant], span, seed)
     ]
-    return sorted(made, key=lambda request: request.arrival or 0.0)
+    return sorted(made, key=lambda request: request.arrival or 0.0)[:requests]
 
 
 def _tenant(tenant: int, prefix: int, rate: float, burst: float, span: float, seed: int) -> Iterator[Request]:

@@ -62,7 +62,7 @@ def _once(videos: int, seed: int) -> tuple[list[int], list[int]]:
 
 
 def _repeated(requests: int, seed: int) -> tuple[list[int], list[int]]:
-    more = max(1, math.ceil(requests / REPEATED))
+    more = max(1, round(requests / REPEATED))
     asked, lengths = _once(VIDEOS * more, seed)
     lengths = [min(length, CROPPED - INSTRUCTION) for length in lengths]
     rows = shuffled(asked, chance("videoqa", seed, "rows"))[: ROWS * more]

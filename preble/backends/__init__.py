@@ -10,7 +10,10 @@ from typing import Protocol
 
 import msgspec
 
+from preble.core.cost import StepTiming
 from preble.types import FinishReason, SamplingParams, TokenLogprob
+
+__all__ = ["BACKENDS", "Delta", "Engine", "EngineInfo", "EngineRequest", "Evicted", "Load", "StepTiming"]
 
 BACKENDS = {
     "sim": "preble.backends.sim:SimEngine",
@@ -37,12 +40,16 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
-    """One sequence to generate. `tokens` are packed int32; `sampling.n` is 1; a lower `priority` goes first."""
+    """One sequence to generate. `tokens` are packed int32; `sampling.n` is 1; a lower `priority` goes first.
+
+    Requests of different `cache_salt` must not use each other's cached prefixes.
+    """
 
     id: int
     tokens: bytes
     sampling: SamplingParams
     priority: int = 0
+    cache_salt: str = ""
 
 
 class Delta(msgspec.Struct, array_like=True):
@@ -63,11 +70,13 @@ class Delta(msgspec.Struct, array_like=True):
 class Evicted(msgspec.Struct, frozen=True, array_like=True):
     """The engine no longer holds the prefix `tokens` (packed int32, from the beginning) beyond its first `keep` tokens.
 
-    `Evicted(b"", 0)` says that the whole cache was cleared.
+    `salt` is the `cache_salt` of the requests that could use it. `Evicted(b"", 0)` says that the whole cache was
+    cleared, of all salts.
     """
 
     tokens: bytes
     keep: int
+    salt: str = ""
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
@@ -79,7 +88,11 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Engine(Protocol):
-    """What `backend=` names. Constructed with keyword options; everything costly happens in `start`."""
+    """What `backend=` names. Constructed with keyword options; everything costly happens in `start`.
+
+    An engine that knows its own steps may also have `timings() -> list[StepTiming]`, which returns and forgets those
+    taken since the last call: the scheduler learns from them what the engine's work costs.
+    """
 
     async def start(self) -> EngineInfo:
         """Load the model. Raises ModelError or ConfigurationError, with the reason."""

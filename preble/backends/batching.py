@@ -8,9 +8,11 @@ import msgspec
 
 from preble.backends import Delta, EngineRequest, Evicted, Load
 from preble.backends.cache import BlockCache, Lease
+from preble.core.cost import StepTiming
 from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, ContextLengthError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES, highest
+from preble.tree import Namespaces
 from preble.types import FinishReason, SamplingParams, TokenLogprob
 
 Sample = tuple[int, TokenLogprob | None]
@@ -21,13 +23,14 @@ class Sequence:
     """One request inside an engine.
 
     `tokens` are prompt and output as packed int32, `blocks` the KV blocks of the sequence in order, and `computed`
-    the number of leading tokens whose KV is in them.
+    the number of leading tokens whose KV is in them. `first` stands for the first token in the cache, if salted.
     """
 
     __slots__ = (
         "arrived",
         "computed",
         "done",
+        "first",
         "id",
         "lease",
         "prefilling",
@@ -38,8 +41,9 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, request: EngineRequest, now: float) -> None:
+    def __init__(self, request: EngineRequest, now: float, first: bytes = b"") -> None:
         self.id = request.id
+        self.first = first
         self.tokens = bytearray(request.tokens)
         self.prompt_tokens = len(request.tokens) // TOKEN_BYTES
         self.sampling: SamplingParams = request.sampling
@@ -55,6 +59,11 @@ class Sequence:
     def length(self) -> int:
         """Number of tokens, prompt and output."""
         return len(self.tokens) // TOKEN_BYTES
+
+    @property
+    def key(self) -> bytes:
+        """The tokens as the cache knows them."""
+        return self.first + bytes(memoryview(self.tokens)[len(self.first) :])
 
     @property
     def output_tokens(self) -> int:
@@ -115,6 +124,7 @@ class Batcher:
         self._max_running = max_running
         self._max_batched_tokens = max_batched_tokens
         self._eos_token_ids = frozenset(eos_token_ids)
+        self._namespaces = Namespaces(self._in_use)
         self._sequences: dict[int, Sequence] = {}
         self._running: dict[int, Sequence] = {}
         self._deltas: list[tuple[int, Delta]] = []
@@ -130,9 +140,10 @@ class Batcher:
     def add(self, request: EngineRequest, now: float) -> None:
         """Queue a request. Raises InvalidRequestError if it can never run: `field` is `id` or `prompt`."""
         self._check_request(request)
-        sequence = Sequence(request, now)
+        key = self._namespaces.key(request.cache_salt, request.tokens)
+        sequence = Sequence(request, now, key[:TOKEN_BYTES] if request.cache_salt else b"")
         self._sequences[request.id] = sequence
-        self.local.add(request.id, request.tokens, priority=request.priority, now=now)
+        self.local.add(request.id, key, priority=request.priority, now=now)
 
     def abort(self, id: int) -> None:
         """End a request with finish reason "abort". Unknown ids are ignored."""
@@ -166,7 +177,7 @@ class Batcher:
 
     def cache_events(self) -> list[Evicted]:
         """Return and forget the evictions since the last call, in order."""
-        return self.cache.evicted()
+        return [self._unsalted(evicted) for evicted in self.cache.evicted()]
 
     def load(self) -> Load:
         """Return the present load; KV blocks that several running requests share count once."""
@@ -179,6 +190,7 @@ class Batcher:
     def check(self) -> None:
         """Raise AssertionError if sequences, queue and blocks disagree."""
         self.local.check()
+        self._namespaces.check()
         self.cache.check(sequence.lease for sequence in self._running.values() if sequence.lease)
         assert len(self._running) <= self._max_running, "too many running"
         assert self.local.waiting + len(self._running) == len(self._sequences), "a sequence is lost"
@@ -226,7 +238,7 @@ class Batcher:
         sequence.computed = 0
         self.local.remove(sequence.id)
         # Its first arrival keeps its place in the queue.
-        self.local.add(sequence.id, bytes(sequence.tokens), priority=sequence.priority, now=sequence.arrived)
+        self.local.add(sequence.id, sequence.key, priority=sequence.priority, now=sequence.arrived)
 
     def _admissions(self, budget: int, now: float) -> list[Chunk]:
         chunks: list[Chunk] = []
@@ -242,7 +254,7 @@ class Batcher:
         return chunks
 
     def _admit(self, sequence: Sequence) -> bool:
-        lease = self.cache.acquire(bytes(sequence.tokens))
+        lease = self.cache.acquire(sequence.key)
         # A block to spare for each running sequence, or the next decodes would preempt the newcomer again.
         if not self.cache.extend(lease, sequence.length, spare=len(self._running)):
             self.cache.release(lease)
@@ -302,7 +314,29 @@ class Batcher:
 
     def _store(self, sequence: Sequence) -> None:
         if sequence.lease is not None:
-            self.cache.store(sequence.lease, sequence.tokens, sequence.computed)
+            tokens = sequence.key if sequence.first else sequence.tokens
+            self.cache.store(sequence.lease, tokens, sequence.computed)
+
+    def _in_use(self, first: bytes) -> bool:
+        return self.cache.begins(first) or any(sequence.first == first for sequence in self._sequences.values())
+
+    def _unsalted(self, evicted: Evicted) -> Evicted:
+        salt, tokens = self._namespaces.prompt(evicted.tokens)
+        return Evicted(tokens, evicted.keep, salt) if salt else evicted
+
+
+def step_timing(chunks: Iterable[Chunk], seconds: float) -> StepTiming:
+    """Describe a step of these chunks that took so many seconds."""
+    new = context = product = decodes = 0
+    for chunk in chunks:
+        end = chunk.start + chunk.count
+        new += chunk.count
+        context += end
+        if chunk.count == 1:
+            decodes += 1
+        else:
+            product += chunk.count * end
+    return StepTiming(new, context, product, decodes, seconds)
 
 
 def _prefill(sequence: Sequence, budget: int) -> Chunk:

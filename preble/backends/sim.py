@@ -12,11 +12,12 @@ from zlib import crc32
 import msgspec
 from msgspec import Meta
 
-from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
-from preble.backends.batching import Batcher, Chunk, Sample, Sequence
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
+from preble.backends.batching import Batcher, Chunk, Sample, Sequence, step_timing
 from preble.backends.stepping import StepLoop
 from preble.core.cost import CostModel, cost_model
-from preble.core.local import Discipline, LocalScheduler
+from preble.core.disciplines import Discipline
+from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, EngineError
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.types import TokenLogprob
@@ -81,16 +82,20 @@ class SimCore:
         self._seed = options.seed
         self._vocab_size = options.vocab_size
         self._chunks: list[Chunk] = []
+        self._began = 0.0
 
     def begin(self, now: float) -> float | None:
         """Start the next step; return when it ends, or None if there is nothing to do."""
+        self._began = now
         self._chunks = self.batcher.plan(now)
         return now + self.duration(self._chunks) if self._chunks else None
 
-    def end(self, now: float) -> None:
-        """End the step that `begin` started."""
+    def end(self, now: float) -> StepTiming:
+        """End the step that `begin` started, and return what it was."""
+        timing = step_timing(self._chunks, now - self._began)
         self.batcher.commit(self._chunks, self.sample(self._chunks), now)
         self._chunks = []
+        return timing
 
     def duration(self, chunks: list[Chunk]) -> float:
         """Return the seconds that the cost model gives for a step."""
@@ -173,6 +178,10 @@ class SimEngine:
     def cache_events(self) -> list[Evicted]:
         """Return and forget the evictions since the last call, in order."""
         return self._steps.cache_events()
+
+    def timings(self) -> list[StepTiming]:
+        """Return and forget the steps since the last call, as far as they are kept."""
+        return self._steps.timings()
 
     def load(self) -> Load:
         """Return the present load."""

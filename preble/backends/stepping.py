@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from preble.backends import Delta, EngineRequest, Evicted, Load
-from preble.backends.batching import Batcher, Chunk, Sample
+from preble.backends import Delta, EngineRequest, Evicted, Load, StepTiming
+from preble.backends.batching import Batcher, Chunk, Sample, step_timing
 from preble.errors import EngineError, InvalidRequestError
 
 Execute = Callable[[list[Chunk]], Awaitable[list[Sample]]]
 """Compute the chunks of a step; return one sample for each chunk that samples, in order."""
+
+
+_TIMINGS_KEPT = 256
 
 
 class _Outbox:
@@ -67,6 +71,7 @@ class StepLoop:
         self.batcher = batcher
         self._execute = execute
         self._clock = clock
+        self._timings: deque[StepTiming] = deque(maxlen=_TIMINGS_KEPT)
         self._work = asyncio.Event()
         self._outboxes: dict[int, _Outbox] = {}
         self._task: asyncio.Task[None] | None = None
@@ -114,6 +119,12 @@ class StepLoop:
         """Return and forget the evictions since the last call, in order."""
         return self.batcher.cache_events()
 
+    def timings(self) -> list[StepTiming]:
+        """Return and forget the steps since the last call, at most the last 256 of them."""
+        timings = list(self._timings)
+        self._timings.clear()
+        return timings
+
     def load(self) -> Load:
         """Return the present load."""
         return self.batcher.load()
@@ -141,12 +152,15 @@ class StepLoop:
             self._fail(error)
 
     async def _step(self) -> bool:
-        chunks = self.batcher.plan(self._clock())
+        began = self._clock()
+        chunks = self.batcher.plan(began)
         self._deliver()
         if not chunks:
             return False
         sampled = await self._execute(chunks)
-        self.batcher.commit(chunks, sampled, self._clock())
+        ended = self._clock()
+        self.batcher.commit(chunks, sampled, ended)
+        self._timings.append(step_timing(chunks, ended - began))
         self._deliver()
         # An execute that never waits must still let requests and aborts in.
         await asyncio.sleep(0)

@@ -3,20 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from preble.errors import ConfigurationError
 
+LONGEST_STEP = 86_400.0
+"""Seconds beyond which a step's timing is nonsense."""
+
+_Count = Annotated[int, Meta(ge=0)]
+
+
+class StepTiming(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one step of an engine computed, and how long it took.
+
+    `new` tokens over a total `context` (each sequence's tokens, these included), of which `decodes` single ones;
+    `product` is the sum of new * context over its prefills.
+    """
+
+    new: _Count
+    context: _Count
+    product: _Count
+    decodes: _Count
+    seconds: Annotated[float, Meta(ge=0, le=LONGEST_STEP)]
+
+    @property
+    def plausible(self) -> bool:
+        """Whether a cluster would take it in: nothing negative, no more than a day."""
+        counts = min(self.new, self.context, self.product, self.decodes)
+        return counts >= 0 and 0 <= self.seconds <= LONGEST_STEP
+
 
 class Coefficients(msgspec.Struct, frozen=True):
-    """The quadratic form of a large prefill, to price many workers at once: seconds, per token, per token squared."""
+    """Prices to compare many workers by at once: seconds, per token, per token squared.
+
+    A prefill of `new` tokens in a context costs `base + new * (new + product * context) + context * context`, and no
+    less than `least`; a step of decodes costs `decode_base`, and so much per sequence and per token of their contexts.
+    """
 
     least: float
     base: float
     new: float
     context: float
     product: float
+    decode_base: float = 0.0
+    decode_new: float = 0.0
+    decode_context: float = 0.0
+
+    def prefill(self, new: int, context: int) -> float:
+        """Seconds to prefill `new` tokens of a sequence that then has `context` tokens."""
+        linear = self.base + self.new * new + self.context * context + self.product * new * context
+        return max(self.least, linear)
+
+    def decode(self, sequences: int, context: int) -> float:
+        """Seconds of one decode step of `sequences` sequences with `context` tokens in all."""
+        return self.decode_base + self.decode_new * sequences + self.decode_context * context
 
 
 class CostModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,7 +101,7 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return self.step((), sequences, context)
 
     def coefficients(self) -> Coefficients:
-        """The last piece as a quadratic form, and the least a prefill can cost."""
+        """The last piece as a quadratic form, the least a prefill can cost, and the first piece for decodes."""
         unit = 1e-3 / self.efficiency
         _, base, slope, _ = self.pieces[-1]
         return Coefficients(
@@ -67,6 +110,9 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             new=(slope + self.extra_new) * unit,
             context=(self.attention_context + self.extra_context) * unit,
             product=self.extra_product * unit,
+            decode_base=(self.pieces[0][1] + self.attention_base) * unit,
+            decode_new=self.pieces[0][2] * unit,
+            decode_context=self.attention_context * unit,
         )
 
     def _linear(self, new: int) -> float:

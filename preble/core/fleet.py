@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from preble.core.cost import Coefficients, CostModel
+from preble.core.cost import Coefficients, CostModel, StepTiming
+from preble.core.fit import Fit
 from preble.errors import ConfigurationError, NoWorkersError
 
 Floats = NDArray[np.float64]
@@ -23,18 +24,27 @@ _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=
 class Slot:
     """What does not change with every request: a worker's name, its cache in tokens, its prices in seconds.
 
-    `output` is the running mean of output tokens, `reuse` the running share of prompt tokens that were cached.
+    It `takes` requests if a worker is here and is not drained. `fit` learns the prices from its steps. `output` is the
+    running mean of output tokens, `reuse` the running share of prompt tokens that were cached.
     """
 
-    __slots__ = ("block_size", "kv_tokens", "output", "prices", "reuse", "worker")
+    __slots__ = ("block_size", "fit", "kv_tokens", "output", "prices", "reuse", "takes", "worker")
 
     def __init__(self, worker: str | None, kv_tokens: int, block_size: int, prices: Coefficients) -> None:
         self.worker = worker
+        self.takes = worker is not None
         self.kv_tokens = kv_tokens
         self.block_size = block_size
         self.prices = prices
+        self.fit = Fit(prices)
         self.output = _OUTPUT_GUESS
         self.reuse = 0.0
+
+    def follow(self, teacher: Fit) -> None:
+        """Price by what is known now, where nothing is by what `teacher` knows."""
+        if teacher is not self.fit:
+            self.fit.follow(teacher)
+        self.prices = self.fit.prices
 
     def prefill_seconds(self, missed: int, length: int) -> float:
         """Seconds to prefill the last `missed` tokens of a prompt of `length` tokens."""
@@ -52,10 +62,11 @@ class Fleet:
     """Slots of workers. A worker keeps its slot, a small int, from `add` to `remove`; slots are used again.
 
     Arrays by slot: `load` and `pending` are outstanding seconds (all work, and its prefill part), infinite where no
-    worker is; `free` is tokens of cache not believed held; `requests` counts those in flight, `waiting` those of them
-    not started, `uncached` their prompt tokens still to be computed; `victim` is what evicting one token will cost
-    later, in seconds. Counts are floats too: converting takes as long as adding. `names` is
-    replaced, never changed, so that it may be kept.
+    worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
+    counts those in flight, `waiting` those of them not started, `uncached` their prompt tokens still to be computed;
+    `victim` is what evicting one token will cost later, in seconds. Counts are floats too: converting takes as long as
+    adding. `names` is replaced, never changed, so that it may be kept. `present` are the slots with a worker, `live`
+    those of them that take requests: all but the drained ones.
     """
 
     def __init__(self, seed: int) -> None:
@@ -63,6 +74,7 @@ class Fleet:
         self.slots: list[Slot] = []
         self.names: tuple[str | None, ...] = ()
         self.slot_of: dict[str, int] = {}
+        self.present: list[int] = []
         self.live: list[int] = []
         self.load: Floats = np.empty(0)
         self.pending: Floats = np.empty(0)
@@ -85,11 +97,22 @@ class Fleet:
             if tokens < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, not {tokens}")
         slot = self._empty_slot()
-        self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
+        newcomer = self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
+        for other in self.slots:
+            if other.fit.preset == newcomer.fit.preset:
+                newcomer.follow(other.fit)
         self.slot_of[worker] = slot
         for name in _ARRAYS:
             getattr(self, name)[slot] = 0.0
         self.free[slot] = kv_tokens
+        self._changed()
+        return slot
+
+    def drain(self, worker: str) -> int:
+        """Let a worker finish what it has and take no more; return its slot. Draining it again changes nothing."""
+        slot = self.slot(worker)
+        self.slots[slot].takes = False
+        self.load[slot] = self.pending[slot] = np.inf
         self._changed()
         return slot
 
@@ -111,7 +134,7 @@ class Fleet:
             raise ConfigurationError(f"worker: {worker!r} is not here") from None
 
     def require_live(self) -> list[int]:
-        """The slots with a worker, ascending. Raises NoWorkersError if there are none."""
+        """The slots with a worker that takes requests, ascending. Raises NoWorkersError if there are none."""
         if not self.live:
             raise NoWorkersError("no worker can take requests")
         return self.live
@@ -131,8 +154,14 @@ class Fleet:
 
     def prefill_seconds(self, cached: Floats, length: int) -> Floats:
         """Seconds each slot needs to prefill what it has not cached of a prompt of `length` tokens."""
-        fixed = self._base + self._context * length
-        seconds: Floats = np.maximum(fixed + (self._new + self._product * length) * (length - cached), self._least)
+        slope = self._new + self._product * length
+        uncached = self._base + (self._context + slope) * length
+        seconds: Floats = np.maximum(uncached - slope * cached, self._least)
+        return seconds
+
+    def eviction_seconds(self, cached: Floats, tokens: int) -> Floats:
+        """Seconds that making room on each slot for what it has not cached of `tokens` tokens will cost later."""
+        seconds: Floats = np.maximum(tokens - (cached + self.free), self._nothing) * self.victim
         return seconds
 
     def indices(self, mask: int) -> NDArray[np.intp]:
@@ -148,14 +177,29 @@ class Fleet:
     def cheapest(self, cost: Floats, cached: Floats | None = None) -> int:
         """The slot of least cost; ties go to most tokens cached, then the emptiest cache, then a seeded draw."""
         best = int(cost.argmin())
-        tied = cost <= cost[best] * (1 + 1e-9)
-        if np.count_nonzero(tied) == 1:
+        least, cost[best] = cost[best], np.inf
+        bound, second = least * (1 + 1e-9), cost[cost.argmin()]
+        cost[best] = least
+        if second > bound:  # comparing all takes longer, and ties are rare
             return best
-        ties = np.flatnonzero(tied)
+        ties = np.flatnonzero(cost <= bound)
         for merit in (cached, self.free):
             if len(ties) > 1 and merit is not None:
                 ties = ties[merit[ties] == merit[ties].max()]
         return int(ties[0] if len(ties) == 1 else ties[self.random.randrange(len(ties))])
+
+    def saw_steps(self, slot: int, timings: Iterable[StepTiming]) -> None:
+        """Learn what steps cost there, and on those of the same preset that have told nothing yet.
+
+        From now on they are priced by that. What is charged already stays.
+        """
+        teacher = self.slots[slot].fit
+        if teacher.observe(timings):
+            for index, worker in enumerate(self.slots):
+                if worker.fit.preset == teacher.preset:
+                    worker.follow(teacher)
+                    self.victim[index] = worker.reuse * worker.prices.new
+            self._priced()
 
     def saw_prompt(self, slot: int, cached_share: float) -> None:
         """Learn how much of what is sent there is reused."""
@@ -179,15 +223,21 @@ class Fleet:
     def _changed(self) -> None:
         """Derive from the slots what is read for every request."""
         self.names = tuple(slot.worker for slot in self.slots)
-        self.live = [index for index, name in enumerate(self.names) if name is not None]
+        self.present = [index for index, name in enumerate(self.names) if name is not None]
+        self.live = [index for index in self.present if self.slots[index].takes]
+        blocks = [slot.block_size for slot in self.slots]
+        self._block = blocks[0] if len(set(blocks)) == 1 else np.array(blocks)
+        self._priced()
+
+    def _priced(self) -> None:
+        """Derive from the prices of the slots what prices them all at once."""
         prices = [slot.prices for slot in self.slots]
-        self._least = _shared([price.least for price in prices])
+        self._least = np.array([price.least for price in prices])
+        self._nothing = np.zeros(len(prices))
         self._base = _shared([price.base for price in prices])
         self._new = _shared([price.new for price in prices])
         self._context = _shared([price.context for price in prices])
         self._product = _shared([price.product for price in prices])
-        blocks = [slot.block_size for slot in self.slots]
-        self._block = blocks[0] if len(set(blocks)) == 1 else np.array(blocks)
 
 
 def _shared(values: list[float]) -> Floats | float:

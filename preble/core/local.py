@@ -3,58 +3,52 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator
+from itertools import islice
 
-from sortedcontainers import SortedKeyList
+from sortedcontainers import SortedKeyList, SortedList
 
+from preble.core.disciplines import DISCIPLINES, Discipline, Order, Waiting
 from preble.errors import ConfigurationError, InvalidRequestError
-from preble.tokens import TOKEN_BYTES
 from preble.tree import RadixTree
 
-Discipline = Literal["groups", "fcfs", "lpm", "shortest-prefill"]
+WINDOW = 1024
+"""Requests looked at for one step, in order of rank and arrival: the others wait for their turn to be looked at."""
 
 _LEADERS = 0  # the one holder in the tree of prompts being prefilled
-
-
-class _Waiting:
-    """A request in the queue; `order` sorts by priority, then arrival."""
-
-    __slots__ = ("id", "length", "order", "tokens")
-
-    def __init__(self, id: int, tokens: bytes, order: tuple[int, float, int]) -> None:
-        self.id = id
-        self.tokens = tokens
-        self.length = len(tokens) // TOKEN_BYTES
-        self.order = order
 
 
 class LocalScheduler:
     """Orders one worker's waiting requests by how much of each is cached, without starving any.
 
-    Requests of a lower `priority` number go first. Among equals the discipline decides:
-
-    * `groups`: `groups` priority groups by cached percentage (of 10 groups 63 % is group 6), first come first served
-      inside a group, and slots shared among the groups in proportion to their number, also over many calls.
-      A group's share is at least 1 in groups * (groups + 1) / 2 picks, so no group starves.
-    * `fcfs`: arrival. `lpm`: longest cached prefix first. `shortest-prefill`: fewest tokens to compute first.
+    A lower `priority` goes first, then an earlier `deadline`; among equals the discipline decides: `groups` (the
+    paper's priority groups, `groups` of them), `fcfs` (arrival), `lpm` (longest cached prefix), `shortest-prefill`, or
+    `k-lpm` (longest prefix, but every `k`-th is the oldest). See `preble.core.disciplines`.
 
     A follower, whose next uncached page is also in a prompt being prefilled now, is held back until that prefill
     lands, rather than computed twice. `page` is the engine's block size in tokens.
+
+    Nobody starves: once `patience` requests that came later have been taken before it, a request is next, whatever its
+    rank, group or leader. A request that was preempted and comes back counts as new in this.
     """
 
-    def __init__(self, discipline: Discipline = "groups", *, groups: int = 10, page: int = 1) -> None:
-        if discipline not in get_args(Discipline):
-            raise ConfigurationError(f"discipline: unknown {discipline!r}, one of {', '.join(get_args(Discipline))}")
-        if groups < 1:
-            raise ConfigurationError(f"groups: must be at least 1, not {groups}")
+    def __init__(
+        self, discipline: Discipline = "groups", *, groups: int = 10, k: int = 4, page: int = 1, patience: int = 128
+    ) -> None:
+        """Raise ConfigurationError for an unknown discipline, or a number below 1."""
+        if discipline not in DISCIPLINES:
+            raise ConfigurationError(f"discipline: unknown {discipline!r}, one of {', '.join(DISCIPLINES)}")
+        for name, value in (("groups", groups), ("k", k), ("page", page), ("patience", patience)):
+            if value < 1:
+                raise ConfigurationError(f"{name}: must be at least 1, not {value}")
         self.discipline = discipline
-        self.groups = groups
+        self.patience = patience
+        own = {"groups": (groups,), "k-lpm": (k,)}
+        self._order: Order = DISCIPLINES[discipline](*own.get(discipline, ()))
         self._page = page
-        self._waiting: dict[int, _Waiting] = {}
-        self._queue: SortedKeyList[_Waiting] = SortedKeyList(key=lambda waiting: waiting.order)
-        self._credit = [0] * (groups + 1)
-        self._picked: tuple[int, list[int]] | None = None
+        self._waiting: dict[int, Waiting] = {}
+        self._queue: SortedKeyList[Waiting] = SortedKeyList(key=lambda waiting: (waiting.rank, waiting.arrived))
+        self._overtakers: SortedList[int] = SortedList()
         self._leading: dict[int, int] = {}
         self._leaders = RadixTree(page=page)
         self._arrivals = 0
@@ -67,8 +61,8 @@ class LocalScheduler:
     def __contains__(self, id: int) -> bool:
         return id in self._waiting
 
-    def add(self, id: int, tokens: bytes, *, priority: int = 0, now: float) -> None:
-        """Queue a request. `tokens` are its packed prompt; `now` is its arrival.
+    def add(self, id: int, tokens: bytes, *, priority: int = 0, deadline: float | None = None, now: float) -> None:
+        """Queue a request. `tokens` are its packed prompt; `now` is its arrival, `deadline` a time of the same clock.
 
         Raises InvalidRequestError for an empty prompt, or an id that is waiting or being prefilled.
         """
@@ -77,7 +71,7 @@ class LocalScheduler:
         if not tokens:
             raise InvalidRequestError("must not be empty", field="tokens")
         self._arrivals += 1
-        waiting = _Waiting(id, tokens, (priority, now, self._arrivals))
+        waiting = Waiting(id, tokens, priority=priority, deadline=deadline, arrived=now, number=self._arrivals)
         self._waiting[id] = waiting
         self._queue.add(waiting)
 
@@ -85,24 +79,17 @@ class LocalScheduler:
         """Propose up to `slots` requests in order. `cached` gives the tokens of a prompt that need no computing.
 
         Lazy: call `admit` for each one taken before asking for the next, and stop at the first that does not fit.
-        Proposing changes nothing.
+        Proposing changes nothing. Requests whose deadline has passed are not proposed.
         """
-        if not self._queue or slots < 1:
-            return
-        lengths = {waiting.id: cached(waiting.tokens) for waiting in self._queue}
-        for waiting in self._ordered(lengths):
-            if slots < 1:
-                return
-            if not self._follows(waiting, lengths[waiting.id]):
-                slots -= 1
-                yield waiting.id
+        return islice(self._proposals(cached, now), max(0, slots))
 
     def admit(self, id: int) -> None:
         """Take a request out of the queue: its prefill starts, and others may follow it."""
-        if self._picked and self._picked[0] == id:
-            self._credit = self._picked[1]
-        waiting = self._waiting.pop(id)
-        self._queue.remove(waiting)
+        waiting = self._waiting[id]
+        self._order.took(waiting)
+        self._leave(waiting)
+        if self._waiting:
+            self._overtakers.add(waiting.number)
         self._leading[id] = self._leaders.insert(waiting.tokens, _LEADERS)
 
     def prefilled(self, id: int) -> None:
@@ -113,9 +100,8 @@ class LocalScheduler:
 
     def remove(self, id: int) -> None:
         """Forget a request wherever it is. Unknown ids are ignored."""
-        waiting = self._waiting.pop(id, None)
-        if waiting is not None:
-            self._queue.remove(waiting)
+        if id in self._waiting:
+            self._leave(self._waiting[id])
         self.prefilled(id)
 
     def check(self) -> None:
@@ -126,40 +112,41 @@ class LocalScheduler:
         assert self._leaders.pins(_LEADERS) == leading, "the tree's leaders are not those being prefilled"
         self._leaders.check()
 
-    def _follows(self, waiting: _Waiting, cached: int) -> bool:
+    def _proposals(self, cached: Callable[[bytes], int], now: float) -> Iterator[int]:
+        window = list(islice(self._queue, WINDOW))
+        lengths = {waiting.id: cached(waiting.tokens) for waiting in window}
+        for waiting in self._order.order(window, lengths):
+            yield from self._out_of_patience(now)
+            if self._may_go(waiting, lengths[waiting.id], now):
+                yield waiting.id
+        yield from self._out_of_patience(now)
+
+    def _may_go(self, waiting: Waiting, cached: int, now: float) -> bool:
+        return waiting.id in self._waiting and waiting.deadline > now and not self._follows(waiting, cached)
+
+    def _out_of_patience(self, now: float) -> Iterator[int]:
+        """Yield the oldest request while too many that came later were taken before it.
+
+        Looking at the oldest is enough: whoever overtook a younger one overtook it too.
+        """
+        while self._waiting:
+            oldest = next(iter(self._waiting.values()))
+            overtaken = len(self._overtakers) - self._overtakers.bisect_right(oldest.number)
+            if overtaken < self.patience or oldest.deadline <= now:
+                return
+            yield oldest.id
+            if oldest.id in self._waiting:
+                return
+
+    def _leave(self, waiting: Waiting) -> None:
+        del self._waiting[waiting.id]
+        self._queue.remove(waiting)
+        # What is older than all that wait overtook none of them.
+        first = next(iter(self._waiting.values())).number if self._waiting else self._arrivals + 1
+        del self._overtakers[: self._overtakers.bisect_left(first)]
+
+    def _follows(self, waiting: Waiting, cached: int) -> bool:
         if not self._leading:
             return False
         shared = min(self._leaders.match(waiting.tokens).tokens, waiting.length - 1)
         return shared - shared % self._page > cached
-
-    def _ordered(self, cached: dict[int, int]) -> Iterable[_Waiting]:
-        if self.discipline == "lpm":
-            return sorted(self._queue, key=lambda w: (w.order[0], -cached[w.id]))
-        if self.discipline == "shortest-prefill":
-            return sorted(self._queue, key=lambda w: (w.order[0], w.length - cached[w.id]))
-        if self.discipline == "fcfs" or len(self._queue) == 1:
-            return list(self._queue)
-        return self._by_groups(cached)
-
-    def _by_groups(self, cached: dict[int, int]) -> Iterator[_Waiting]:
-        """Interleave the groups so that over any stretch of picks group g gets a share proportional to g."""
-        levels: dict[int, dict[int, list[_Waiting]]] = {}
-        for waiting in reversed(self._queue):
-            group = max(1, round(cached[waiting.id] * self.groups / waiting.length))
-            levels.setdefault(waiting.order[0], {}).setdefault(group, []).append(waiting)
-        for priority in sorted(levels):
-            yield from self._share(levels[priority])
-
-    def _share(self, groups: dict[int, list[_Waiting]]) -> Iterator[_Waiting]:
-        # Smooth weighted round robin: every group earns its weight each turn, the richest pays for the turn.
-        credit = list(self._credit)
-        while groups:
-            for group in groups:
-                credit[group] += group
-            richest = max(groups, key=lambda group: (credit[group], group))
-            credit[richest] -= sum(groups)
-            waiting = groups[richest].pop()
-            if not groups[richest]:
-                del groups[richest]
-            self._picked = (waiting.id, list(credit))
-            yield waiting

@@ -48,9 +48,11 @@ class Policy(Protocol):
     """Chooses a slot. It may keep state of its own, and must not change the fleet.
 
     With an attribute `relieves` that is true, requests that wait too long may be moved. Any of these methods is called
-    if it is there, after the scheduler's own books are up to date: `placed(request, now)`, `landed(request, now)` (its
-    prefill), `finished(request, output, now)` (however it ended; `output` is packed), `evicted(slot, tokens, keep,
-    now)`, `worker_added(slot, now)`, `worker_removed(slot, now)`; requests are `preble.core.request.Request`.
+    if it is there, after the scheduler's own books are up to date: `attached(fleet)` (once, by the scheduler that takes
+    the policy), `placed(request, now)`, `landed(request, now)` (its prefill), `finished(request, output, now)` (however
+    it ended; `output` is packed), `evicted(slot, tokens, keep, now)` (reported, estimated, or found out when a request
+    started), `worker_added(slot, now)`, `worker_removed(slot, now)`, and `check()` with the scheduler's own. Requests
+    are `preble.core.request.Request`.
     """
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:

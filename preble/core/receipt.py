@@ -87,7 +87,7 @@ class Receipts:
             id=id,
             worker=entry.names[slot] or "",
             reason=entry.decision.reason,
-            candidates=tuple(_candidates(entry)),
+            candidates=candidates(entry.decision, entry.believed, entry.names),
             predicted_cached_tokens=int(entry.believed[slot]),
             cached_tokens=entry.cached,
             predicted_ttft=entry.predicted_ttft,
@@ -95,19 +95,19 @@ class Receipts:
         )
 
 
-def _candidates(entry: _Entry) -> list[Candidate]:
-    decision = entry.decision
-    return [
+def candidates(decision: Decision, cached: Floats, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
+    """What a decision was made from: an entry per worker, each with the prompt tokens believed `cached` there."""
+    return tuple(
         Candidate(
             worker=worker,
-            cached_tokens=int(entry.believed[slot]),
+            cached_tokens=int(cached[slot]),
             load=_seconds(decision.load, slot),
             prefill=_seconds(decision.prefill, slot),
             eviction=_seconds(decision.eviction, slot),
         )
-        for slot, worker in enumerate(entry.names)
+        for slot, worker in enumerate(names)
         if worker is not None
-    ]
+    )
 
 
 def _seconds(term: Floats | None, slot: int) -> float | None:

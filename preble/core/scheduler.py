@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 
-from preble.core.cost import CostModel, cost_model
+from preble.core.cost import Coefficients, CostModel, StepTiming, cost_model
 from preble.core.fleet import Fleet
+from preble.core.log import (
+    AddWorker,
+    DecisionLog,
+    DrainWorker,
+    Evict,
+    Finish,
+    FirstToken,
+    Id,
+    Observe,
+    RemoveWorker,
+    Started,
+    Submit,
+    check_loggable,
+)
 from preble.core.policies import policy_named
 from preble.core.policy import Decision, Policy, Query
 from preble.core.rebalance import Move, moves
-from preble.core.receipt import Receipt, Receipts
+from preble.core.receipt import Candidate, Receipt, Receipts, candidates
 from preble.core.request import NOWHERE, Request, RequestId
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES, TokenInput, pack
-from preble.tree import RadixTree
+from preble.tree import Namespaces, RadixTree, fold
+from preble.tree.namespaces import negative
 
 _OVERHANG = 1.25  # of a worker's KV tokens, kept in the tree before its own eviction reports are disbelieved
 
@@ -63,11 +78,26 @@ class Scheduler:
     >>> scheduler.finish("r1", output=[4, 5], now=1.0)
     """
 
-    def __init__(self, policy: str | Policy = "e2", *, seed: int = 0, receipts: int = 1024) -> None:
-        """`seed` breaks ties; the last `receipts` decisions can be explained. Raises ConfigurationError."""
+    def __init__(
+        self,
+        policy: str | Policy = "e2",
+        *,
+        seed: int = 0,
+        receipts: int = 1024,
+        log: Callable[[bytes], object] | None = None,
+    ) -> None:
+        """`seed` breaks ties; the last `receipts` decisions can be explained. Raises ConfigurationError.
+
+        `log` is called with every line of the decision log (`preble.core.log`), which holds all prompts and outputs;
+        request ids must be strings or integers then.
+        """
+        name = policy if isinstance(policy, str) else type(policy).__name__
+        self._log = None if log is None else DecisionLog(log, policy=name, seed=seed)
         self.policy = policy_named(policy)
         self.tree = RadixTree()
+        self._namespaces = Namespaces(self.tree.begins)
         self.fleet = Fleet(seed)
+        _hook(self.policy, "attached")(self.fleet)
         self._placed = _hook(self.policy, "placed")
         self._landed = _hook(self.policy, "landed")
         self._finished = _hook(self.policy, "finished")
@@ -81,7 +111,7 @@ class Scheduler:
     @property
     def workers(self) -> list[str]:
         """Names of the workers, in the order of their slots."""
-        return [self._worker(slot) for slot in self.fleet.live]
+        return [self._worker(slot) for slot in self.fleet.present]
 
     def add_worker(
         self,
@@ -102,6 +132,22 @@ class Scheduler:
         if not reports_evictions:
             self._estimated.add(slot)
         self._added(slot, now)
+        if self._log is not None:
+            self._log.add(AddWorker(worker, kv_tokens, block_size, cost_model(cost), reports_evictions, now))
+
+    def drain_worker(self, worker: str, *, now: float) -> None:
+        """Let `worker` finish its requests and take no more; then remove it. Draining it again changes nothing.
+
+        Those that only wait there may be moved by `rebalance`. Raises ConfigurationError if it is not here.
+        """
+        self.fleet.drain(worker)
+        if self._log is not None:
+            self._log.add(DrainWorker(worker, now))
+
+    def requests_on(self, worker: str) -> int:
+        """How many requests are in flight on `worker`; 0 if it is not here."""
+        slot = self.fleet.slot_of.get(worker)
+        return 0 if slot is None else int(self.fleet.requests[slot])
 
     def remove_worker(self, worker: str, *, now: float) -> list[RequestId]:
         """Forget a worker and all it held. Returns its requests in order of submission.
@@ -119,6 +165,8 @@ class Scheduler:
         self.fleet.remove(worker)
         self._estimated.discard(slot)
         self._removed(slot, now)
+        if self._log is not None:
+            self._log.add(RemoveWorker(worker, now))
         return [request.id for request in orphans]
 
     def submit(
@@ -129,11 +177,14 @@ class Scheduler:
         max_tokens: int = 128,
         session: str | None = None,
         priority: int = 0,
+        namespace: str = "",
+        tenant: str = "",
         worker: str | None = None,
         now: float,
     ) -> Placement:
         """Choose a worker for a prompt and account for it at once. `worker` is the choice made already, if it was.
 
+        Only requests of one `namespace` (a model, a LoRA adapter) and one `tenant` are believed to share prefixes.
         Raises InvalidRequestError for an empty prompt, a negative `max_tokens` or an id in flight, NoWorkersError
         without workers, ConfigurationError if the policy chose a slot without a worker. Then nothing has changed.
         """
@@ -145,22 +196,31 @@ class Scheduler:
             raise InvalidRequestError("must not be empty", field="tokens")
         if max_tokens < 0:
             raise InvalidRequestError(f"must be at least 0, not {max_tokens}", field="max_tokens")
-        match = self.tree.match(packed)
+        if negative(packed):
+            raise InvalidRequestError("the first token is negative", field="tokens")
+        if self._log is not None:
+            check_loggable(id, session, namespace, tenant)
+        key = self._namespaces.key(fold(namespace, tenant), packed) if namespace or tenant else packed
+        match = self.tree.match(key)
         length = len(packed) // TOKEN_BYTES
         cached = self.fleet.cached(match.levels, length)
         query = Query(length, max_tokens, session, priority, match, cached)
         decision = self.policy.place(query, self.fleet, now) if worker is None else self._told(worker)
         slot = decision.slot
-        if not (0 <= slot < len(self.fleet) and self.fleet.names[slot]):
-            raise ConfigurationError(f"policy: chose slot {slot}, which has no worker")
-        node = self.tree.insert(packed, slot, match=match)
+        if not (0 <= slot < len(self.fleet) and self.fleet.slots[slot].takes):
+            raise ConfigurationError(f"policy: chose slot {slot}, which has no worker that takes requests")
+        node = self.tree.insert(key, slot, match=match)
         self._requests.pop(id, None)  # an orphan's old place in the order of submission
-        request = self._requests[id] = Request(id, packed, query, slot, node, now)
+        request = self._requests[id] = Request(id, key, query, slot, node, now)
         predicted = self._charge(request)
-        self._resize(slot)
+        self._resize(slot, now)
         self._receipts.decided(id, decision, query, self.fleet.names, predicted, now)
         self._placed(request, now)
-        return Placement(self._worker(slot), request.cached, decision.reason, predicted)
+        placement = Placement(self._worker(slot), request.cached, decision.reason, predicted)
+        if self._log is not None:
+            choice = candidates(decision, query.cached, self.fleet.names)
+            self._log.add(_submitted(request, packed, namespace, tenant, worker, placement, choice))
+        return placement
 
     def started(self, id: RequestId, *, cached_tokens: int, now: float) -> None:
         """The engine began the prefill and truly found `cached_tokens` in its cache: correct what was believed."""
@@ -170,8 +230,10 @@ class Scheduler:
         request.started = True
         self.fleet.waiting[request.slot] -= 1
         if cached_tokens != request.cached:
-            self._correct(request, cached_tokens)
+            self._correct(request, cached_tokens, now)
         self._receipts.started(id, cached_tokens)
+        if self._log is not None:
+            self._log.add(Started(cast(Id, id), cached_tokens, now))
 
     def first_token(self, id: RequestId, *, now: float) -> None:
         """The prefill landed: the whole prompt is cached there."""
@@ -183,6 +245,8 @@ class Scheduler:
         self._release_prefill(request)
         self._receipts.first_token(id, now)
         self._landed(request, now)
+        if self._log is not None:
+            self._log.add(FirstToken(cast(Id, id), now))
 
     def finish(self, id: RequestId, *, output: TokenInput = b"", now: float) -> None:
         """The request ended, however it ended. Generated tokens are cached too, so the next turn hits them.
@@ -193,25 +257,46 @@ class Scheduler:
         if generated:
             self.first_token(id, now=now)
         request = self._requests.pop(id)
+        if self._log is not None:
+            self._log.add(Finish(cast(Id, id), now, generated))
         if request.slot < 0:
             return
         if generated:
             self._keep(request, generated)
         self.tree.unpin(request.node, request.slot)
         self._release(request)
-        self._resize(request.slot)
         self._finished(request, generated, now)
+        self._resize(request.slot, now)
 
-    def evicted(self, worker: str, tokens: TokenInput, keep: int, *, now: float) -> None:
-        """`worker` no longer holds the prefix `tokens` beyond its first `keep`; with no tokens, holds nothing."""
+    def evicted(self, worker: str, tokens: TokenInput, keep: int, *, salt: str = "", now: float) -> None:
+        """`worker` no longer holds the prefix `tokens` beyond its first `keep`; with no tokens, holds nothing.
+
+        `salt` is `preble.tree.fold` of the namespace and the tenant whose prefix it was.
+        """
         slot = self.fleet.slot(worker)
         packed = pack(tokens)
-        if packed:
-            self.tree.truncate(packed, keep, slot)
+        if self._log is not None:
+            self._log.add(Evict(worker, packed, keep, now, salt))
+        key = self._namespaces.known(salt, packed)
+        if key is None:
+            return
+        if key:
+            self.tree.truncate(key, keep, slot, block=self.fleet.slots[slot].block_size)
         else:
             self.tree.clear(slot)
-        self._resize(slot)
-        self._evicted(slot, packed, keep, now)
+        self._evicted(slot, key, keep, now)
+        self._resize(slot, now)
+
+    def observe(self, worker: str, timings: Iterable[StepTiming], *, now: float) -> None:
+        """`worker` took these steps: learn what it costs there. Charges made already stay as they are."""
+        slot, timings = self.fleet.slot(worker), tuple(timings)
+        self.fleet.saw_steps(slot, timings)
+        if self._log is not None:
+            self._log.add(Observe(worker, timings, now))
+
+    def prices(self, worker: str) -> Coefficients:
+        """What is believed of the cost of steps on `worker`: its preset, until its own steps say otherwise."""
+        return self.fleet.slots[self.fleet.slot(worker)].prices
 
     def rebalance(self, now: float) -> list[Move]:
         """Propose to move requests that wait on an overloaded worker to one that would start them much sooner.
@@ -232,7 +317,7 @@ class Scheduler:
     def snapshot(self) -> Snapshot:
         """Return the state now; changes nothing."""
         return Snapshot(
-            workers=tuple(self._state(slot) for slot in self.fleet.live),
+            workers=tuple(self._state(slot) for slot in self.fleet.present),
             requests=len(self._requests),
             tree_nodes=self.tree.nodes,
             tree_tokens=self.tree.tokens,
@@ -241,11 +326,14 @@ class Scheduler:
     def check(self) -> None:
         """Raise AssertionError if load, tree or counts differ from what the requests in flight imply."""
         self.tree.check()
-        for slot in self.fleet.live:
+        self._namespaces.check()
+        _hook(self.policy, "check")()
+        for slot in self.fleet.present:
             here = [request for request in self._requests.values() if request.slot == slot]
-            pending = sum(request.prefill for request in here)
+            pending = sum(request.prefill for request in here) + _closed(self.fleet, slot)
             load = pending + sum(request.decode for request in here)
             assert self.fleet.requests[slot] == len(here), f"slot {slot}: request count"
+            self.fleet.slots[slot].fit.check()
             assert self.fleet.waiting[slot] == sum(not request.started for request in here), f"slot {slot}: waiting"
             assert self.fleet.uncached[slot] == sum(request.uncached for request in here), f"slot {slot}: uncached"
             assert np.isclose(self.fleet.pending[slot], pending, atol=1e-6), f"slot {slot}: pending prefill"
@@ -286,7 +374,7 @@ class Scheduler:
         fleet.load[slot] -= request.prefill
         request.uncached, request.prefill = 0, 0.0
 
-    def _correct(self, request: Request, cached_tokens: int) -> None:
+    def _correct(self, request: Request, cached_tokens: int, now: float) -> None:
         """The engine found another amount cached than believed: say so to the tree, the load and what is learned."""
         slot, believed, request.cached = request.slot, request.cached, cached_tokens
         self.fleet.saw_prompt(slot, (cached_tokens - believed) / request.length + self.fleet.slots[slot].reuse)
@@ -294,8 +382,9 @@ class Scheduler:
             self._release_prefill(request)
             self._charge_prefill(request)
         if cached_tokens < believed:
-            self.tree.truncate(request.tokens, cached_tokens, slot)
-            self._resize(slot)
+            self.tree.truncate(request.tokens, cached_tokens, slot, block=self.fleet.slots[slot].block_size)
+            self._evicted(slot, request.tokens, cached_tokens, now)
+            self._resize(slot, now)
 
     def _release(self, request: Request) -> None:
         self._release_prefill(request)
@@ -304,40 +393,82 @@ class Scheduler:
         self.fleet.requests[request.slot] -= 1
         if not self.fleet.requests[request.slot]:
             # An idle worker has exactly nothing to do: rounding errors must not add up over days.
-            self.fleet.load[request.slot] = self.fleet.pending[request.slot] = 0.0
+            self.fleet.load[request.slot] = self.fleet.pending[request.slot] = _closed(self.fleet, request.slot)
 
     def _keep(self, request: Request, generated: bytes) -> None:
         self.fleet.saw_output(request.slot, len(generated) // TOKEN_BYTES)
         # The last token was never fed back, so its keys and values do not exist.
         self.tree.extend(request.node, generated[:-TOKEN_BYTES], request.slot)
 
-    def _resize(self, slot: int) -> None:
+    def _resize(self, slot: int, now: float) -> None:
         """Keep what a worker is believed to hold within its cache, and tell the fleet how much is free."""
         held, capacity = self.tree.held_tokens(slot), self.fleet.slots[slot].kv_tokens
         if held > capacity:
             excess = held - (capacity if slot in self._estimated else int(_OVERHANG * capacity))
             if excess > 0:
-                self.tree.evict(slot, excess)
+                for gone in self.tree.evict(slot, excess, paths=self._evicted is not _ignore):
+                    self._evicted(slot, gone.tokens, gone.keep, now)
                 held = self.tree.held_tokens(slot)
         self.fleet.free[slot] = capacity - held
 
     def _told(self, worker: str) -> Decision:
-        return Decision(self.fleet.slot(worker), "told")
+        slot = self.fleet.slot(worker)
+        if not self.fleet.slots[slot].takes:
+            raise ConfigurationError(f"worker: {worker!r} is drained")
+        return Decision(slot, "told")
 
     def _worker(self, slot: int) -> str:
         worker = self.fleet.names[slot]
         assert worker is not None
         return worker
 
+    def _left(self, slot: int) -> float:
+        """The outstanding seconds of a drained worker, which the fleet shows as infinite."""
+        here = (request for request in self._requests.values() if request.slot == slot)
+        return sum(request.prefill + request.decode for request in here)
+
     def _state(self, slot: int) -> WorkerState:
         fleet = self.fleet
         return WorkerState(
             worker=self._worker(slot),
-            load=float(fleet.load[slot]),
+            load=float(fleet.load[slot]) if fleet.slots[slot].takes else self._left(slot),
             requests=int(fleet.requests[slot]),
             held_tokens=self.tree.held_tokens(slot),
             kv_tokens=fleet.slots[slot].kv_tokens,
         )
+
+
+def _submitted(
+    request: Request,
+    tokens: bytes,
+    namespace: str,
+    tenant: str,
+    told: str | None,
+    placement: Placement,
+    choice: tuple[Candidate, ...],
+) -> Submit:
+    """The line of a decision: what was asked, and its receipt."""
+    return Submit(
+        id=cast(Id, request.id),
+        tokens=tokens,
+        max_tokens=request.max_tokens,
+        now=request.submitted_at,
+        chosen=placement.worker,
+        reason=placement.reason,
+        cached_tokens=placement.cached_tokens,
+        predicted_ttft=placement.predicted_ttft,
+        candidates=choice,
+        session=request.session,
+        priority=request.priority,
+        namespace=namespace,
+        tenant=tenant,
+        worker=told,
+    )
+
+
+def _closed(fleet: Fleet, slot: int) -> float:
+    """The load of an idle worker: infinite if it takes no requests."""
+    return 0.0 if fleet.slots[slot].takes else np.inf
 
 
 def _hook(policy: Policy, name: str) -> Callable[..., Any]:

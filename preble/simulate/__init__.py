@@ -5,10 +5,10 @@
     result.summary().ttft_mean                            # see Summary for the others
     result.ttft, result.worker, result.cached             # numpy arrays, an entry per request
 
-`requests` come from a generator (`bench.workloads.WORKLOADS[name](rate=, requests=, seed=)` in this repository), from
-a trace (`preble.simulate.traces`), or are written by hand. `policy` is a name or an object with `place`. Workers are
-alike (`workers=8, options=SimOptions(kv_tokens=100_000, cost="mistral-7b-a100")`) or a list of SimOptions. The same
-arguments give the same result.
+`requests` come from a generator (in this repository `bench.workloads.WORKLOADS[name](rate=, requests=, seed=)`), from a
+trace (`preble.simulate.traces.load(path, format, speed=)`), or are written by hand. `policy` is a name or an object
+with `place`. Workers are alike (`workers=8, options=SimOptions(kv_tokens=100_000, cost="mistral-7b-a100")`) or a list
+of SimOptions. The same arguments give the same result. `bounds(requests)` says what no scheduler can beat.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 from preble.backends.sim import SimCore, SimOptions
 from preble.core.cost import CostModel
-from preble.core.local import Discipline
+from preble.core.disciplines import Discipline
 from preble.core.policy import Policy
 from preble.core.scheduler import Scheduler
 from preble.errors import ConfigurationError
+from preble.simulate.bounds import Bounds, bounds
 from preble.simulate.request import Request, segment_tokens
 from preble.simulate.result import Result, Summary
 from preble.simulate.run import Run, Worker
 
-__all__ = ["Request", "Result", "SimOptions", "Summary", "segment_tokens", "simulate"]
+__all__ = ["Bounds", "Request", "Result", "SimOptions", "Summary", "bounds", "segment_tokens", "simulate"]
 
 
 def simulate(
@@ -39,14 +40,16 @@ def simulate(
     seed: int = 0,
     report_delay: float = 0.0,
     rebalance_interval: float = 0.25,
+    learning: bool = True,
     progress: Callable[[], object] = bool,
 ) -> Result:
     """Serve a workload and return what became of every request.
 
     `workers` is a number of engines of `options`, or the options of each. The scheduler knows their capacities and is
-    told `believed_cost`, by default each engine's own; `seed` breaks its ties. Reports of the engines, and tokens,
-    arrive `report_delay` seconds late. Every `rebalance_interval` seconds (0: never) waiting requests may be moved.
-    `progress` is called after each request. Raises ConfigurationError.
+    told `believed_cost`, by default each engine's own, and corrects it from their steps if `learning`; `seed` breaks
+    its ties. Reports of the engines, and tokens, arrive `report_delay` seconds late. Every `rebalance_interval`
+    seconds (0: never) waiting requests may be moved. `progress` is called after each request. Raises
+    ConfigurationError.
     """
     each = [options or SimOptions()] * workers if isinstance(workers, int) else list(workers)
     if not each:
@@ -70,6 +73,7 @@ def simulate(
         engines,
         report_delay=report_delay,
         rebalance_interval=rebalance_interval,
+        learning=learning,
         progress=progress,
     )
     return run.run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -16,7 +15,7 @@ VOCABULARY = 32_000
 Segment = tuple[int, int]
 """The first so many tokens of the segment of that id."""
 
-_SEGMENTS_KEPT = 2048
+_BYTES_KEPT = 64 << 20
 _NOTHING: Mapping[int, bytes] = {}
 
 
@@ -46,12 +45,38 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     def prompt(self, outputs: Mapping[int, bytes] = _NOTHING) -> bytes:
         """Return the prompt, packed int32; `outputs` are the real tokens of output segments."""
-        return b"".join(outputs.get(segment) or segment_tokens(segment, count) for segment, count in self.segments)
+        tokens = _recent.tokens
+        return b"".join([outputs.get(segment[0]) or tokens(segment) for segment in self.segments])
 
 
-@lru_cache(maxsize=_SEGMENTS_KEPT)
+class _Recent:
+    """Segments made lately, so that none is made for every request: at most twice `_BYTES_KEPT` bytes of them."""
+
+    def __init__(self) -> None:
+        self._new: dict[Segment, bytes] = {}
+        self._old: dict[Segment, bytes] = {}
+        self._size = 0
+
+    def tokens(self, segment: Segment) -> bytes:
+        found = self._new.get(segment)
+        if found is None:
+            found = self._new[segment] = self._old.get(segment) or _mix(*segment)
+            self._size += len(found)
+            if self._size > _BYTES_KEPT:
+                self._old, self._new, self._size = self._new, {}, 0
+        return found
+
+
+_recent = _Recent()
+
+
 def segment_tokens(segment: int, count: int) -> bytes:
-    """Return the first `count` tokens of a segment, packed int32: a hash (splitmix64) of segment and position."""
+    """Return the first `count` tokens of a segment, packed int32: a hash of the segment and the position."""
+    return _recent.tokens((segment, count))
+
+
+def _mix(segment: int, count: int) -> bytes:
+    # splitmix64: any position without those before it, so that numpy makes all at once.
     start = segment * 0xD1B54A32D192ED03 & (1 << 64) - 1
     mixed = (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) + np.uint64(start)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -90,7 +90,8 @@ class Result(msgspec.Struct, frozen=True):
 
     def summary(self, *, skip: float = 0.0) -> Summary:
         """Sum up, leaving out the requests that arrived in the first `skip` of the time: the caches were cold."""
-        begin = np.nanmin(self.arrival) + skip * (np.nanmax(self.arrival) - np.nanmin(self.arrival))
+        first, last = (self.arrival.min(), self.arrival.max()) if len(self.arrival) else (0.0, 0.0)
+        begin = first + skip * (last - first)
         late = self.arrival >= begin
         done = self.finished & late
         ttft, latency, output = self.ttft[done], self.latency[done], self.output_tokens[done]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from heapq import heappop, heappush
 from typing import Any
 
-from preble.backends import Delta, EngineRequest, Evicted
+from preble.backends import Delta, EngineRequest, Evicted, StepTiming
 from preble.backends.sim import SimCore
 from preble.core.scheduler import Scheduler
 from preble.errors import InvalidRequestError
@@ -18,19 +18,20 @@ from preble.simulate.sessions import Sessions
 from preble.tokens import TOKEN_BYTES
 from preble.types import SamplingParams
 
-Report = tuple["Worker", list[Evicted], list[tuple[int, Delta]]]
+Report = tuple["Worker", list[Evicted], list[tuple[int, Delta]], list[StepTiming]]
 
 
 class Worker:
-    """A simulated engine, and whether a step of it is under way."""
+    """A simulated engine, whether a step of it is under way, and the steps it has not told of."""
 
-    __slots__ = ("core", "index", "name", "stepping")
+    __slots__ = ("core", "index", "name", "stepping", "timings")
 
     def __init__(self, index: int, core: SimCore) -> None:
         self.index = index
         self.name = f"w{index}"
         self.core = core
         self.stepping = False
+        self.timings: list[StepTiming] = []
 
 
 class Flight:
@@ -63,6 +64,7 @@ class Run:
         *,
         report_delay: float,
         rebalance_interval: float,
+        learning: bool = True,
         progress: Callable[[], object],
     ) -> None:
         self.result = Result.empty(len(requests), len(workers))
@@ -72,6 +74,7 @@ class Run:
         self._workers = {worker.name: worker for worker in workers}
         self._report_delay = report_delay
         self._interval = rebalance_interval
+        self._learning = learning
         self._progress = progress
         self._bound = max((request.output_tokens for request in requests), default=1)
         self._flights: dict[int, Flight] = {}
@@ -83,13 +86,24 @@ class Run:
 
     def run(self) -> Result:
         """Run to the end."""
+        for _ in self.events():
+            pass
+        return self.result
+
+    def events(self) -> Iterator[float]:
+        """Run, and yield the time after each event."""
         for index, request in enumerate(self._requests):
             if request.arrival is not None:
                 self._at(request.arrival, self._arrive, index)
         while self._events:
             now, _, act, about = heappop(self._events)
             act(now, about)
-        return self.result
+            yield now
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing is in flight, or will be."""
+        return not self._flights and not self._events
 
     def check(self) -> None:
         """Raise AssertionError if the books of flights, scheduler and engines disagree."""
@@ -141,19 +155,22 @@ class Run:
         self._report(now, worker)
 
     def _step(self, now: float, worker: Worker) -> None:
-        worker.core.end(now)
+        worker.timings.append(worker.core.end(now))
         self._begin(now, worker)
 
     def _report(self, now: float, worker: Worker) -> None:
         batcher = worker.core.batcher
-        report = worker, batcher.cache_events(), batcher.deltas()
+        report = worker, batcher.cache_events(), batcher.deltas(), worker.timings
+        worker.timings = []
         if self._report_delay:
             self._at(now + self._report_delay, self._hear, report)
         else:
             self._hear(now, report)
 
     def _hear(self, now: float, report: Report) -> None:
-        worker, evictions, deltas = report
+        worker, evictions, deltas, timings = report
+        if timings and self._learning:
+            self._scheduler.observe(worker.name, timings, now=now)
         for evicted in evictions:
             self._scheduler.evicted(worker.name, evicted.tokens, evicted.keep, now=now)
         for wire, delta in deltas:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from preble.backends import Delta, Evicted, Load
+from preble.backends import Delta, Evicted, Load, StepTiming
 from preble.transport.schema import MAX_BATCH, Step
 
 STEP_BYTES = 8 << 20
@@ -28,13 +28,16 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self.deltas or self.failed or self.evicted)
 
-    def step(self, load: Load) -> Step:
-        """Return as much as one frame should hold. Deltas wait for the evictions that came with or before them."""
+    def step(self, load: Load, timings: Iterable[StepTiming] = ()) -> Step:
+        """Return as much as one frame should hold. Deltas wait for the evictions that came with or before them.
+
+        Timings are not kept: if the step cannot be sent, nobody misses them.
+        """
         evicted = _beginning(self.evicted, _evicted_size)
         rest = len(evicted) < len(self.evicted)
         deltas = () if rest else _beginning(self.deltas, _delta_size)
         rest = rest or len(deltas) < len(self.deltas)
-        return Step(evicted, deltas, () if rest else tuple(self.failed[:MAX_BATCH]), load)
+        return Step(evicted, deltas, () if rest else tuple(self.failed[:MAX_BATCH]), load, tuple(timings))
 
     def sent(self, step: Step) -> None:
         """Forget what the last `step` held."""
@@ -58,7 +61,7 @@ def _fitting(sizes: Iterable[int]) -> int:
 
 
 def _evicted_size(evicted: Evicted) -> int:
-    return len(evicted.tokens)
+    return len(evicted.tokens) + len(evicted.salt)
 
 
 def _delta_size(item: tuple[int, Delta]) -> int:

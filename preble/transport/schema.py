@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
-from preble.backends import Delta, EngineInfo, Evicted, Load
+from preble.backends import Delta, EngineInfo, Evicted, Load, StepTiming
 from preble.errors import FrameError
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
 from preble.types import SamplingParams
@@ -33,6 +33,7 @@ Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=100)]
 Text: TypeAlias = Annotated[str, Meta(max_length=10_000)]
 TokenBytes: TypeAlias = Annotated[bytes, Meta(max_length=MAX_TOKENS * TOKEN_BYTES)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
+Salt: TypeAlias = Annotated[str, Meta(max_length=1000)]
 Priority: TypeAlias = Annotated[int, Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
 
 
@@ -43,6 +44,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     tokens: TokenBytes
     sampling: SamplingParams
     priority: Priority = 0
+    cache_salt: Salt = ""
 
     def __post_init__(self) -> None:
         _check_tokens(self.tokens)
@@ -89,12 +91,16 @@ class StartFailed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="step"):
-    """From worker: all news since the last one, in order; empty as a heartbeat. `failed` pairs ids with reasons."""
+    """From worker: all news since the last one, in order; empty as a heartbeat. `failed` pairs ids with reasons.
+
+    `timings` are steps the engine took, oldest first, not all of them.
+    """
 
     evicted: Annotated[tuple[Evicted, ...], Meta(max_length=MAX_BATCH)]
     deltas: Annotated[tuple[tuple[Id, Delta], ...], Meta(max_length=MAX_BATCH)]
     failed: Annotated[tuple[tuple[Id, Text], ...], Meta(max_length=MAX_BATCH)]
     load: Load
+    timings: Annotated[tuple[StepTiming, ...], Meta(max_length=MAX_BATCH)] = ()
 
     def __post_init__(self) -> None:
         for evicted in self.evicted:

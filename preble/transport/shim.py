@@ -1,9 +1,9 @@
 """The supervisor between a cluster and one worker: `python -S -E shim.py DEATH_FD SOCKET COMMAND...`.
 
-When the worker exits or the cluster is gone (end of file on DEATH_FD, or a new parent), it kills every descendant,
-also those that left the session, and exits with the worker's status, 128 + signal if one killed it. SIGTERM is passed
-on to the worker. It is a process of its own so that a worker that hangs with the interpreter's lock held still ends,
-and standard library only, to be small. SOCKET is the cluster's socket file, removed if the cluster can no longer do it.
+When the worker exits, or the cluster is gone or gives it up (end of file on DEATH_FD, or a new parent), it kills every
+descendant, also those that left the session, and exits with the worker's status, 128 + signal if one killed it. SIGTERM
+is passed on to the worker. It is a process of its own so that a worker that hangs with the interpreter's lock held
+still ends, and standard library only, to be small. SOCKET is the cluster's socket file, removed if the cluster is gone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ PATIENCE = 10.0
 
 def main() -> None:
     """Supervise the command in `sys.argv`."""
+    parent = os.getppid()
     death, socket, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     os.set_inheritable(death, False)
     if LINUX:
@@ -32,7 +33,8 @@ def main() -> None:
     worker = spawn(command)
     status = watch(worker, death)
     code = kill_tree(worker, status)
-    if status is None and socket:
+    # The end of DEATH_FD alone may mean that only this worker is to go.
+    if status is None and socket and os.getppid() != parent:
         remove_socket(socket)
     os._exit(code)
 

@@ -1,10 +1,11 @@
 """The radix tree of prefixes: who holds which, and in what order they were used. Pure: no I/O, no clock.
 
 `RadixTree` stands on three small parts: `nodes` (the columns that belong to a node), `holding` (what one worker
-holds) and `recency` (in which order it would give it up).
+holds) and `recency` (in which order it would give it up). `Namespaces` makes keys such that namespaces share nothing.
 """
 
 from preble.tree.match import Match
+from preble.tree.namespaces import Namespaces, fold
 from preble.tree.radix import Eviction, RadixTree
 
-__all__ = ["Eviction", "Match", "RadixTree"]
+__all__ = ["Eviction", "Match", "Namespaces", "RadixTree", "fold"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from preble.tree.nodes import Nodes
 from preble.tree.recency import Recency
@@ -38,6 +39,17 @@ class Holding:
         if not self.pins[node]:
             del self.pins[node]
 
+    def leaving(self, nodes: Nodes) -> Iterator[int]:
+        """Yield what no pin needs, in the order of eviction: least recently used leaf first."""
+        needed: set[int] = set()
+        for oldest in self.recency:
+            if oldest in self.pins:
+                needed.update(nodes.path(oldest))
+            node = oldest
+            while node and node not in needed and (node == oldest or node not in self.recency.order):
+                yield node
+                node = nodes.parent[node]
+
     def all(self, nodes: Nodes) -> list[int]:
         """Return every node held, children before parents. O(n log n)."""
         held: set[int] = set()
@@ -51,8 +63,8 @@ class Holding:
     def check(self, nodes: Nodes, worker: int) -> None:
         """Raise AssertionError unless this agrees with the masks of `nodes`."""
         name, bit = f"worker {worker}", 1 << worker
-        held = {node for node, mask in nodes.holders.items() if mask & bit}
-        landed = {node for node, mask in nodes.landed.items() if mask & bit}
+        held = {node for node, mask in enumerate(nodes.holders) if mask & bit}
+        landed = {node for node, mask in enumerate(nodes.landed) if mask & bit}
         assert self.tokens == sum(map(nodes.length, held)), f"{name}: held tokens"
         assert all(count > 0 for count in self.pins.values()), f"{name}: empty pins"
         assert set(self.pins) <= held, f"{name}: pins where it holds nothing"
@@ -69,7 +81,7 @@ class Holding:
         assert set(order) <= held, f"{name}: orders what it does not hold"
         last: dict[int, int] = {}
         for node in sorted(held, key=nodes.end.__getitem__, reverse=True):
-            children = [last[child] for child in nodes.children.get(node, {}).values() if child in held]
+            children = [last[child] for child in (nodes.children[node] or {}).values() if child in held]
             assert node in order or len(children) == 1, f"{name}: node {node} has no place in its order"
             last[node] = order.get(node, max(children, default=-1))
             assert all(child <= last[node] for child in children), f"{name}: node {node} is older than a child"

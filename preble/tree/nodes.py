@@ -1,13 +1,19 @@
 """The tree's nodes as columns indexed by node number; node 0 is the root.
 
-There is no object per node: integers live in arrays, and everything else in dicts of plain bytes and ints, which the
-garbage collector does not visit. So a full collection takes no longer with a million nodes than with none. A new
-column needs its rule in `add`, `split`, `absorb` and `remove`, and nowhere else.
+There is no object per node: integers live in arrays, everything else in numpy columns of objects, which the garbage
+collector does not visit, neither the columns nor the dicts of plain bytes and ints in them. So a full collection takes
+no longer with a million nodes than with none. Columns grow in place a little at a time; a dict would copy all its
+entries at once, which stops everything for milliseconds. A new column needs its rule in `add`, `split`, `absorb` and
+`remove`, and nowhere else.
 """
 
 from __future__ import annotations
 
 from array import array
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from preble.tokens import TOKEN_BYTES
 
@@ -15,7 +21,9 @@ NODE_BYTES = 500
 """What a node costs beyond its tokens, about: its part of every column, and its entries with one worker."""
 
 GROWTH = 256
-"""How many node numbers are added at a time."""
+"""How many node numbers are added at a time, at least."""
+
+Column: TypeAlias = NDArray[np.object_]
 
 
 class Nodes:
@@ -48,10 +56,10 @@ class Nodes:
         self.parent = array("i", [0])
         self.end = array("i", [0])
         self.pins = array("i", [0])
-        self.edge: dict[int, bytes] = {0: b""}
-        self.holders: dict[int, int] = {}
-        self.landed: dict[int, int] = {}
-        self.children: dict[int, dict[bytes, int]] = {}
+        self.edge: Column = np.array([b""], dtype=object)
+        self.holders: Column = np.array([0], dtype=object)
+        self.landed: Column = np.array([0], dtype=object)
+        self.children: Column = np.array([None], dtype=object)
         self.pages: dict[int, array[int]] = {}
         self.free = array("i")
         self.tokens = 0
@@ -60,7 +68,7 @@ class Nodes:
     @property
     def count(self) -> int:
         """How many nodes there are, without the root."""
-        return len(self.edge) - 1
+        return len(self.parent) - len(self.free) - 1
 
     def length(self, node: int) -> int:
         """Return the tokens of the node's edge."""
@@ -91,7 +99,6 @@ class Nodes:
         node = self._number()
         self._link(node, parent, edge)
         self.end[node] = self.end[parent] + len(edge) // TOKEN_BYTES
-        self.holders[node] = self.landed[node] = 0
         if pages is not None:
             self.pages[node] = pages
         self.tokens += len(edge) // TOKEN_BYTES
@@ -119,12 +126,12 @@ class Nodes:
 
     def absorb(self, upper: int) -> int:
         """Merge `upper` into its only child and return the child. Both have equal masks, and both or neither pages."""
-        (child,) = self.children.pop(upper).values()
+        (child,) = self.children[upper].values()
         self._link(child, self.parent[upper], self.edge[upper] + self.edge[child])
         if (pages := self.pages.get(upper)) is not None:
             self.pages[child] = pages + self.pages[child]
         self._forget(upper)
-        return child
+        return int(child)
 
     def remove(self, node: int) -> None:
         """Remove a node without children."""
@@ -132,7 +139,7 @@ class Nodes:
         siblings = self.children[parent]
         del siblings[edge[: self.stride]]
         if not siblings:
-            del self.children[parent]
+            self.children[parent] = None
         self.tokens -= len(edge) // TOKEN_BYTES
         self._forget(node)
 
@@ -144,14 +151,18 @@ class Nodes:
 
     def _grow(self) -> None:
         first = len(self.parent)
-        for column in (self.parent, self.end, self.pins):
-            column.extend([0] * GROWTH)
-        self.free.extend(range(first + GROWTH - 1, first - 1, -1))
+        growth = max(GROWTH, first // 64)
+        for integers in (self.parent, self.end, self.pins):
+            integers.extend([0] * growth)
+        for column, blank in ((self.edge, b""), (self.holders, 0), (self.landed, 0), (self.children, None)):
+            column.resize(first + growth, refcheck=False)  # in place; nobody keeps a view
+            column[first:] = blank
+        self.free.extend(range(first + growth - 1, first - 1, -1))
 
     def _link(self, node: int, parent: int, edge: bytes) -> None:
         self.edge[node] = edge
         self.parent[node] = parent
-        siblings = self.children.get(parent)
+        siblings = self.children[parent]
         if siblings is None:
             self.children[parent] = {edge[: self.stride]: node}
         else:
@@ -159,8 +170,7 @@ class Nodes:
 
     def _forget(self, node: int) -> None:
         self.version += 1
-        for column in (self.edge, self.holders, self.landed):
-            del column[node]
+        self.edge[node], self.holders[node], self.landed[node], self.children[node] = b"", 0, 0, None
         self.pages.pop(node, None)
         self.free.append(node)
 
@@ -168,18 +178,19 @@ class Nodes:
         """Raise AssertionError unless the columns describe one tree, with nothing else in them."""
         reached = [0]
         for node in reached:
-            for key, child in self.children.get(node, {}).items():
+            for key, child in (self.children[node] or {}).items():
                 self._check_child(node, key, child)
                 reached.append(child)
         live = set(reached)
         assert len(live) == len(reached), "a node has two parents"
-        assert set(self.edge) == live, "edges of unreachable nodes"
-        assert set(self.holders) == set(self.landed) == live - {0}, "masks of unreachable nodes"
-        assert set(self.children) <= live, "children of unreachable nodes"
+        assert set(np.flatnonzero(self.edge)) == live - {0}, "edges of unreachable nodes"
+        assert set(np.flatnonzero(self.holders)) == live - {0}, "masks of unreachable nodes"
+        assert set(np.flatnonzero(self.landed)) <= live - {0}, "masks of unreachable nodes"
+        assert all(self.children[node] is None for node in set(range(len(self.parent))) - live), "children of the dead"
         assert set(self.pages) <= live - {0}, "pages of unreachable nodes"
         assert sorted([*live, *self.free]) == list(range(len(self.parent))), "a number is lost or used twice"
         assert self.tokens == sum(map(self.length, live)), "token count"
-        assert all(self.children.values()), "an empty dict of children"
+        assert all(children is None or children for children in self.children), "an empty dict of children"
 
     def _check_child(self, node: int, key: bytes, child: int) -> None:
         edge, name = self.edge[child], f"node {child}"

@@ -61,6 +61,10 @@ class RadixTree:
         """Return the tokens from the root to the end of `node`."""
         return self._nodes.end[node]
 
+    def parent(self, node: int) -> int:
+        """Return the node above `node`; 0, the root, is above itself."""
+        return self._nodes.parent[node]
+
     def path(self, node: int) -> bytes:
         """Return the packed tokens from the root to the end of `node`."""
         return self._nodes.path_tokens(node)
@@ -81,13 +85,35 @@ class RadixTree:
         """Return the least recently used leaf of what `worker` holds, pinned or not; None if it holds nothing."""
         return self._holdings[worker].recency.oldest() if worker < len(self._holdings) else None
 
+    def pins_below(self, node: int, worker: int) -> int:
+        """Return how many requests of `worker` are pinned at `node` or below, 0 if it has landed there. O(1)."""
+        return self._holdings[worker].pending.get(node, 0) if worker < len(self._holdings) else 0
+
+    def victims(self, worker: int, tokens: int) -> Iterator[tuple[int, int]]:
+        """Yield the nodes that `evict` would take now, in its order, each with the tokens it would lose.
+
+        Changes nothing, and nothing may change until the last one is taken. Where an eviction would let a parent merge
+        with its other child, `evict` takes the two together, here each has its own place in the order.
+        """
+        nodes = self._nodes
+        leaving = self._holdings[worker].leaving(nodes) if worker < len(self._holdings) else iter(())
+        while tokens > 0 and (node := next(leaving, None)) is not None:
+            gone = min(nodes.length(node), tokens + -tokens % nodes.page)
+            yield node, gone
+            tokens -= gone
+
+    def begins(self, first: bytes) -> bool:
+        """Return whether anyone holds a prefix that begins with this packed token. O(prefixes) for larger pages."""
+        firsts = self._nodes.children[0] or {}
+        return first in firsts or (self._nodes.page > 1 and any(page.startswith(first) for page in firsts))
+
     def match(self, tokens: bytes) -> Match:
         """Return how much of the packed `tokens` is held, and by whom. Changes nothing."""
         nodes = self._nodes
         edges, children, holders, stride = nodes.edge, nodes.children, nodes.holders, nodes.stride
         levels: list[tuple[int, int]] = []
         node = position = taken = mask = 0
-        while (below := children.get(node)) is not None:
+        while (below := children[node]) is not None:
             child = below.get(tokens[position : position + stride])
             if child is None:
                 break
@@ -149,7 +175,7 @@ class RadixTree:
         holding = self._pinned_holding(node, worker)
         if not tokens:
             return
-        if node in nodes.children or nodes.pins[node] > 1 or nodes.landed[node] != bit or nodes.holders[node] != bit:
+        if nodes.children[node] or nodes.pins[node] > 1 or nodes.landed[node] != bit or nodes.holders[node] != bit:
             self.insert(self.path(node) + tokens, worker, pin=False, landed=True)
             return
         nodes.lengthen(node, tokens)
@@ -175,6 +201,17 @@ class RadixTree:
         if node:
             self._holdings[worker].recency.touch(self._nodes.path(node))
 
+    def pin(self, node: int, worker: int) -> None:
+        """Pin a request of `worker` at `node`: the same as inserting its path, without the walk.
+
+        The root (0) is ignored. Raises StateError for a node that nobody holds.
+        """
+        if not node:
+            return
+        if not (0 < node < len(self._nodes.parent) and self._nodes.holders[node]):
+            raise StateError(f"there is no node {node}")
+        self._hold(node, worker, True)
+
     def unpin(self, node: int, worker: int) -> None:
         """Undo one pin of `worker` at `node`. What it has neither landed nor pinned otherwise is dropped.
 
@@ -194,11 +231,12 @@ class RadixTree:
             above = self._nodes.parent[above]
         self._merge(node)
 
-    def evict(self, worker: int, tokens: int) -> list[Eviction]:
+    def evict(self, worker: int, tokens: int, *, paths: bool = True) -> list[Eviction]:
         """Drop at least `tokens` tokens of `worker` in whole pages, least recently used leaf first, and say which.
 
         What its pins need stays, and becomes recently used; so less may be dropped. Parts of nodes go from their
-        lower end. O(path) for each eviction and each pin met.
+        lower end. Without `paths` the evictions' `tokens` are empty: copying them is most of the work.
+        O(path) for each eviction and each pin met.
         """
         evictions: list[Eviction] = []
         if worker >= len(self._holdings):
@@ -210,31 +248,47 @@ class RadixTree:
                 self.touch(node, worker)
             else:
                 held = holding.tokens
-                evictions.append(self._evict_leaf(node, worker, tokens))
+                path = self.path(node) if paths else b""
+                keep, pages = self._evict_leaf(node, worker, tokens)
+                evictions.append(Eviction(path, keep, pages))
                 tokens -= held - holding.tokens
         return evictions
 
-    def truncate(self, tokens: bytes, keep: int, worker: int) -> None:
+    def truncate(self, tokens: bytes, keep: int, worker: int, *, block: int = 1) -> None:
         """Register that `worker` has nothing of the path `tokens` beyond its first `keep` tokens, nor anything below.
 
-        Prefixes that leave the path at or before `keep` are untouched. What pins need stays held, but is no longer
-        landed. O(path + nodes below).
+        Prefixes that leave the path at or before `keep` are untouched; so are those that leave it inside the next
+        `block` tokens, for a worker that keeps whole blocks: theirs is another block. What pins need stays held, but is
+        no longer landed. O(path + nodes below).
         """
         nodes, bit = self._nodes, 1 << worker
         match = self.match(tokens)
         keep = max(0, keep - keep % nodes.page)
-        if match.tokens <= keep:
-            return
-        node, parent = match.node, nodes.parent
-        while nodes.end[parent[node]] > keep:
+        cut = keep + block - 1
+        node, parent, whole = match.node, nodes.parent, match.offset == nodes.length(match.node)
+        while nodes.end[parent[node]] > cut:
             node = parent[node]
-        if not nodes.holders[node] & bit:
-            return
-        if cut := keep - nodes.end[parent[node]]:
-            self._split(node, cut * TOKEN_BYTES)
-        above = parent[node]
-        self._unland(self._held_below(node, bit), worker)
-        self._merge(above)
+        if match.tokens > cut and nodes.holders[node] & bit:
+            if upper := cut - nodes.end[parent[node]]:
+                self._split(node, upper * TOKEN_BYTES)
+            above = parent[node]
+            self._unland(self._held_below(node, bit), worker)
+            self._trim(above, keep, worker)
+        elif match.tokens > cut or whole or not nodes.holders[node] & bit:
+            while node and not nodes.holders[node] & bit:
+                node = parent[node]
+            self._trim(node, keep, worker)
+
+    def _trim(self, node: int, keep: int, worker: int) -> None:
+        """Drop from the end of the path to `node` what is beyond `keep` and nothing that the worker holds needs."""
+        nodes, bit = self._nodes, 1 << worker
+        while nodes.end[node] > keep and nodes.holders[node] & bit and node not in self._holdings[worker].pins:
+            if any(nodes.holders[child] & bit for child in (nodes.children[node] or {}).values()):
+                break
+            if (upper := keep - nodes.end[nodes.parent[node]]) > 0:
+                self._split(node, upper * TOKEN_BYTES)
+            node = self._drop(node, worker)
+        self._merge(node)
 
     def clear(self, worker: int) -> None:
         """Forget what `worker` has computed; only what its pins need stays held. O(n log n) in what it holds."""
@@ -295,7 +349,7 @@ class RadixTree:
     def _merge(self, node: int) -> int:
         """Let the only child of `node` absorb it if nothing tells them apart; return the node that is left."""
         nodes = self._nodes
-        children = nodes.children.get(node)
+        children = nodes.children[node]
         if not node or children is None or len(children) != 1 or nodes.pins[node]:
             return node
         (child,) = children.values()
@@ -323,16 +377,18 @@ class RadixTree:
             nodes.remove(node)
         return above
 
-    def _evict_leaf(self, node: int, worker: int, tokens: int) -> Eviction:
-        """Drop up to `tokens` tokens, rounded up to pages, from the lower end of `node`, an unpinned leaf."""
+    def _evict_leaf(self, node: int, worker: int, tokens: int) -> tuple[int, array[int] | None]:
+        """Drop up to `tokens` tokens, rounded up to pages, from the lower end of `node`, an unpinned leaf.
+
+        Return the tokens kept of its path, and the payload dropped.
+        """
         nodes, length, depth = self._nodes, self._nodes.length(node), self._nodes.end[node]
-        path = nodes.path_tokens(node)
         gone = min(length, tokens + -tokens % nodes.page)
         if gone < length:
             self._split(node, (length - gone) * TOKEN_BYTES)
         pages = nodes.pages.get(node) if nodes.holders[node] == 1 << worker else None
         self._merge(self._drop(node, worker))
-        return Eviction(path, depth - gone, pages)
+        return depth - gone, pages
 
     def _unland(self, held: list[int], worker: int) -> None:
         """Forget that `worker` computed the nodes `held`, children before parents; drop those that no pin needs."""
@@ -353,11 +409,12 @@ class RadixTree:
         """Return the nodes of the subtree of `top` that the worker of `bit` holds, children before parents."""
         nodes, found = self._nodes, [top]
         for node in found:
-            found.extend(child for child in nodes.children.get(node, {}).values() if nodes.holders[child] & bit)
+            found.extend(child for child in (nodes.children[node] or {}).values() if nodes.holders[child] & bit)
         return found[::-1]
 
     def _require_held(self, node: int, bit: int) -> None:
-        if node and not self._nodes.holders.get(node, 0) & bit:
+        holders = self._nodes.holders
+        if node and not (0 < node < len(holders) and holders[node] & bit):
             raise StateError(f"worker {bit.bit_length() - 1} does not hold node {node}")
 
     def _pinned_holding(self, node: int, worker: int) -> Holding:
@@ -375,7 +432,7 @@ class RadixTree:
         total = {node: count for node, count in enumerate(self._nodes.pins) if count}
         assert total == pins, "pins of nodes are not those of the workers"
         known = 1 << len(self._holdings)
-        assert all(mask < known for mask in self._nodes.holders.values()), "a holder that is no worker"
+        assert all(mask < known for mask in self._nodes.holders), "a holder that is no worker"
 
 
 def _workers(mask: int) -> Iterator[int]:

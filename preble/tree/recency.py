@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
+from itertools import chain
 
 SLACK = 64
-"""Entries of the log that are never worth compacting away."""
+"""Entries of the log that are never worth squeezing out."""
+
+SQUEEZE = 4
+"""How many old entries are looked at for each new one."""
 
 
 class Recency:
@@ -15,16 +20,19 @@ class Recency:
     garbage collector, which an OrderedDict is not. A use of a path is logged leaf first, so a held child is always
     older than its parent, and the oldest node is a leaf of what the worker holds.
 
+    Entries that no longer count are squeezed out a few at a time, since a pause is worse than a little work each time:
+    live entries before `read` move down to `written`, the gap between them counts for nothing.
+
     A held node may be missing: it then stands directly after its only held child, whose use was its own. That is how
     a split costs nothing here, however many workers hold the node.
     """
 
-    __slots__ = ("head", "log", "order")
+    __slots__ = ("head", "log", "order", "read", "written")
 
     def __init__(self) -> None:
         self.order: dict[int, int] = {}
         self.log = array("i")
-        self.head = 0
+        self.head = self.written = self.read = 0
 
     def touch(self, path: list[int]) -> None:
         """Make the nodes of `path`, leaf first, the most recently used. O(path), amortized."""
@@ -34,16 +42,26 @@ class Recency:
             order[node] = position
             log.append(node)
             position += 1
-        if position > 2 * len(order) + SLACK:
-            self._compact()
+        if self.written != self.read or position > 2 * len(order) + SLACK:
+            self._squeeze(SQUEEZE * len(path))
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the nodes that have a place of their own, from the least recently used on. Changes nothing."""
+        order, log = self.order, self.log
+        outside = chain(range(self.head, self.written), range(max(self.head, self.read), len(log)))
+        return (log[position] for position in outside if order.get(log[position]) == position)
 
     def oldest(self) -> int | None:
         """Return the least recently used node, or None if there is none. O(1), amortized."""
-        order, log = self.order, self.log
-        for position in range(self.head, len(log)):
+        order, log, position = self.order, self.log, self.head
+        while position < len(log):
+            if self.written <= position < self.read:
+                position = self.read
+                continue
             if order.get(log[position]) == position:
                 self.head = position
                 return log[position]
+            position += 1
         return None
 
     def replace(self, node: int, heir: int) -> None:
@@ -53,13 +71,25 @@ class Recency:
             self.order[heir] = position
             self.log[position] = heir
 
-    def _compact(self) -> None:
-        self.log = array("i", sorted(self.order, key=self.order.__getitem__))
-        self.order = {node: position for position, node in enumerate(self.log)}
-        self.head = 0
+    def _squeeze(self, entries: int) -> None:
+        order, log, written = self.order, self.log, self.written
+        start = max(self.read, self.head)
+        stop = min(start + entries, len(log))
+        for position in range(start, stop):
+            node = log[position]
+            if order.get(node) == position:
+                order[node], log[written] = written, node
+                written += 1
+        if written > self.written:
+            self.head = min(self.head, self.written)
+        self.written, self.read = written, stop
+        if stop == len(log):
+            del log[written:]
+            self.written = self.read = 0
 
     def check(self) -> None:
         """Raise AssertionError unless the log and the order agree."""
         for node, position in self.order.items():
             assert self.log[position] == node, f"node {node}: the log has another at its place"
             assert position >= self.head, f"node {node}: before the oldest"
+            assert not self.written <= position < self.read, f"node {node}: in the gap"

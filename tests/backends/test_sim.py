@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from preble.backends import EngineRequest
+from preble.backends import EngineRequest, StepTiming
 from preble.backends.sim import CRASH_STATUS, FIRST_TOKEN, SimCore, SimEngine, SimOptions
 from preble.core.cost import PRESETS, CostModel
 from preble.errors import ConfigurationError, EngineError, InvalidRequestError
@@ -97,6 +97,16 @@ def test_logprobs_are_given_when_asked_for():
 
 
 # --- time ---
+
+
+def test_a_step_tells_what_it_computed_and_how_long_it_took():
+    simulated = core()
+    simulated.batcher.add(request(0, range(40), max_tokens=3), 0.0)
+    assert simulated.begin(1.0) is not None
+    assert simulated.end(1.5) == StepTiming(40, 40, 1600, 0, 0.5)
+    simulated.batcher.add(request(1, range(36), max_tokens=3), 1.5)
+    simulated.begin(2.0)
+    assert simulated.end(2.25) == StepTiming(1 + 4, 41 + 36, 4 * 36, 1, 0.25)
 
 
 def test_time_is_what_the_cost_model_says():

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from preble.backends import Delta, EngineRequest, Load
+from preble.backends import Delta, EngineRequest, Load, StepTiming
 from preble.backends.batching import Batcher, Chunk, Sample
 from preble.backends.stepping import StepLoop
 from preble.errors import EngineError, InvalidRequestError
@@ -225,3 +225,20 @@ async def test_no_step_runs_while_there_is_nothing_to_do(loop, gate):
     for _ in range(10):
         await asyncio.sleep(0)
     assert gate.steps == steps == 1
+
+
+async def test_each_step_is_timed_once(loop):
+    await read(loop.generate(request(0, range(10), max_tokens=3)))
+    first, second, third = loop.timings()
+    assert (first.new, first.context, first.product, first.decodes) == (10, 10, 100, 0)
+    assert second == StepTiming(1, 11, 0, 1, second.seconds)
+    assert third == StepTiming(1, 12, 0, 1, third.seconds)
+    assert all(timing.seconds > 0 for timing in (first, second, third))
+    assert loop.timings() == []
+
+
+async def test_timings_that_nobody_reads_do_not_pile_up(loop):
+    await read(loop.generate(request(0, [1], max_tokens=LIMIT)))
+    for key in range(1, 60):
+        await read(loop.generate(request(key, [key], max_tokens=5)))
+    assert len(loop.timings()) == 256

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preble.core.local import Discipline, LocalScheduler
+from preble.core.disciplines import Discipline
+from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import pack
 
@@ -368,3 +369,94 @@ def test_whatever_happens_every_request_is_admitted_once_or_removed(steps, disci
         assert len(admitted) > before
         local.check()
     assert sorted(admitted) == sorted(left)
+
+
+# --- nobody starves ---
+
+
+@pytest.mark.parametrize("discipline", get_args(Discipline))
+def test_a_request_is_next_once_its_patience_is_over(discipline):
+    local = LocalScheduler(discipline, patience=5)
+    local.add(0, prompt(1), priority=9, now=0.0)
+    order = []
+    for id in range(1, 10):
+        local.add(id, prompt(1 + id), now=float(id))
+        order += take(local, 1)
+    assert order == [1, 2, 3, 4, 5, 0, 6, 7, 8]
+
+
+def test_patience_is_worth_more_than_waiting_for_a_leader():
+    local = LocalScheduler("fcfs", patience=2)
+    local.add(0, prompt(7), now=0.0)
+    local.admit(0)
+    local.add(1, prompt(7), now=1.0)
+    for id in (2, 3):
+        local.add(id, prompt(id + 10), now=2.0)
+    assert take(local, 3) == [2, 3, 1]
+
+
+@settings(max_examples=200)
+@given(
+    discipline=st.sampled_from(get_args(Discipline)),
+    patience=st.integers(1, 6),
+    events=st.lists(st.tuples(st.sampled_from(["add", "pick", "remove"]), st.integers(0, 3), st.integers(-2, 2))),
+)
+def test_no_request_waits_behind_more_later_ones_than_patience_says(discipline, patience, events):
+    local = LocalScheduler(discipline, patience=patience)
+    overtaken: dict[int, int] = {}
+    for number, (event, amount, priority) in enumerate(events):
+        if event == "add":
+            local.add(number, prompt(amount + 1, length=8), priority=priority, now=0.0)
+            overtaken[number] = 0
+        elif event == "remove" and overtaken:
+            gone = list(overtaken)[amount % len(overtaken)]
+            local.remove(gone)
+            del overtaken[gone]
+        elif event == "pick":
+            for id in local.pick(amount, cached=lambda tokens: 4 * (tokens[0] % 2), now=0.0):
+                local.admit(id)
+                del overtaken[id]
+                for older in overtaken:
+                    overtaken[older] += older < id
+                    assert overtaken[older] <= patience
+        local.check()
+
+
+# --- deadlines ---
+
+
+def test_the_earlier_deadline_goes_first_among_equal_priorities():
+    local = LocalScheduler()
+    local.add(0, prompt(1), now=0.0)
+    local.add(1, prompt(2), deadline=9.0, now=0.0)
+    local.add(2, prompt(3), deadline=5.0, now=0.0)
+    local.add(3, prompt(4), priority=-1, now=0.0)
+    assert take(local, 4) == [3, 2, 1, 0]
+
+
+def test_nothing_starts_after_its_deadline():
+    local = LocalScheduler(patience=1)
+    local.add(0, prompt(1), deadline=5.0, now=0.0)
+    local.add(1, prompt(2), now=0.0)
+    assert list(local.pick(2, cached=cold, now=5.0)) == [1]
+    assert list(local.pick(2, cached=cold, now=4.9)) == [0, 1]
+
+
+# --- k-LPM ---
+
+
+def test_every_kth_taken_is_the_oldest():
+    local, cached = queue([0, 0, 50, 60, 70, 80], LocalScheduler("k-lpm", k=3))
+    assert take(local, 4, cached) == [5, 4, 0, 3]
+    assert take(local, 2, cached) == [2, 1]
+
+
+def test_k_counts_what_was_taken_before():
+    local, cached = queue([0, 10, 20, 30, 40], LocalScheduler("k-lpm", k=2))
+    assert [take(local, 1, cached) for _ in range(5)] == [[4], [0], [3], [1], [2]]
+
+
+@pytest.mark.parametrize("name", ["groups", "k", "page", "patience"])
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(ConfigurationError, match=name):
+        LocalScheduler(**{name: 0})

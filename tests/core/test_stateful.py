@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from preble.core.cost import StepTiming
 from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
 from preble.errors import NoWorkersError
@@ -27,6 +28,7 @@ class Life(RuleBasedStateMachine):
     def start(self, policy: str, seed: int) -> None:
         self.scheduler = Scheduler(policy, seed=seed, receipts=4)
         self.workers: list[str] = []
+        self.drained: set[str] = set()
         self.placed: dict[int, str] = {}
         self.orphans: list[int] = []
         self.count = 0
@@ -54,16 +56,24 @@ class Life(RuleBasedStateMachine):
     @rule(index=indices)
     def remove_worker(self, index: int) -> None:
         worker = self.workers.pop(index % len(self.workers))
+        self.drained.discard(worker)
         lost = self.scheduler.remove_worker(worker, now=0.0)
         assert sorted(lost) == sorted(id for id, at in self.placed.items() if at == worker)
         self.orphans += lost
         for id in lost:
             del self.placed[id]
 
-    @rule(prompt=tokens, max_tokens=st.integers(0, 8))
-    def submit(self, prompt: list[int], max_tokens: int) -> None:
+    @precondition(lambda self: self.workers)
+    @rule(index=indices)
+    def drain_worker(self, index: int) -> None:
+        worker = self.workers[index % len(self.workers)]
+        self.drained.add(worker)
+        self.scheduler.drain_worker(worker, now=0.0)
+
+    @rule(prompt=tokens, max_tokens=st.integers(0, 8), tenant=st.sampled_from(["", "x", "y"]))
+    def submit(self, prompt: list[int], max_tokens: int, tenant: str) -> None:
         self.count += 1
-        self.place(self.count, prompt, max_tokens)
+        self.place(self.count, prompt, max_tokens, tenant)
 
     @precondition(lambda self: self.orphans)
     @rule(prompt=tokens)
@@ -72,13 +82,13 @@ class Life(RuleBasedStateMachine):
         if not self.place(id, prompt, 4):
             self.orphans.append(id)
 
-    def place(self, id: int, prompt: list[int], max_tokens: int) -> bool:
+    def place(self, id: int, prompt: list[int], max_tokens: int, tenant: str = "") -> bool:
         try:
-            placement = self.scheduler.submit(id, prompt, max_tokens=max_tokens, now=0.0)
+            placement = self.scheduler.submit(id, prompt, max_tokens=max_tokens, tenant=tenant, now=0.0)
         except NoWorkersError:
-            assert not self.workers
+            assert set(self.workers) <= self.drained
             return False
-        assert placement.worker in self.workers
+        assert placement.worker in set(self.workers) - self.drained
         assert 0 <= placement.cached_tokens < len(prompt)
         assert placement.predicted_ttft > 0
         self.placed[id] = placement.worker
@@ -114,6 +124,12 @@ class Life(RuleBasedStateMachine):
         self.scheduler.finish(self.orphans.pop(), output=output, now=0.0)
 
     @precondition(lambda self: self.workers)
+    @rule(index=indices, new=st.integers(1, 3000), decodes=st.integers(0, 4), seconds=st.floats(0.0, 10.0))
+    def observe(self, index: int, new: int, decodes: int, seconds: float) -> None:
+        steps = [StepTiming(new, 2 * new, 2 * new * new, min(new, decodes), seconds)] * 8
+        self.scheduler.observe(self.workers[index % len(self.workers)], steps, now=0.0)
+
+    @precondition(lambda self: self.workers)
     @rule(index=indices, prompt=tokens, keep=st.integers(0, 12))
     def evicted(self, index: int, prompt: list[int], keep: int) -> None:
         self.scheduler.evicted(self.workers[index % len(self.workers)], prompt, keep, now=0.0)
@@ -128,7 +144,7 @@ class Life(RuleBasedStateMachine):
         before = self.scheduler.snapshot()
         for move in self.scheduler.rebalance(0.0):
             assert self.placed[move.id] == move.source != move.target
-            assert move.target in self.workers
+            assert move.target in set(self.workers) - self.drained
         assert self.scheduler.snapshot() == before
 
     @precondition(lambda self: self.placed)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from preble.backends import Delta, Evicted, Load
+from preble.backends import Delta, Evicted, Load, StepTiming
 from preble.transport import outbox
 from preble.transport.outbox import Outbox
 from preble.transport.schema import encode
@@ -56,3 +56,11 @@ def test_one_oversized_item_still_leaves(monkeypatch):
     box = Outbox()
     box.evicted += [Evicted(bytes(400), 0), Evicted(b"", 0)]
     assert [len(step.evicted) for step in _steps(box)] == [1, 1]
+
+
+def test_timings_leave_with_the_step_they_are_given_to_and_are_not_kept():
+    box = Outbox()
+    timing = StepTiming(1, 5, 0, 1, 0.1)
+    assert box.step(LOAD, [timing]).timings == (timing,)
+    assert box.step(LOAD).timings == ()
+    assert not box

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preble.backends import Delta, EngineInfo, Evicted, Load
+from preble.backends import Delta, EngineInfo, Evicted, Load, StepTiming
 from preble.errors import FrameError
 from preble.tokens import pack
 from preble.transport import schema
@@ -35,8 +35,9 @@ INFO = EngineInfo(model="m", vocab_size=8, context_limit=64, kv_tokens=128, bloc
 
 TO_WORKER = [
     (
-        Submit(7, pack([1, 258]), SamplingParams(max_tokens=5, temperature=0.0), -1),
-        "95a67375626d697407c4080100000002010000de0002aa6d61785f746f6b656e7305ab74656d7065726174757265cb0000000000000000ff",
+        Submit(7, pack([1, 258]), SamplingParams(max_tokens=5, temperature=0.0), -1, "tent"),
+        "96a67375626d697407c4080100000002010000de0002aa6d61785f746f6b656e7305ab74656d7065726174757265cb0000000000000000ff"
+        "a474656e74",
     ),
     (Abort((1, 300)), "92a561626f72749201cd012c"),
     (ResetCache(3), "92ab72657365745f636163686503"),
@@ -53,17 +54,18 @@ FROM_WORKER = [
     (StartFailed("model", "no config.json"), "93ac73746172745f6661696c6564a56d6f64656cae6e6f20636f6e6669672e6a736f6e"),
     (
         Step(
-            (Evicted(pack([1, 2]), 1),),
+            (Evicted(pack([1, 2]), 1, "s"),),
             (
                 (7, Delta(b"", cached_tokens=16)),
                 (8, Delta(pack([5]), None, "stop", 5, (TokenLogprob(5, -0.5, ((5, -0.5),)),))),
             ),
             ((9, "too long"),),
             Load(2, 1, 96),
+            (StepTiming(40, 100, 3000, 2, 0.5),),
         ),
-        "95a47374657091" + "92c408010000000200000001" + "92" + "920795c40010c0c0c0"
+        "96a47374657091" + "93c408010000000200000001a173" + "92" + "920795c40010c0c0c0"
         "920895c40405000000c0a473746f70059193" + "05cbbfe0000000000000919205cbbfe0000000000000"
-        "919209a8746f6f206c6f6e67" + "93020160",
+        "919209a8746f6f206c6f6e67" + "93020160" + "91952864cd0bb802cb3fe0000000000000",
     ),
     (ResetDone(3), "92aa72657365745f646f6e6503"),
     (Stopped(), "91a773746f70706564"),
@@ -128,7 +130,7 @@ def _raw(*fields: object) -> bytes:
         pytest.param(_raw("submit", -1, b"", {}, 0), id="negative id"),
         pytest.param(_raw("submit", 1, b"", {"max_tokens": 0}, 0), id="sampling out of bounds"),
         pytest.param(_raw("submit", 1, b"", {"logit_processor": "x"}, 0), id="unknown sampling field"),
-        pytest.param(_raw("submit", 1, b"", {}, 0, "more"), id="additional field"),
+        pytest.param(_raw("submit", 1, b"", {}, 0, "", "more"), id="additional field"),
         pytest.param(_raw("submit", 1), id="missing field"),
         pytest.param(_raw("abort", [1] * (schema.MAX_BATCH + 1)), id="too many ids"),
         pytest.param(_raw("stop", float("nan")), id="nan"),
@@ -149,6 +151,10 @@ def test_malformed_frames_to_worker(frame):
         pytest.param(_raw("start_failed", "crash", "m" * 10_001), id="long message"),
         pytest.param(_raw("step", [], [[1, [b"12", None, None, None, None]]], [], [0, 0, 0]), id="part of a token"),
         pytest.param(_raw("step", [[b"12345", 0]], [], [], [0, 0, 0]), id="part of an evicted token"),
+        pytest.param(_raw("step", [], [], [], [0, 0, 0], [[1, 1, 1, 0, -0.1]]), id="less than no time"),
+        pytest.param(_raw("step", [], [], [], [0, 0, 0], [[1, 1, 1, 0, float("nan")]]), id="nan seconds"),
+        pytest.param(_raw("step", [], [], [], [0, 0, 0], [[1, 1, 1, 0, float("inf")]]), id="for ever"),
+        pytest.param(_raw("step", [], [], [], [0, 0, 0], [[1, -1, 1, 0, 0.1]]), id="negative context"),
     ],
 )
 def test_malformed_frames_from_worker(frame):

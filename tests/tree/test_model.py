@@ -112,7 +112,12 @@ class Model(RuleBasedStateMachine):
     def evict(self, worker: int, amount: int) -> None:
         spare = (len(self.held(worker)) - len(self.pinned(worker))) * self.page
         wanted = min(spare, amount + -amount % self.page)
-        for packed, keep, _ in self.tree.evict(worker, amount):
+        victims = [(unpack(self.tree.path(node)), gone) for node, gone in self.tree.victims(worker, amount)]
+        assert sum(gone for _, gone in victims) == wanted
+        evictions = self.tree.evict(worker, amount)
+        first = [(unpack(packed), len(unpack(packed)) - keep) for packed, keep, _ in evictions[:1]]
+        assert first == victims[:1]
+        for packed, keep, _ in evictions:
             path = unpack(packed)
             gone = self.prefixes(path) - self.prefixes(path[:keep])
             assert gone <= self.held(worker) - self.pinned(worker)
@@ -127,6 +132,20 @@ class Model(RuleBasedStateMachine):
         next_page = self.whole(tokens)[: keep - keep % self.page + self.page]
         if len(next_page) > keep - keep % self.page:
             self.landed[worker] -= {held for held in self.landed[worker] if held[: len(next_page)] == next_page}
+
+    @precondition(lambda self: self.page == 1)
+    @rule(tokens=prompts, keep=amounts, block=st.integers(2, 4), worker=workers)
+    def truncate_block(self, tokens: Prefix, keep: int, block: int, worker: int) -> None:
+        self.tree.truncate(pack(tokens), keep, worker, block=block)
+        gone = tokens[: keep + block]
+        if len(gone) == keep + block:
+            self.landed[worker] -= {held for held in self.landed[worker] if held[: keep + block] == gone}
+        for size in range(min(len(tokens), keep + block - 1), keep, -1):
+            if any(held[:size] == tokens[:size] and len(held) > size for held in self.held(worker)):
+                break
+            if any(owner == worker and path == tokens[:size] for owner, path, _ in self.pins):
+                break
+            self.landed[worker].discard(tokens[:size])
 
     @rule(worker=workers)
     def clear(self, worker: int) -> None:

@@ -294,6 +294,14 @@ def test_eviction_rounds_up_to_pages(new_tree):
     assert evicted(tree, 5) == [(tuple(range(12)), 4)]
 
 
+def test_evictions_without_paths_still_say_how_much_is_kept():
+    tree = RadixTree()
+    tree.unpin(tree.insert(pack([1, 2, 3, 4]), 0, landed=True), 0)
+    assert tree.evict(0, 3, paths=False) == [(b"", 1, None)]
+    assert tree.held_tokens(0) == 1
+    tree.check()
+
+
 def test_eviction_leaves_what_others_hold(tree):
     store(tree, [1, 2, 3], 0, pages=[7, 8, 9])
     store(tree, [1, 2, 3], 1, pages=[7, 8, 9])
@@ -316,6 +324,21 @@ def test_eviction_never_takes_what_a_pin_needs(tree):
 def test_evicting_nothing_or_from_nobody(tree):
     store(tree, [1])
     assert evicted(tree, 0) == evicted(tree, 5, worker=3) == []
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 5, 6, 100])
+def test_victims_are_what_eviction_takes(tree, tokens):
+    """A parent without a place of its own, a pinned path in between, and a part of the last node."""
+    store(tree, [1, 2, 3, 4], 0)
+    store(tree, [1, 2, 9, 9], 1)
+    tree.insert(pack([7, 7]), 0, landed=True)
+    store(tree, [5, 6], 0)
+    victims = [(unpack(tree.path(node)), gone) for node, gone in tree.victims(0, tokens)]
+    assert victims == [(path, len(path) - keep) for path, keep in evicted(tree, tokens)]
+
+
+def test_nobody_has_no_victims(tree):
+    assert list(tree.victims(5, 10)) == []
 
 
 def test_oldest_is_the_next_to_go(tree):
@@ -511,3 +534,29 @@ def test_an_output_without_a_pin_is_refused(tree):
     tree.unpin(node, 0)
     with pytest.raises(StateError):
         tree.extend(node, pack([4]), 0)
+
+
+def test_truncate_by_blocks_leaves_other_blocks_that_begin_alike(tree):
+    store(tree, [1, 2, 3, 4, 5, 6, 7, 8])
+    store(tree, [1, 2, 3, 9, 9, 9, 9, 9])
+    tree.truncate(pack([1, 2, 3, 4, 5, 6, 7, 8]), 0, 0, block=4)
+    assert tree.match(pack([1, 2, 3, 9, 9, 9, 9, 9])).length(0) == 8
+    assert tree.match(pack([1, 2, 3, 4, 5, 6, 7, 8])).length(0) == 3
+    tree.truncate(pack([1, 2, 3, 9, 9, 9, 9, 9]), 0, 0, block=4)
+    assert tree.nodes == 0
+
+
+@pytest.mark.parametrize("others", [[1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 9], [1, 2, 3]])
+def test_truncate_by_blocks_does_not_depend_on_what_others_hold(tree, others):
+    store(tree, [1, 2, 3], 0)
+    store(tree, others, 1)
+    tree.truncate(pack([1, 2, 3, 4, 5, 6, 7, 8]), 1, 0, block=4)
+    assert (tree.held_tokens(0), tree.held_tokens(1)) == (1, len(others))
+
+
+def test_truncate_by_blocks_takes_what_is_left_of_a_block(tree):
+    store(tree, [1, 2, 3, 4, 5, 6])
+    tree.truncate(pack([1, 2, 3, 4, 5, 6]), 4, 0, block=4)
+    assert tree.held_tokens(0) == 4
+    tree.truncate(pack([1, 2, 3, 4]), 0, 0, block=4)
+    assert tree.held_tokens(0) == 0

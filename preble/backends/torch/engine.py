@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import torch
 
-from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
 from preble.backends.batching import Batcher, Chunk, Sample
 from preble.backends.stepping import StepLoop
 from preble.backends.torch.attention import PagedAttention, block_bytes
@@ -22,7 +22,8 @@ from preble.backends.torch.linear import packs
 from preble.backends.torch.model import Model
 from preble.backends.torch.sampling import Draw, draw_for, sample
 from preble.backends.torch.weights import load_weights
-from preble.core.local import Discipline, LocalScheduler
+from preble.core.disciplines import Discipline
+from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, ModelError, NotStartedError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -115,6 +116,10 @@ class TorchEngine:
     def cache_events(self) -> list[Evicted]:
         """Return and forget the evictions since the last call, in order."""
         return self._started().cache_events()
+
+    def timings(self) -> list[StepTiming]:
+        """Return and forget the steps since the last call, as far as they are kept."""
+        return self._started().timings()
 
     def load(self) -> Load:
         """Return the present load."""

@@ -5,13 +5,39 @@ A policy of your own needs no entry: pass an object with `place` as `policy=`.
 
 from __future__ import annotations
 
+from preble.core.policies.aibrix_prefix import AibrixPrefix
+from preble.core.policies.dynamo_kv import DynamoKv
 from preble.core.policies.e2 import E2
+from preble.core.policies.e2_paper import E2Paper
 from preble.core.policies.least_loaded import LeastLoaded
+from preble.core.policies.llm_d_weighted import LlmDWeighted
+from preble.core.policies.longest_prefix import LongestPrefix
+from preble.core.policies.power_of_two import PowerOfTwo
+from preble.core.policies.random_choice import RandomChoice
 from preble.core.policies.round_robin import RoundRobin
+from preble.core.policies.session_hash import SessionHash
+from preble.core.policies.sglang_cache_aware import SglangCacheAware
+from preble.core.policies.smetric import Smetric
+from preble.core.policies.smg_gate import SmgGate
 from preble.core.policy import Policy
 from preble.errors import ConfigurationError
 
-POLICIES: dict[str, type[Policy]] = {"e2": E2, "round-robin": RoundRobin, "least-loaded": LeastLoaded}
+POLICIES: dict[str, type[Policy]] = {
+    "e2": E2,
+    "e2-paper": E2Paper,
+    "round-robin": RoundRobin,
+    "random": RandomChoice,
+    "power-of-two": PowerOfTwo,
+    "least-loaded": LeastLoaded,
+    "session-hash": SessionHash,
+    "longest-prefix": LongestPrefix,
+    "sglang-cache-aware": SglangCacheAware,
+    "smg-gate": SmgGate,
+    "dynamo-kv": DynamoKv,
+    "llm-d-weighted": LlmDWeighted,
+    "aibrix-prefix": AibrixPrefix,
+    "smetric": Smetric,
+}
 
 
 def policy_named(policy: str | Policy) -> Policy:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from preble.core.fleet import Fleet
 from preble.core.policy import Decision, Query
 
@@ -28,6 +26,6 @@ class E2:
         cached = query.cached
         load = fleet.load.copy()
         prefill = fleet.prefill_seconds(cached, query.length)
-        eviction = np.maximum(query.length + query.max_tokens - cached - fleet.free, 0.0) * fleet.victim
+        eviction = fleet.eviction_seconds(cached, query.length + query.max_tokens)
         slot = fleet.cheapest(load + self.weight * prefill + eviction, cached)
         return Decision(slot, "exploit" if 2 * cached[slot] > query.length else "explore", load, prefill, eviction)

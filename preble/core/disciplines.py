@@ -1,0 +1,136 @@
+"""In which order a worker's waiting requests are considered: one class per kind, `DISCIPLINES` names them.
+
+A discipline orders requests of equal rank; rank, which is priority and then deadline, always comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from math import inf
+from typing import Literal, Protocol
+
+from preble.tokens import TOKEN_BYTES
+
+
+class Waiting:
+    """A request in the queue: `tokens` are its packed prompt, `number` counts arrivals at this queue."""
+
+    __slots__ = ("arrived", "deadline", "id", "length", "number", "rank", "tokens")
+
+    def __init__(
+        self, id: int, tokens: bytes, *, priority: int, deadline: float | None, arrived: float, number: int
+    ) -> None:
+        self.id = id
+        self.tokens = tokens
+        self.length = len(tokens) // TOKEN_BYTES
+        self.deadline = inf if deadline is None else deadline
+        self.rank = (priority, self.deadline)
+        self.arrived = arrived
+        self.number = number
+
+
+Cached = Mapping[int, int]
+"""Cached prompt tokens by request id."""
+
+
+class Order(Protocol):
+    """Orders the queue. What it yields need not be taken; `took` tells what was."""
+
+    def order(self, queue: Sequence[Waiting], cached: Cached) -> Iterator[Waiting]:
+        """Yield the requests of `queue`, which come by rank and arrival, in the order of the discipline."""
+
+    def took(self, waiting: Waiting) -> None:
+        """The request left the queue to be prefilled."""
+
+
+class ByKey:
+    """The least key first, arrival among equals."""
+
+    def __init__(self, key: Callable[[Waiting, Cached], float]) -> None:
+        self._key = key
+
+    def order(self, queue: Sequence[Waiting], cached: Cached) -> Iterator[Waiting]:
+        """Yield by rank, then by key."""
+        return iter(sorted(queue, key=lambda waiting: (waiting.rank, self._key(waiting, cached))))
+
+    def took(self, waiting: Waiting) -> None:
+        """Nothing to remember."""
+
+
+class KLongestPrefix:
+    """k-LPM: the longest cached prefix first, but every k-th request taken is the oldest (arXiv 2502.04677)."""
+
+    def __init__(self, k: int = 4) -> None:
+        self._k = k
+        self._taken = 0
+
+    def order(self, queue: Sequence[Waiting], cached: Cached) -> Iterator[Waiting]:
+        """Yield by rank, then as the name says, counting what was taken before."""
+        count = self._taken
+        for _, equals in groupby(queue, key=lambda waiting: waiting.rank):
+            oldest = list(equals)
+            longest = sorted(oldest, key=lambda waiting: -cached[waiting.id])
+            while oldest:
+                count += 1
+                chosen = oldest[0] if count % self._k == 0 else longest[0]
+                oldest.remove(chosen)
+                longest.remove(chosen)
+                yield chosen
+
+    def took(self, waiting: Waiting) -> None:
+        """Count it."""
+        self._taken += 1
+
+
+class Groups:
+    """The paper's priority groups (section 3.3): by cached percentage, slots in proportion to the group's number.
+
+    Of 10 groups, 63 % cached is group 6. Over any stretch of picks in which the same groups wait, group g gets g
+    shares; of 55 slots group 10 gets 10 and group 1 gets 1. Inside a group: first come, first served.
+    """
+
+    def __init__(self, groups: int = 10) -> None:
+        self._groups = groups
+        self._credit = [0] * (groups + 1)
+        self._after: dict[int, list[int]] = {}
+
+    def order(self, queue: Sequence[Waiting], cached: Cached) -> Iterator[Waiting]:
+        """Yield by rank, then interleave the groups."""
+        credit = list(self._credit)
+        self._after.clear()
+        for _, equals in groupby(queue, key=lambda waiting: waiting.rank):
+            members: dict[int, list[Waiting]] = {}
+            for waiting in equals:
+                group = max(1, round(cached[waiting.id] * self._groups / waiting.length))
+                members.setdefault(group, []).append(waiting)
+            yield from self._share({group: iter(ones) for group, ones in members.items()}, credit)
+
+    def took(self, waiting: Waiting) -> None:
+        """Its group has paid for it."""
+        self._credit = self._after.pop(waiting.id, self._credit)
+
+    def _share(self, members: dict[int, Iterator[Waiting]], credit: list[int]) -> Iterator[Waiting]:
+        # Smooth weighted round robin: every group earns its weight each turn, the richest pays for the turn.
+        while members:
+            for group in members:
+                credit[group] += group
+            richest = max(members, key=lambda group: (credit[group], group))
+            credit[richest] -= sum(members)
+            waiting = next(members[richest], None)
+            if waiting is None:
+                del members[richest]
+                continue
+            self._after[waiting.id] = list(credit)
+            yield waiting
+
+
+Discipline = Literal["groups", "fcfs", "lpm", "shortest-prefill", "k-lpm"]
+
+DISCIPLINES: dict[str, Callable[..., Order]] = {
+    "groups": Groups,
+    "fcfs": lambda: ByKey(lambda waiting, cached: 0),
+    "lpm": lambda: ByKey(lambda waiting, cached: -cached[waiting.id]),
+    "shortest-prefill": lambda: ByKey(lambda waiting, cached: waiting.length - cached[waiting.id]),
+    "k-lpm": KLongestPrefix,
+}

@@ -1,0 +1,49 @@
+"""What a router believes to be cached where, from nothing but its own decisions."""
+
+from __future__ import annotations
+
+from array import array
+
+from preble.tree import Match, RadixTree
+
+
+class GuessIndex:
+    """A tree of prompts by the slot that each was sent to.
+
+    The whole prompt is entered when it is sent, not when it is computed, and is not withdrawn if the request fails;
+    output is not entered; engines are not asked. Every `interval` seconds each slot is cut to its `limit` most recently
+    used tokens, leaves first.
+    """
+
+    def __init__(self, *, limit: int, interval: float, page: int = 1) -> None:
+        """`page` is the granularity in tokens: what does not fill one is not seen."""
+        self.tree = RadixTree(page=page)
+        self.limit = limit
+        self.interval = interval
+        self._slots: set[int] = set()
+        self._match: Match | None = None
+        self._cut_at = -float("inf")
+
+    def match(self, tokens: bytes) -> Match:
+        """Return what is believed of the packed `tokens`."""
+        self._match = self.tree.match(tokens)
+        return self._match
+
+    def enter(self, tokens: bytes, slot: int, now: float, *, pages: array[int] | None = None) -> None:
+        """Believe that `slot` holds the packed `tokens`; `pages` is a payload for what is new in the tree."""
+        self._slots.add(slot)
+        self.tree.insert(tokens, slot, match=self._match, pin=False, landed=True, pages=pages)
+        self._match = None
+        if now >= self._cut_at + self.interval:
+            self._cut_at = now
+            for each in self._slots:
+                self.tree.evict(each, self.tree.held_tokens(each) - self.limit)
+
+    def forget(self, slot: int) -> None:
+        """The worker at `slot` is gone."""
+        self._slots.discard(slot)
+        self.tree.remove_worker(slot)
+
+    def check(self) -> None:
+        """Raise AssertionError unless the tree is consistent and nothing in it is pinned."""
+        self.tree.check()

@@ -1,0 +1,90 @@
+"""What engines report of their steps reaches the scheduler, and its predictions come true."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import numpy as np
+import pytest
+
+from preble import PrebleCluster, SamplingParams
+from preble.backends.sim import SimCore, SimOptions
+from preble.core.cost import PRESETS
+from preble.core.scheduler import Scheduler
+from preble.simulate import Request, Result
+from preble.simulate.run import Run, Worker
+from tests.cluster_cases import prompt
+
+PREFILLS = [(1, 1), (1000, 1000), (1000, 3000), (2000, 2000), (2000, 4000)]
+DECODES = [(1, 1000), (4, 8000), (8, 16_000)]
+
+
+def conversations(count: int) -> list[Request]:
+    """Prompts of a shared prefix and some hundred or thousand tokens of their own, one every two seconds or so."""
+    draw = random.Random(0)
+    times = np.cumsum([draw.expovariate(0.5) for _ in range(count)]).tolist()
+    return [
+        Request(
+            segments=((index % 4, draw.choice([512, 2048])), (10 + index, draw.randrange(20, 3000))),
+            output_tokens=draw.randrange(1, 150),
+            arrival=time,
+        )
+        for index, time in enumerate(times)
+    ]
+
+
+def served(true: str, believed: str, requests: list[Request], *, learning: bool = True) -> tuple[Scheduler, Result]:
+    scheduler = Scheduler()
+    worker = Worker(0, SimCore(SimOptions(cost=true)))
+    scheduler.add_worker(worker.name, kv_tokens=200_000, block_size=16, cost=believed, reports_evictions=True, now=0.0)
+    run = Run(
+        requests, scheduler, [worker], report_delay=0.0, rebalance_interval=0.25, learning=learning, progress=bool
+    )
+    return scheduler, run.run()
+
+
+@pytest.mark.parametrize(
+    ("true", "believed"),
+    [
+        ("llama-3-70b-h100-tp2", "mistral-7b-a6000"),
+        ("mistral-7b-a6000", "llama-3-70b-h100-tp2"),
+        ("llama-3-70b-a100-tp2", "mistral-7b-a100"),
+        ("mistral-7b-a100", "small-cpu"),
+    ],
+)
+def test_200_requests_tell_another_engine_from_its_preset(true: str, believed: str):
+    scheduler, _ = served(true, believed, conversations(200))
+    prices, cost = scheduler.prices("w0"), PRESETS[true]
+    for size in PREFILLS:
+        assert prices.prefill(*size) == pytest.approx(cost.prefill(*size), rel=0.1), size
+    for size in DECODES:
+        assert prices.decode(*size) == pytest.approx(cost.decode(*size), rel=0.1), size
+
+
+def test_predicted_times_to_first_token_come_closer():
+    def error(learning: bool) -> float:
+        _, result = served("mistral-7b-a100", "mistral-7b-a6000", conversations(200), learning=learning)
+        return float(np.median(abs(result.predicted_ttft / result.ttft - 1)[100:]))
+
+    assert error(learning=True) < 0.25 < 0.75 < error(learning=False)
+
+
+def test_without_learning_the_preset_stands():
+    scheduler, _ = served("mistral-7b-a100", "small-cpu", conversations(20), learning=False)
+    assert scheduler.prices("w0") == PRESETS["small-cpu"].coefficients()
+
+
+async def test_a_live_cluster_learns_from_its_workers():
+    options = {"cost": "mistral-7b-a100", "time_scale": 0.2}
+    async with PrebleCluster(backend="sim", workers=2, cost="llama-3-70b-a100-tp2", engine_options=options) as cluster:
+        preset = cluster.scheduler.prices("w0")
+        sampling = SamplingParams(max_tokens=4, temperature=0.0)
+        for first in range(0, 80, 4):
+            await asyncio.gather(*(cluster.generate(prompt(first + i, 400), sampling) for i in range(4)))
+        for worker in ("w0", "w1"):
+            prices = cluster.scheduler.prices(worker)
+            assert prices != preset
+            assert prices.decode(4, 2000) < preset.decode(4, 2000) / 2
+            assert prices.prefill(1000, 1000) < preset.prefill(1000, 1000) / 2
+        cluster.scheduler.check()

@@ -1,0 +1,377 @@
+"""Virtual time: the scheduler and the engines of a live cluster, as fast as they can be computed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preble.backends.sim import SimCore
+from preble.core.cost import CostModel
+from preble.core.fleet import Fleet
+from preble.core.policy import Decision, Query
+from preble.core.scheduler import Scheduler
+from preble.errors import ConfigurationError
+from preble.simulate import Request, SimOptions, bounds, segment_tokens, simulate
+from preble.simulate.bounds import in_order
+from preble.simulate.command import main
+from preble.simulate.run import Run, Worker
+from preble.simulate.traces import load
+from preble.tokens import unpack
+
+COST = CostModel(pieces=((0, 1.0, 1.0, 0.0),))
+"""1 ms a step and 1 ms a token."""
+OPTIONS = SimOptions(kv_tokens=4_000, block_size=4, max_batched_tokens=256, cost=COST)
+TRACES = Path(__file__).parents[2] / "shared" / "workloads"
+
+
+class To:
+    """A policy that sends requests where the test says, the last slot for all that follow."""
+
+    def __init__(self, *slots: int, relieves: bool = False) -> None:
+        self.slots = list(slots)
+        self.relieves = relieves
+        self.asked: list[Query] = []
+
+    def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
+        self.asked.append(query)
+        return Decision(self.slots.pop(0) if len(self.slots) > 1 else self.slots[0], "told")
+
+
+def prompt(*segments: tuple[int, int], output: int = 1, **fields: Any) -> Request:
+    return Request(segments=segments, output_tokens=output, **{"arrival": 0.0, **fields})
+
+
+def traffic(requests: int = 60) -> list[Request]:
+    """Two prefixes, far more than one worker can serve at once, and more than its cache holds."""
+    return [
+        prompt((index % 2, 600), (10 + index, 100), output=5, arrival=0.05 * index, max_tokens=50)
+        for index in range(requests)
+    ]
+
+
+@pytest.fixture
+def new_run() -> Iterator[Callable[..., Run]]:
+    """Make runs; afterwards their books must be right, and empty."""
+    made: list[Run] = []
+
+    def new(requests: list[Request], policy: object = "e2", workers: int = 2, **options: float) -> Run:
+        scheduler = Scheduler(policy)  # type: ignore[arg-type]
+        engines = [Worker(index, SimCore(OPTIONS)) for index in range(workers)]
+        for engine in engines:
+            scheduler.add_worker(engine.name, kv_tokens=4_000, block_size=4, cost=COST, reports_evictions=True, now=0.0)
+        delays = {"report_delay": 0.0, "rebalance_interval": 0.25, **options}
+        made.append(Run(requests, scheduler, engines, progress=bool, **delays))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield new
+    for run in made:
+        run.check()
+        assert run.idle
+
+
+def test_one_request_takes_what_the_cost_model_says():
+    result = simulate([prompt((0, 100), output=3)], workers=1, options=OPTIONS)
+    assert result.ttft[0] == pytest.approx(0.101)
+    assert result.latency[0] == pytest.approx(0.101 + 2 * 0.002)
+    assert result.summary().tpot_mean == pytest.approx(0.002)
+
+
+def test_what_was_computed_is_cached():
+    requests = [prompt((0, 100), (1, 20)), prompt((0, 100), (2, 20), arrival=1.0)]
+    result = simulate(requests, workers=1, options=OPTIONS)
+    assert result.cached.tolist() == [0, 100]
+    assert result.ttft[1] == pytest.approx(0.021)
+    assert result.summary().hit_ratio == pytest.approx(100 / 240)
+    assert result.computed.tolist() == [142]
+
+
+def test_the_same_arguments_give_the_same_result():
+    first, again = (simulate(traffic(), options=OPTIONS, seed=3) for _ in range(2))
+    assert np.array_equal(first.latency, again.latency)
+    assert np.array_equal(first.worker, again.worker)
+
+
+def test_the_order_of_the_workload_does_not_matter():
+    requests = traffic()
+    forward = simulate(requests, policy="round-robin", options=OPTIONS)
+    backward = simulate(requests[::-1], policy="round-robin", options=OPTIONS)
+    assert np.array_equal(forward.latency, backward.latency[::-1])
+
+
+def test_policies_are_told_a_bound_and_never_the_length():
+    policy = To(0)
+    simulate([prompt((0, 9), output=2), prompt((1, 9), output=7), prompt((2, 9), max_tokens=40)], policy=policy)
+    assert [query.max_tokens for query in policy.asked] == [7, 7, 40]
+
+
+def test_a_next_turn_waits_for_the_answer_and_its_gap(new_run: Callable[..., Run]):
+    turns = [
+        prompt((0, 100), output=5, session="s", output_segment=7),
+        prompt((0, 100), (7, 5), (1, 20), session="s", turn=1, arrival=None, gap=2.0),
+    ]
+    result = new_run(turns, workers=1).run()
+    assert result.arrival[1] == pytest.approx(result.latency[0] + 2.0)
+
+
+def test_a_next_turn_finds_what_was_generated(new_run: Callable[..., Run]):
+    turns = [
+        prompt((0, 99), output=9, session="s", output_segment=7),
+        prompt((0, 99), (7, 9), (1, 20), session="s", turn=1, arrival=None),
+        prompt((0, 99), (7, 9), (1, 20), arrival=9.0),
+    ]
+    result = new_run(turns, To(0)).run()
+    assert result.cached.tolist() == [0, 104, 96], "in another session the segment is not what was generated"
+
+
+def test_a_turn_waits_for_all_of_the_one_before(new_run: Callable[..., Run]):
+    requests = [prompt((index, 50), output=1 + 9 * index, session="s") for index in range(3)]
+    requests += [prompt((index, 50), session="s", turn=1, arrival=None) for index in range(2)]
+    result = new_run(requests).run()
+    assert result.arrival[3:].tolist() == [result.latency[:3].max()] * 2
+
+
+def test_later_turns_without_a_first_are_refused():
+    with pytest.raises(ConfigurationError, match="session 's'"):
+        simulate([prompt((0, 9), session="s", turn=1, arrival=None)])
+
+
+def test_users_give_up(new_run: Callable[..., Run]):
+    requests = [prompt((0, 100), output=500, cancel_after=0.15), prompt((1, 100), output=500, cancel_after=9.0)]
+    result = new_run(requests, To(0)).run()
+    assert np.isnan(result.latency).tolist() == [True, False]
+    assert 0 < result.output_tokens[0] < 500
+    assert result.summary().failed == 1
+
+
+def test_a_prompt_no_engine_can_take_fails_alone(new_run: Callable[..., Run]):
+    result = new_run([prompt((0, 5_000)), prompt((1, 50))]).run()
+    assert np.isnan(result.latency).tolist() == [True, False]
+
+
+def test_the_end_of_what_fails_starts_the_next_turn(new_run: Callable[..., Run]):
+    requests = [prompt((0, 5_000), session="s"), prompt((1, 50), session="s", turn=1, arrival=None)]
+    assert new_run(requests).run().finished.tolist() == [False, True]
+
+
+def test_reports_come_late(new_run: Callable[..., Run]):
+    request = [prompt((0, 100), output=3)]
+    prompt_result, late = (new_run(request, report_delay=delay).run() for delay in (0.0, 0.5))
+    assert late.ttft[0] == pytest.approx(prompt_result.ttft[0] + 0.5)
+    assert late.latency[0] == pytest.approx(prompt_result.latency[0] + 0.5)
+
+
+def test_the_books_are_right_at_every_moment(new_run: Callable[..., Run]):
+    """Small caches, late reports, moves and users who give up; checked after each event."""
+    requests = [*traffic(), *(prompt((900 + n, 300), output=9, cancel_after=0.1 * n) for n in range(9))]
+    run = new_run(requests, To(0, relieves=True), report_delay=0.03, rebalance_interval=0.05)
+    for _ in run.events():
+        run.check()
+    assert run.result.moved.any()
+
+
+def test_waiting_requests_are_moved_once(new_run: Callable[..., Run]):
+    requests = [prompt((index, 900), arrival=0.001 * index) for index in range(6)]
+    stays = new_run(requests, To(0)).run()
+    moves = new_run(requests, To(*[0] * 6, 1, relieves=True)).run()
+    assert set(stays.worker) == {0}
+    assert set(moves.worker) == {0, 1}
+    assert moves.latency.max() < stays.latency.max()
+    assert moves.moved[moves.worker == 1].all()
+
+
+def test_workers_may_differ():
+    slow = CostModel(pieces=((0, 10.0, 10.0, 0.0),))
+    each = [OPTIONS, SimOptions(kv_tokens=4_000, cost=slow)]
+    result = simulate([prompt((0, 100)), prompt((1, 100), arrival=5.0)], workers=each, policy=To(0, 1))
+    assert result.ttft.tolist() == pytest.approx([0.101, 1.01])
+
+
+def test_prefix_aware_beats_blind_where_prefixes_are_shared():
+    requests = traffic(200)
+    e2, blind = (simulate(requests, policy=policy, workers=2, options=OPTIONS) for policy in ("e2", "round-robin"))
+    assert e2.summary().hit_ratio >= blind.summary().hit_ratio
+    assert e2.summary().ttft_mean <= blind.summary().ttft_mean
+
+
+def test_what_the_scheduler_believes_is_what_engines_hold():
+    """The common beginning ends within a block: evicting one document must not forget the others."""
+    asked = [0, 1, 2, 3, 4, 4, 3, 5, 5, 2, 6]
+    requests = [
+        prompt((0, 30), (1 + document, 900), (100 + index, 9), arrival=5.0 * index)
+        for index, document in enumerate(asked)
+    ]
+    result = simulate(requests, workers=1, options=OPTIONS)
+    assert result.cached[5] == 928
+    assert result.predicted_cached.tolist() == result.cached.tolist()
+
+
+def test_the_cold_start_can_be_left_out():
+    requests = [prompt((0, 100), arrival=float(index)) for index in range(10)]
+    result = simulate(requests, workers=1, options=OPTIONS)
+    assert result.summary(skip=0.5).requests == 5
+    assert result.summary(skip=0.5).hit_ratio > result.summary().hit_ratio
+
+
+@pytest.mark.parametrize(
+    "options", [{"workers": 0}, {"workers": []}, {"report_delay": -1.0}, {"rebalance_interval": -1.0}, {"policy": "x"}]
+)
+def test_bad_arguments(options: dict[str, Any]):
+    with pytest.raises(ConfigurationError):
+        simulate(traffic(3), **options)
+
+
+def test_no_requests():
+    assert simulate([]).summary().requests == 0
+
+
+class TestSegments:
+    def test_a_shorter_one_is_the_beginning(self):
+        assert segment_tokens(3, 100)[:40] == segment_tokens(3, 10)
+
+    def test_others_are_different(self):
+        first, second = unpack(segment_tokens(1, 2_000)), unpack(segment_tokens(2, 2_000))
+        assert sum(a == b for a, b in zip(first, second, strict=True)) < 5
+        assert len(set(first)) > 1_900
+        assert min(first) >= 3
+        assert max(first) < 32_000
+
+
+class TestBounds:
+    def test_alone_with_everything_cached(self):
+        requests = [prompt((0, 100), (1, 20), output=3), prompt((0, 100), (2, 20), output=3)]
+        bound = bounds(requests, OPTIONS)
+        assert bound.hit_ratio == pytest.approx(100 / 240)
+        assert bound.ttft_mean == pytest.approx((0.121 + 0.021) / 2)
+        assert bound.latency_mean == pytest.approx(bound.ttft_mean + 2 * 0.002)
+
+    def test_long_prompts_are_prefilled_in_chunks(self):
+        assert bounds([prompt((0, 600))], OPTIONS).ttft_mean == pytest.approx(0.603)
+
+    def test_a_whole_prompt_is_never_cached(self):
+        assert bounds([prompt((0, 100)), prompt((0, 100))], OPTIONS).hit_ratio == pytest.approx(96 / 200)
+
+    @pytest.mark.parametrize("policy", ["e2", "round-robin"])
+    def test_nothing_is_below(self, policy: str):
+        summary, bound = simulate(traffic(), policy=policy, options=OPTIONS).summary(), bounds(traffic(), OPTIONS)
+        assert summary.ttft_mean >= bound.ttft_mean
+        assert summary.latency_mean >= bound.latency_mean
+        assert summary.hit_ratio <= bound.hit_ratio
+
+    def test_turns_come_in_their_nominal_order(self):
+        turns = [prompt((n, 9), session="s", turn=n, gap=10.0, arrival=None if n else 0.0) for n in range(3)]
+        between = prompt((9, 9), arrival=15.0)
+        assert [request.segments[0][0] for request in in_order([*turns[::-1], between])] == [0, 1, 9, 2]
+
+
+class TestTraces:
+    def write(self, path: Path, *rows: dict[str, Any]) -> Path:
+        with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        return path
+
+    def test_segments(self, tmp_path: Path):
+        first = {"w": "x", "i": 0, "t": 8.0, "s": "a", "k": 0, "gap": None, "p": [[1, 50]], "o": 5, "os": 2}
+        then = {**first, "t": None, "k": 1, "gap": 1.5, "p": [[1, 50], [2, 5], [3, 9]], "os": 4, "m": None}
+        path = self.write(tmp_path / "trace.jsonl.gz", first, then)
+        one, two = load(path, "segments", speed=4.0)
+        assert (one.arrival, one.session, one.output_segment) == (2.0, "a", 2)
+        assert (two.arrival, two.turn, two.gap, two.segments) == (None, 1, 1.5, ((1, 50), (2, 5), (3, 9)))
+
+    def test_blocks(self, tmp_path: Path):
+        rows = [
+            {"timestamp": 3000, "input_length": 1100, "output_length": 0, "hash_ids": [0, 1, 2]},
+            {"timestamp": 0, "input_length": 1024, "output_length": 7, "hash_ids": [0, 1]},
+        ]
+        early, late = load(self.write(tmp_path / "trace.jsonl", *rows), "blocks", speed=2.0)
+        assert early.segments == ((0, 512), (1, 512))
+        assert late.segments == ((0, 512), (1, 512), (2, 76))
+        assert 0 <= (early.arrival or 0) < 1.5 <= (late.arrival or 0) < 3, "jitter within the step"
+        assert late.output_tokens == 1
+
+    def test_agents(self, tmp_path: Path):
+        first = {"s": "a", "k": 0, "think": 0, "inp": 200, "out": 0, "bs": 64, "b": [[0, 2], [9, 1]]}
+        then = {**first, "k": 1, "think": None, "inp": 192, "out": 9}
+        one, two = load(self.write(tmp_path / "trace.jsonl", first, then), "agents")
+        assert one.segments[:-1] == two.segments == ((0, 64), (1, 64), (9, 64))
+        assert one.segments[-1][1] == 8
+        assert (two.arrival, two.gap, one.output_tokens) == (None, 8.0, 1)
+
+    def test_lengths(self, tmp_path: Path):
+        path = tmp_path / "trace.csv"
+        path.write_text("t_s,context_tokens,generated_tokens\n0.5,100,7\n1.0,50,3\n")
+        one, two = load(path, "lengths", speed=0.5)
+        assert (one.arrival, one.prompt_tokens, one.output_tokens) == (1.0, 100, 7)
+        assert one.segments[0][0] != two.segments[0][0]
+
+    @pytest.mark.parametrize("format", ["segments", "blocks", "agents", "lengths"])
+    @pytest.mark.parametrize("content", ["{}\n{}\n", "[1]\n[1]\n", "x\nnot,a,trace\n"])
+    def test_another_file_is_refused(self, tmp_path: Path, format: str, content: str):
+        path = tmp_path / "trace"
+        path.write_text(content)
+        with pytest.raises(ConfigurationError, match="not a trace"):
+            load(path, format)
+
+    @pytest.mark.skipif(not TRACES.is_dir(), reason="the public trace files are not here")
+    @pytest.mark.parametrize(
+        ("file", "format", "requests", "hit"),
+        [
+            ("preble5_ref4/loogle.seg.jsonl.gz", "segments", 986, 0.949),
+            ("preble5_ref4/toolbench_zipf1.1.seg.jsonl.gz", "segments", 12_000, 0.838),
+            ("preble5/alfworld_envid.seg.jsonl.gz", "segments", 7_092, 0.969),
+            ("mooncake/conversation_0-40min.jsonl.gz", "blocks", 7_851, 0.358),
+        ],
+    )
+    def test_public_files(self, file: str, format: str, requests: int, hit: float):
+        trace = load(TRACES / file, format)
+        assert len(trace) == requests
+        assert bounds(trace).hit_ratio == pytest.approx(hit, abs=0.002)
+
+
+class TestCommand:
+    def test_a_table_of_a_trace(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        path = tmp_path / "trace.csv"
+        path.write_text("t,p,o\n0,100,7\n1,50,3\n")
+        assert main(["--trace", str(path), "--format", "lengths", "--policy", "e2", "--policy", "round-robin"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == ["policy", "e2", "round-robin", "alone,"]
+
+    def test_json_of_a_workload(self, capsys: pytest.CaptureFixture[str]):
+        words = [
+            "--workload",
+            "tests.test_simulate:made",
+            "--rate",
+            "50",
+            "--requests",
+            "20",
+            "--policy",
+            "e2",
+            "--json",
+        ]
+        assert main(words) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["policies"]["e2"]["requests"] == 20
+        assert result["bounds"]["hit_ratio"] == pytest.approx(0.0)
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--workload", "nowhere:f"],
+            ["--workload", "json"],
+            ["--workload", "tests.test_simulate:made", "--rate", "0"],
+            ["--workload", "tests.test_simulate:made", "--rate", "1", "--requests", "1", "--kv-tokens", "-1"],
+        ],
+    )
+    def test_bad_words(self, words: list[str]):
+        with pytest.raises(ConfigurationError):
+            main(words)
+
+
+def made(rate: float, requests: int, seed: int) -> list[Request]:
+    """What the command above is given."""
+    return [prompt((index, 40), arrival=index / rate) for index in range(requests)]
