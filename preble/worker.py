@@ -75,6 +75,7 @@ class Worker:
         self._resets: set[asyncio.Task[None]] = set()
         self._flush_due: asyncio.Handle | None = None
         self._heartbeat: asyncio.Handle | None = None
+        self._beating = False
         self._link: Dealer | MemoryDealer | None = None
         self._engine: Engine | None = None
 
@@ -214,7 +215,9 @@ class Worker:
             self._stopping.set_exception(error)
 
     def _beat(self) -> None:
+        self._beating = True
         self._flush()
+        self._beating = False
         self._heartbeat = self._loop.call_later(HEARTBEAT, self._beat)
 
     def _flush_soon(self) -> None:
@@ -236,7 +239,9 @@ class Worker:
         """Send one step; what does not fit or cannot be queued now stays in the outbox."""
         if self._engine:
             self._outbox.evicted += self._engine.cache_events()
-            step = self._outbox.step(self._engine.load(), _timings(self._engine))
+            # What steps took is no hurry: telling it once a heartbeat keeps it off the way of the requests.
+            timings = _timings(self._engine) if self._beating else ()
+            step = self._outbox.step(self._engine.load(), timings)
             self._say(step)
             self._outbox.sent(step)
             if self._outbox:

@@ -206,7 +206,8 @@ async def test_evictions_travel_with_steps(bench):
     assert [event for step in desk.steps for event in step.evicted] == [Evicted(pack([1, 2]), 1), Evicted(pack([3]), 0)]
 
 
-async def test_timings_travel_with_steps_if_the_engine_tells_any(bench):
+async def test_timings_travel_with_heartbeats_if_the_engine_tells_any(bench, monkeypatch):
+    monkeypatch.setattr("preble.worker.HEARTBEAT", 0.01)
     desk = await bench.ready()
     desk.send(Submit(1, pack([5, 2]), GREEDY))
     await desk.result(1)
@@ -214,9 +215,10 @@ async def test_timings_travel_with_steps_if_the_engine_tells_any(bench):
     good = [StepTiming(1, 5, 0, 1, 0.1), StepTiming(2, 5, 10, 0, 0.2)]
     told = [StepTiming(-1, 5, 0, 1, 0.1), *good, StepTiming(1, 5, 0, 1, float("nan")), StepTiming(1, 5, 0, 1, -1.0)]
     bench.engine.timings = lambda: [told.pop(0)] if told else []
-    for id in range(2, 8):
-        desk.send(Submit(id, pack([5, 2]), GREEDY))
-        await desk.result(id)
+    async with asyncio.timeout(10):
+        while told:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
     assert [timing for step in desk.steps for timing in step.timings] == good
 
 

@@ -51,6 +51,7 @@ class LocalScheduler:
         self._overtakers: SortedList[int] = SortedList()
         self._leading: dict[int, int] = {}
         self._leaders = RadixTree(page=page)
+        self._new_leaders: dict[int, bytes] = {}
         self._arrivals = 0
 
     @property
@@ -66,7 +67,7 @@ class LocalScheduler:
 
         Raises InvalidRequestError for an empty prompt, or an id that is waiting or being prefilled.
         """
-        if id in self._waiting or id in self._leading:
+        if id in self._waiting or id in self._leading or id in self._new_leaders:
             raise InvalidRequestError(f"{id} is in use", field="id")
         if not tokens:
             raise InvalidRequestError("must not be empty", field="tokens")
@@ -90,10 +91,12 @@ class LocalScheduler:
         self._leave(waiting)
         if self._waiting:
             self._overtakers.add(waiting.number)
-        self._leading[id] = self._leaders.insert(waiting.tokens, _LEADERS)
+        self._new_leaders[id] = waiting.tokens
 
     def prefilled(self, id: int) -> None:
         """The request's prefill landed, or will never: nobody waits for it any longer."""
+        if self._new_leaders.pop(id, None) is not None:
+            return
         node = self._leading.pop(id, None)
         if node is not None:
             self._leaders.unpin(node, _LEADERS)
@@ -107,12 +110,18 @@ class LocalScheduler:
     def check(self) -> None:
         """Raise AssertionError if the queue, its index and the leaders disagree."""
         assert {waiting.id for waiting in self._queue} == set(self._waiting), "queue and index differ"
-        assert not self._waiting.keys() & self._leading.keys(), "a request both waits and leads"
+        assert not self._waiting.keys() & (self._leading.keys() | self._new_leaders.keys()), "one both waits and leads"
+        assert not self._leading.keys() & self._new_leaders.keys(), "a leader is both new and not"
         leading = Counter(node for node in self._leading.values() if node)
         assert self._leaders.pins(_LEADERS) == leading, "the tree's leaders are not those being prefilled"
         self._leaders.check()
 
     def _proposals(self, cached: Callable[[bytes], int], now: float) -> Iterator[int]:
+        if len(self._queue) == 1 and not self._leading and not self._new_leaders:
+            (alone,) = self._waiting.values()  # the usual case of an idle engine: nothing to order or to follow
+            if alone.deadline > now:
+                yield alone.id
+            return
         window = list(islice(self._queue, WINDOW))
         lengths = {waiting.id: cached(waiting.tokens) for waiting in window}
         for waiting in self._order.order(window, lengths):
@@ -146,6 +155,10 @@ class LocalScheduler:
         del self._overtakers[: self._overtakers.bisect_left(first)]
 
     def _follows(self, waiting: Waiting, cached: int) -> bool:
+        # Leaders are indexed when somebody might follow them, which for most is never.
+        for id, tokens in self._new_leaders.items():
+            self._leading[id] = self._leaders.insert(tokens, _LEADERS)
+        self._new_leaders.clear()
         if not self._leading:
             return False
         shared = min(self._leaders.match(waiting.tokens).tokens, waiting.length - 1)

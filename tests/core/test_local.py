@@ -313,6 +313,8 @@ def test_bad_options_are_refused():
 
 def test_check_finds_a_forgotten_leader():
     local = hold()
+    local.add(2, prompt(7, 7, 7, 2), now=0.0)
+    assert picks(local) == []
     del local._leading[1]
     with pytest.raises(AssertionError, match="leaders"):
         local.check()
