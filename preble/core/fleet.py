@@ -52,10 +52,14 @@ class Slot:
         linear = prices.base + prices.context * length + (prices.new + prices.product * length) * missed
         return linear if linear > prices.least else prices.least
 
+    def work_seconds(self, missed: int, length: int) -> float:
+        """What that prefill adds to the steps of the engine, which take their base time anyway."""
+        return (self.prices.new + self.prices.product * length) * missed
+
     def decode_seconds(self, length: int, max_tokens: int) -> float:
         """What one more decoding sequence of that length adds to the steps of everyone, over its expected output."""
         output = self.output if self.output < max_tokens else max_tokens
-        return (self.prices.new + self.prices.context * length) * output
+        return (self.prices.decode_new + self.prices.decode_context * length) * output
 
 
 class Fleet:
@@ -157,6 +161,12 @@ class Fleet:
         slope = self._new + self._product * length
         uncached = self._base + (self._context + slope) * length
         seconds: Floats = np.maximum(uncached - slope * cached, self._least)
+        return seconds
+
+    def work_seconds(self, cached: Floats, length: int) -> Floats:
+        """Seconds that prefilling what is not cached of a prompt adds to the steps of each slot."""
+        slope = self._new + self._product * length
+        seconds: Floats = slope * (length - cached)
         return seconds
 
     def eviction_seconds(self, cached: Floats, tokens: int) -> Floats:

@@ -40,7 +40,7 @@ def moves(queued: Sequence[tuple[Queued, Query]], fleet: Fleet) -> list[Move]:
     found = []
     pending = fleet.pending.copy()
     for request, query in reversed(queued):
-        prefill = fleet.prefill_seconds(query.cached, query.length)
+        prefill = fleet.work_seconds(query.cached, query.length)
         target = int(np.argmin(pending + prefill))
         if target != request.slot and RELIEF * (pending[target] + prefill[target]) < pending[request.slot]:
             pending[request.slot] -= request.prefill

@@ -355,14 +355,15 @@ class Scheduler:
         fleet.waiting[slot] += 1
         request.decode = fleet.slots[slot].decode_seconds(request.length, request.max_tokens)
         fleet.load[slot] += request.decode
+        waits = float(fleet.pending[slot])
         self._charge_prefill(request)
         fleet.saw_prompt(slot, request.cached / request.length)
-        return float(fleet.pending[slot])
+        return waits + fleet.slots[slot].prefill_seconds(request.uncached, request.length)
 
     def _charge_prefill(self, request: Request) -> None:
         fleet, slot = self.fleet, request.slot
         request.uncached = request.length - request.cached
-        request.prefill = fleet.slots[slot].prefill_seconds(request.uncached, request.length)
+        request.prefill = fleet.slots[slot].work_seconds(request.uncached, request.length)
         fleet.uncached[slot] += request.uncached
         fleet.pending[slot] += request.prefill
         fleet.load[slot] += request.prefill

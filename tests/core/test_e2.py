@@ -193,3 +193,52 @@ def test_a_shared_prefix_spreads_under_load(new_scheduler: NewScheduler):
     placed = [scheduler.submit(id, TOOL + [id] * 20, max_tokens=200, now=0.0).worker for id in range(100, 140)]
     assert set(placed) == set("abcd")
     assert max(placed.count(worker) for worker in "abcd") <= 16
+
+
+# --- each part can be switched off ---
+
+
+@pytest.mark.parametrize(("decode", "worker"), [(True, "b"), (False, "a")])
+def test_without_decodes_only_prefills_are_load(new_scheduler: NewScheduler, decode: bool, worker: str):
+    scheduler = new_scheduler(policy=E2(decode=decode))
+    prepare(scheduler, "a", 1, TOOL, served=True)
+    for id in range(2, 12):
+        scheduler.policy = First("a")
+        scheduler.submit(id, [id], max_tokens=1000, now=0.0)
+        scheduler.first_token(id, now=0.0)
+    scheduler.policy = E2(decode=decode)
+    assert place(scheduler, [*TOOL, 5]) == worker
+
+
+@pytest.mark.parametrize(("in_flight", "worker"), [(True, "a"), (False, "b")])
+def test_without_prefixes_in_flight_a_follower_goes_elsewhere(
+    new_scheduler: NewScheduler, in_flight: bool, worker: str
+):
+    scheduler = new_scheduler(policy=E2(in_flight=in_flight))
+    prepare(scheduler, "a", 1, TOOL, served=False)
+    assert place(scheduler, [*TOOL, 5]) == worker
+
+
+def test_a_landed_prefix_counts_without_those_in_flight(new_scheduler: NewScheduler):
+    scheduler = new_scheduler(policy=E2(in_flight=False), block_size=16)
+    prepare(scheduler, "a", 1, TOOL, served=True)
+    prepare(scheduler, "a", 2, [*TOOL, *[1] * 50], served=False)
+    assert place(scheduler, [*TOOL, *[1] * 50, 5]) == "a"
+    assert scheduler.explain("asked").candidates[0].prefill == pytest.approx(0.151 - 0.096)
+
+
+@pytest.mark.parametrize(("eviction", "worker"), [(True, "b"), (False, "a")])
+def test_without_eviction_a_full_cache_is_no_reason(new_scheduler: NewScheduler, eviction: bool, worker: str):
+    scheduler = new_scheduler(policy=E2(eviction=eviction), kv_tokens=300)
+    prepare(scheduler, "a", 1, [1] * 250, served=True)
+    scheduler.fleet.victim[0] = 0.01
+    prepare(scheduler, "b", 2, [2], served=False)
+    assert place(scheduler, [3] * 200) == worker
+
+
+@pytest.mark.parametrize("relieves", [True, False])
+def test_moves_can_be_switched_off(new_scheduler: NewScheduler, relieves: bool):
+    scheduler = new_scheduler(policy=E2(relieves=relieves))
+    for id in range(4):
+        prepare(scheduler, "a", id, [id] * 100, served=False)
+    assert bool(scheduler.rebalance(0.0)) == relieves
