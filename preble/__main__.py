@@ -12,6 +12,7 @@ from preble import PrebleCluster, PrebleError, SamplingParams, __version__
 from preble.backends import BACKENDS
 from preble.core.policies import POLICIES
 from preble.replay import command as replay
+from preble.simulate import command as simulate
 
 _EXAMPLE = """example, with nothing downloaded:
   preble make-model out/model
@@ -80,12 +81,18 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("make-model", help="write a small model with random weights", add_help=False)
     _add_generate(commands.add_parser("generate", help="generate text, shown as it comes"))
     _add_replay(commands.add_parser("replay", help="decide a decision log again, under another policy"))
+    _add_simulate(commands.add_parser("simulate", help="compare policies on a workload, in virtual time"))
     return parser
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
     replay.add_arguments(parser)
     parser.set_defaults(run=replay.run)
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    simulate.add_arguments(parser)
+    parser.set_defaults(run=simulate.run)
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +28,8 @@ def test_version():
 
 
 def test_help_names_the_commands():
-    shown = run("--help").stdout
-    assert "make-model" in shown
-    assert "generate" in shown
+    listed = [line.split()[0] for line in run("--help").stdout.splitlines() if line.startswith("    ")]
+    assert {"make-model", "generate", "replay", "simulate"} <= set(listed)
 
 
 def test_make_model_writes_the_folder_that_the_library_writes(tmp_path, model):
@@ -71,6 +71,42 @@ def test_a_path_that_is_no_model_is_one_line_and_status_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("preble: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("t,p,o\n0,100,7\n1,50,3\n")
+    return ["--trace", str(path), "--format", "lengths"]
+
+
+def test_simulate_compares_the_policies_named(trace):
+    options = ["--policy", "e2", "--policy", "round-robin", "--workers", "2"]
+    table = run("simulate", *trace, *options)
+    assert (table.returncode, table.stderr) == (0, "")
+    assert [line.split()[0] for line in table.stdout.splitlines()] == ["policy", "e2", "round-robin", "alone,"]
+    summaries = json.loads(run("simulate", *trace, *options, "--json").stdout)["policies"]
+    assert {name: summary["requests"] for name, summary in summaries.items()} == {"e2": 2, "round-robin": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--policy", "none"], "policy: unknown 'none'"),
+        (["--speed", "0"], "speed and rate: "),
+        (["--workers", "0"], "workers: "),
+    ],
+)
+def test_what_cannot_be_simulated_is_one_line_and_status_2(trace, options, reason):
+    done = run("simulate", *trace, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"preble: {reason}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_trace_that_is_not_there_is_one_line_and_status_2(tmp_path):
+    done = run("simulate", "--trace", str(tmp_path / "none"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 def test_a_command_is_needed():

@@ -139,9 +139,11 @@ class E2Paper:
         tree.pin(key, _PREFIXES)
         prefix = self.prefixes.setdefault(key, Prefix())
         prefix.requests += 1
-        step = self._fleet.slots[slot].decode_seconds(request.length, 1)
-        self._window.assign(Assignment(slot, node, key, request.prefill, step), now)
-        self._flights[request.id] = _Flight(slot, node, prefix, request.prefill)
+        worker = self._fleet.slots[slot]
+        prefill = worker.prefill_seconds(request.uncached, request.length)
+        step = worker.prices.new + worker.prices.context * request.length
+        self._window.assign(Assignment(slot, node, key, prefill, step), now)
+        self._flights[request.id] = _Flight(slot, node, prefix, prefill)
         self._seen += 1
 
     def landed(self, request: Request, now: float) -> None:

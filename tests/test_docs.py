@@ -1,0 +1,73 @@
+"""The documents say what is there, and their code runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from preble.core.disciplines import DISCIPLINES
+from preble.core.policies import POLICIES
+
+ROOT = Path(__file__).parent.parent
+SCHEDULING = ROOT / "docs" / "scheduling.md"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+"""A block of Python, and what it prints if a block of text comes next."""
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+FIRST_CELL = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
+
+BLOCKS = [
+    pytest.param(*found.groups(), id=f"{document.name}-{number}")
+    for document in DOCUMENTS
+    for number, found in enumerate(BLOCK.finditer(document.read_text()))
+]
+
+
+@pytest.mark.parametrize(("code", "printed"), BLOCKS)
+def test_code_runs_as_it_stands_and_prints_what_the_document_says(code: str, printed: str | None, tmp_path: Path):
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    if printed is not None:
+        assert done.stdout == printed
+
+
+def test_there_is_code_in_the_readme_and_an_example_with_its_output():
+    assert any(block.id == "README.md-0" for block in BLOCKS)
+    assert any(block.id == "scheduling.md-0" and block.values[1] for block in BLOCKS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_links_lead_somewhere(document: Path):
+    links = LINK.findall(document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def cells_of(heading: str) -> set[str]:
+    """What the first column of the table in a section names."""
+    section = SCHEDULING.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    return set(FIRST_CELL.findall(section))
+
+
+def test_every_policy_and_every_discipline_is_explained():
+    assert cells_of("Baselines") == POLICIES.keys() - {"e2", "e2-paper"}
+    assert cells_of("The local queue") == DISCIPLINES.keys()
+
+
+def test_every_module_has_its_place_in_the_architecture():
+    """A row names a file, or the folder that it is in."""
+    places = set(re.findall(r"`([\w./]+)`", (ROOT / "docs" / "architecture.md").read_text()))
+    package = ROOT / "preble"
+    modules = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    folders = {place for place in places if place.endswith("/")}
+    missing = {
+        module
+        for module in modules - places
+        if not module.endswith("__init__.py") and not module.startswith(tuple(folders))
+    }
+    assert missing == set()
+    assert {place for place in folders if not ((package / place).is_dir() or (ROOT / place).is_dir())} == set()
