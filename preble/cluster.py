@@ -10,11 +10,11 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from types import TracebackType
 from typing import Any
 
-from preble.backends import BACKENDS, EngineInfo, Load
+from preble.backends import BACKENDS, EngineInfo
 from preble.core.cost import CostModel
 from preble.core.policy import Policy
 from preble.core.receipt import Receipt
-from preble.core.scheduler import Scheduler, WorkerState
+from preble.core.scheduler import Scheduler
 from preble.dispatch import Dispatcher
 from preble.errors import (
     ClosedError,
@@ -31,8 +31,7 @@ from preble.log_file import LogFile
 from preble.pool import WorkerPool
 from preble.prompt import Prompt, PromptReader
 from preble.text import Transcript
-from preble.tokens import unpack
-from preble.types import Choice, Chunk, ClusterStats, Generation, Routing, SamplingParams, Timings, WorkerStats
+from preble.types import Chunk, ClusterStats, Generation, Routing, SamplingParams
 
 _DEFAULT_SAMPLING = SamplingParams()
 
@@ -170,7 +169,7 @@ class PrebleCluster:
         try:
             async for chunk in self._chunks(flight):
                 texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
-            return Generation(flight.id, tuple(_choice(sample, texts[sample.index]) for sample in flight.samples))
+            return Generation(flight.id, tuple(sample.choice(texts[sample.index]) for sample in flight.samples))
         finally:
             self._dispatcher.release(flight)
 
@@ -227,14 +226,7 @@ class PrebleCluster:
     def stats(self) -> ClusterStats:
         """Return counters and the state of every worker now."""
         self._require_started()
-        snapshot = self.scheduler.snapshot()
-        return ClusterStats(
-            counters=self._dispatcher.counters,
-            in_flight=snapshot.requests,
-            tree_nodes=snapshot.tree_nodes,
-            tree_tokens=snapshot.tree_tokens,
-            workers=tuple(_worker_stats(state, self._dispatcher.loads) for state in snapshot.workers),
-        )
+        return self._dispatcher.stats()
 
     def explain(self, id: str) -> Receipt:
         """Why a recent request (its `Generation.id`) went where it went. Raises KeyError if it is too long ago."""
@@ -422,35 +414,6 @@ def _check_description(model: object, backend: str, workers: int, threads: int, 
     for name, value, least in (("workers", workers, 1), ("threads", threads, 0), ("max_in_flight", max_in_flight, 1)):
         if not isinstance(value, int) or not least <= value <= 1 << 20:
             raise ConfigurationError(f"{name}: must be an integer of at least {least}, not {value!r}")
-
-
-def _choice(sample: Sample, text: str) -> Choice:
-    assert sample.finish_reason is not None
-    return Choice(
-        index=sample.index,
-        text=text,
-        token_ids=unpack(bytes(sample.output)),
-        finish_reason=sample.finish_reason,
-        stop_reason=sample.stop_reason,
-        logprobs=None if sample.sampling.logprobs is None else tuple(sample.logprobs),
-        worker=sample.worker,
-        usage=sample.usage,
-        timings=Timings(sample.first_token_at - sample.submitted_at, sample.ended_at - sample.submitted_at),
-    )
-
-
-def _worker_stats(state: WorkerState, loads: Mapping[str, Load]) -> WorkerStats:
-    engine = loads.get(state.worker, Load(0, 0, 0))
-    return WorkerStats(
-        worker=state.worker,
-        load=state.load,
-        requests=state.requests,
-        held_tokens=state.held_tokens,
-        kv_tokens=state.kv_tokens,
-        running=engine.running,
-        waiting=engine.waiting,
-        used_tokens=engine.used_tokens,
-    )
 
 
 def _paired(

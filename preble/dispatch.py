@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from preble.backends import Delta, Load
-from preble.core.scheduler import Scheduler
+from preble.core.scheduler import Scheduler, WorkerState
 from preble.errors import (
     DeadlineExceededError,
     EngineError,
@@ -23,7 +23,7 @@ from preble.flight import Flight, Sample
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.transport.schema import Abort, Step, Submit, ToWorker
 from preble.tree import fold
-from preble.types import Counters, FinishReason, Routing, SamplingParams
+from preble.types import ClusterStats, Counters, FinishReason, Routing, SamplingParams, WorkerStats
 
 MAX_ATTEMPTS = 3
 """Workers tried before the death of the last one is the caller's problem."""
@@ -71,6 +71,17 @@ class Dispatcher:
     def counters(self) -> Counters:
         """What was counted since the start."""
         return Counters(**self._counts)
+
+    def stats(self) -> ClusterStats:
+        """Counters, what the scheduler believes, and what engines reported last."""
+        snapshot = self._scheduler.snapshot()
+        return ClusterStats(
+            counters=self.counters,
+            in_flight=snapshot.requests,
+            tree_nodes=snapshot.tree_nodes,
+            tree_tokens=snapshot.tree_tokens,
+            workers=tuple(self._worker_stats(state) for state in snapshot.workers),
+        )
 
     def submit(
         self,
@@ -160,6 +171,19 @@ class Dispatcher:
         assert set(self._by_wire) == {s.wire for s in self._samples.values()}, "wires and samples differ"
         assert self._scheduler.snapshot().requests == len(self._samples), "scheduler and samples differ"
         self._scheduler.check()
+
+    def _worker_stats(self, state: WorkerState) -> WorkerStats:
+        engine = self.loads.get(state.worker, Load(0, 0, 0))
+        return WorkerStats(
+            worker=state.worker,
+            load=state.load,
+            requests=state.requests,
+            held_tokens=state.held_tokens,
+            kv_tokens=state.kv_tokens,
+            running=engine.running,
+            waiting=engine.waiting,
+            used_tokens=engine.used_tokens,
+        )
 
     def _place(self, sample: Sample, worker: str | None = None) -> None:
         """Let the scheduler choose if `worker` is not given, and send. What was generated before becomes prompt."""

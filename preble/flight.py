@@ -7,7 +7,7 @@ import asyncio
 from preble.backends import Delta
 from preble.errors import PrebleError
 from preble.tokens import TOKEN_BYTES, unpack
-from preble.types import FinishReason, Routing, SamplingParams, TokenLogprob, Usage
+from preble.types import Choice, FinishReason, Routing, SamplingParams, Timings, TokenLogprob, Usage
 
 
 class Sample:
@@ -97,6 +97,21 @@ class Sample:
     def usage(self) -> Usage:
         """Token counts so far."""
         return Usage(len(self.prompt) // TOKEN_BYTES, self.cached_tokens, len(self.output) // TOKEN_BYTES)
+
+    def choice(self, text: str) -> Choice:
+        """What the caller gets of a sample that ended without an error; `text` is that of its tokens."""
+        assert self.finish_reason is not None
+        return Choice(
+            index=self.index,
+            text=text,
+            token_ids=unpack(bytes(self.output)),
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            logprobs=None if self.sampling.logprobs is None else tuple(self.logprobs),
+            worker=self.worker,
+            usage=self.usage,
+            timings=Timings(self.first_token_at - self.submitted_at, self.ended_at - self.submitted_at),
+        )
 
     def append(self, delta: Delta) -> None:
         """Take in what the engine produced."""

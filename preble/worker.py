@@ -1,6 +1,7 @@
 """One engine as a process: `python -m preble.worker` takes its ticket from standard input and serves until stopped.
 
-A request costs one task. What the engine's streams yield during one iteration of the event loop leaves as one `Step`.
+A request costs one task. What the engine's streams yield during one iteration of the event loop leaves as one `Step`;
+what a lone request's stream yields leaves at once.
 """
 
 from __future__ import annotations
@@ -167,7 +168,10 @@ class Worker:
         ended = False
         async for delta in engine.generate(request):
             self._outbox.deltas.append((request.id, delta))
-            self._flush_soon()
+            if len(self._requests) == 1 and self._flush_due is None:  # no other stream's news to wait for
+                self._flush()
+            else:
+                self._flush_soon()
             ended = delta.finish_reason is not None
         if not ended:
             raise EngineError("the engine's stream ended without a finish reason")

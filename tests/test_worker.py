@@ -198,6 +198,29 @@ async def test_one_step_carries_the_news_of_all_requests(bench):
     assert carrying[0].load.running == 50
 
 
+@pytest.mark.parametrize(("requests", "sent"), [(1, [1, 2]), (2, [0, 0, 0, 0])])
+async def test_only_a_lone_requests_news_leave_before_its_stream_goes_on(bench, requests, sent):
+    seen = []
+
+    async def generate(request: EngineRequest) -> AsyncIterator[Delta]:
+        for finish_reason in (None, "length"):
+            yield Delta(pack([1]), finish_reason=finish_reason)
+            seen.append(sum(frame_of_deltas(frame) for frame in frames))
+
+    def frame_of_deltas(frame: bytes) -> bool:
+        message = decode_from_worker(frame)
+        return isinstance(message, Step) and bool(message.deltas)
+
+    desk = await bench.ready()
+    frames, send = [], bench.link.send
+    bench.link.send = lambda frame: (frames.append(frame), send(frame))
+    bench.engine.generate = generate
+    desk.send(*(Submit(number, pack([1]), GREEDY) for number in range(requests)))
+    for number in range(requests):
+        assert await desk.result(number) == ((1, 1), "length")
+    assert seen == sent
+
+
 async def test_evictions_travel_with_steps(bench):
     desk = await bench.ready()
     bench.engine.events += [Evicted(pack([1, 2]), 1), Evicted(pack([3]), 0)]

@@ -192,11 +192,13 @@ class Fleet:
         cost[best] = least
         if second > bound:  # comparing all takes longer, and ties are rare
             return best
-        ties = np.flatnonzero(cost <= bound)
+        ties = (cost <= bound).nonzero()[0].tolist()
         for merit in (cached, self.free):
             if len(ties) > 1 and merit is not None:
-                ties = ties[merit[ties] == merit[ties].max()]
-        return int(ties[0] if len(ties) == 1 else ties[self.random.randrange(len(ties))])
+                merits = merit.tolist()
+                most = max([merits[slot] for slot in ties])
+                ties = [slot for slot in ties if merits[slot] == most]
+        return ties[0] if len(ties) == 1 else ties[self.random.randrange(len(ties))]
 
     def saw_steps(self, slot: int, timings: Iterable[StepTiming]) -> None:
         """Learn what steps cost there, and on those of the same preset that have told nothing yet.
