@@ -192,7 +192,7 @@ class Fleet:
         cost[best] = least
         if second > bound:  # comparing all takes longer, and ties are rare
             return best
-        ties = (cost <= bound).nonzero()[0].tolist()
+        ties: list[int] = (cost <= bound).nonzero()[0].tolist()
         for merit in (cached, self.free):
             if len(ties) > 1 and merit is not None:
                 merits = merit.tolist()
