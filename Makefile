@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up what they need in .venv; nothing else of the machine is touched.
+# Each target sets up what it needs in .venv; nothing else of the machine is touched. `make bench` is the quick set.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -15,6 +15,11 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/python -m bench.micro --quick
+	$(BIN)/python -m bench.overhead --quick
+	$(BIN)/python -m bench.demo --quick
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .

@@ -275,7 +275,8 @@ def make_engine(ticket: Ticket) -> Engine:
     try:
         engine = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"backend {ticket.backend!r} cannot be imported: {error}") from error
+        hint = f'; pip install "preble[{ticket.backend}]"' if ticket.backend in BACKENDS else ""
+        raise ConfigurationError(f"backend {ticket.backend!r} cannot be imported: {error}{hint}") from error
     try:
         made: Engine = engine(model=ticket.model, **ticket.options)
     except TypeError as error:
