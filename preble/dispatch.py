@@ -205,7 +205,8 @@ class Dispatcher:
         # A worker that is gone is noticed by its exit, which sends the sample elsewhere with the others.
         with contextlib.suppress(WorkerLostError):
             salt = fold(routing.namespace, routing.tenant)
-            self.send(sample.worker, Submit(sample.wire, prompt, sampling, routing.priority, salt))
+            remaining = sample.flight.remaining(self._loop.time())
+            self.send(sample.worker, Submit(sample.wire, prompt, sampling, routing.priority, salt, remaining))
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
         if delta.cached_tokens is not None and not sample.started:

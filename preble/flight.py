@@ -9,6 +9,8 @@ from preble.errors import PrebleError
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.types import Choice, FinishReason, Routing, SamplingParams, Timings, TokenLogprob, Usage
 
+_DAY = 86_400.0
+
 
 class Sample:
     """One sample of a request: its tokens so far, across all its attempts.
@@ -141,6 +143,10 @@ class Flight:
         self.timer: asyncio.TimerHandle | None = None
         self._ready: dict[int, Sample] = {}
         self._waiter: asyncio.Future[None] | None = None
+
+    def remaining(self, now: float) -> float | None:
+        """Seconds until the deadline, at most a day; None without one."""
+        return None if self.timer is None else min(max(0.0, self.timer.when() - now), _DAY)
 
     def wake(self, sample: Sample) -> None:
         """There is something to read of `sample`."""

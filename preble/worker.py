@@ -159,7 +159,9 @@ class Worker:
         if self._stopping.done():
             self._fail(message.id, StateError("the worker is stopping"))
             return
-        request = EngineRequest(message.id, message.tokens, message.sampling, message.priority, message.cache_salt)
+        request = EngineRequest(
+            message.id, message.tokens, message.sampling, message.priority, message.cache_salt, message.remaining
+        )
         task = self._loop.create_task(self._answer(self._engine, request))
         self._requests[message.id] = task
         task.add_done_callback(partial(self._ended, message.id))

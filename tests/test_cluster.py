@@ -201,6 +201,22 @@ async def test_urgent_requests_overtake_those_that_wait(slow: PrebleCluster) -> 
     assert order.index("urgent") < order.index("later")
 
 
+async def test_those_that_must_end_sooner_overtake_others_of_their_priority(slow: PrebleCluster) -> None:
+    order: list[str] = []
+
+    async def request(name: str, number: int, timeout: float | None) -> None:
+        await slow.generate(prompt(number), SamplingParams(max_tokens=6), timeout=timeout)
+        order.append(name)
+
+    busy = [asyncio.create_task(request("busy", 40 + number, None)) for number in range(2)]
+    await eventually(lambda: slow.stats().workers[0].running == 2)
+    waiting = [asyncio.create_task(request("any time", 42 + number, None)) for number in range(2)]
+    waiting += [asyncio.create_task(request(name, 44, seconds)) for name, seconds in (("late", 200.0), ("soon", 100.0))]
+    await asyncio.gather(*busy, *waiting)
+    # Two run at a time, so those two may end in either order; both before whoever has time.
+    assert set(order[2:4]) == {"soon", "late"}
+
+
 async def test_stats_add_up(cluster: PrebleCluster) -> None:
     before = cluster.stats().counters
     await cluster.generate_many([prompt(30)] * 4, GREEDY, concurrency=1)

@@ -42,7 +42,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 class EngineRequest(msgspec.Struct, frozen=True):
     """One sequence to generate. `tokens` are packed int32; `sampling.n` is 1; a lower `priority` goes first.
 
-    Requests of different `cache_salt` must not use each other's cached prefixes.
+    Requests of different `cache_salt` must not use each other's cached prefixes. `remaining` is the seconds until
+    nobody wants the answer any more: the sooner that is, the sooner it goes, and after that it does not start; whoever
+    sent it aborts it then.
     """
 
     id: int
@@ -50,6 +52,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
     sampling: SamplingParams
     priority: int = 0
     cache_salt: str = ""
+    remaining: float | None = None
 
 
 class Delta(msgspec.Struct, array_like=True):

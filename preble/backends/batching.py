@@ -29,6 +29,7 @@ class Sequence:
     __slots__ = (
         "arrived",
         "computed",
+        "deadline",
         "done",
         "first",
         "id",
@@ -49,6 +50,7 @@ class Sequence:
         self.sampling: SamplingParams = request.sampling
         self.priority = request.priority
         self.arrived = now
+        self.deadline = None if request.remaining is None else now + request.remaining
         self.computed = 0
         self.lease: Lease | None = None
         self.prefilling = False
@@ -143,7 +145,7 @@ class Batcher:
         key = self._namespaces.key(request.cache_salt, request.tokens)
         sequence = Sequence(request, now, key[:TOKEN_BYTES] if request.cache_salt else b"")
         self._sequences[request.id] = sequence
-        self.local.add(request.id, key, priority=request.priority, now=now)
+        self.local.add(request.id, key, priority=request.priority, deadline=sequence.deadline, now=now)
 
     def abort(self, id: int) -> None:
         """End a request with finish reason "abort". Unknown ids are ignored."""
@@ -238,7 +240,13 @@ class Batcher:
         sequence.computed = 0
         self.local.remove(sequence.id)
         # Its first arrival keeps its place in the queue.
-        self.local.add(sequence.id, sequence.key, priority=sequence.priority, now=sequence.arrived)
+        self.local.add(
+            sequence.id,
+            sequence.key,
+            priority=sequence.priority,
+            deadline=sequence.deadline,
+            now=sequence.arrived,
+        )
 
     def _admissions(self, budget: int, now: float) -> list[Chunk]:
         chunks: list[Chunk] = []

@@ -38,13 +38,17 @@ Priority: TypeAlias = Annotated[int, Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="submit"):
-    """To worker: generate one sequence; `sampling.n` is 1. Answered by deltas or by one failure of the same id."""
+    """To worker: generate one sequence; `sampling.n` is 1. Answered by deltas or by one failure of the same id.
+
+    `remaining` is the seconds until nobody wants the answer any more, if there is such a time.
+    """
 
     id: Id
     tokens: TokenBytes
     sampling: SamplingParams
     priority: Priority = 0
     cache_salt: Salt = ""
+    remaining: Seconds | None = None
 
     def __post_init__(self) -> None:
         _check_tokens(self.tokens)

@@ -284,6 +284,16 @@ def test_a_lower_priority_number_is_admitted_first():
     assert [chunk.sequence.id for chunk in driver.step()] == [1]
 
 
+def test_the_one_that_must_end_sooner_is_admitted_first_and_none_after_its_time():
+    driver = Driver(make_batcher(max_running=1))
+    for id, remaining in ((0, None), (1, 50.0), (2, 20.0), (3, 1.0)):
+        sampling = SamplingParams(max_tokens=1)
+        driver.batcher.add(EngineRequest(id, pack([id + 1]), sampling, remaining=remaining), driver.now)
+    assert [driver.step()[0].sequence.id for _ in range(3)] == [2, 1, 0]
+    assert driver.step() == []
+    assert driver.batcher.load().waiting == 1
+
+
 def test_a_prompt_that_does_not_fit_now_waits_and_evicts_nothing():
     driver = Driver(make_batcher(blocks=16))
     driver.add(0, range(200, 213), max_tokens=1)

@@ -35,9 +35,9 @@ INFO = EngineInfo(model="m", vocab_size=8, context_limit=64, kv_tokens=128, bloc
 
 TO_WORKER = [
     (
-        Submit(7, pack([1, 258]), SamplingParams(max_tokens=5, temperature=0.0), -1, "tent"),
-        "96a67375626d697407c4080100000002010000de0002aa6d61785f746f6b656e7305ab74656d7065726174757265cb0000000000000000ff"
-        "a474656e74",
+        Submit(7, pack([1, 258]), SamplingParams(max_tokens=5, temperature=0.0), -1, "tent", 2.5),
+        "97a67375626d697407c4080100000002010000de0002aa6d61785f746f6b656e7305ab74656d7065726174757265cb0000000000000000ff"
+        "a474656e74cb4004000000000000",
     ),
     (Abort((1, 300)), "92a561626f72749201cd012c"),
     (ResetCache(3), "92ab72657365745f636163686503"),
@@ -130,7 +130,8 @@ def _raw(*fields: object) -> bytes:
         pytest.param(_raw("submit", -1, b"", {}, 0), id="negative id"),
         pytest.param(_raw("submit", 1, b"", {"max_tokens": 0}, 0), id="sampling out of bounds"),
         pytest.param(_raw("submit", 1, b"", {"logit_processor": "x"}, 0), id="unknown sampling field"),
-        pytest.param(_raw("submit", 1, b"", {}, 0, "", "more"), id="additional field"),
+        pytest.param(_raw("submit", 1, b"", {}, 0, "", None, "more"), id="additional field"),
+        pytest.param(_raw("submit", 1, b"", {}, 0, "", -1.0), id="negative time"),
         pytest.param(_raw("submit", 1), id="missing field"),
         pytest.param(_raw("abort", [1] * (schema.MAX_BATCH + 1)), id="too many ids"),
         pytest.param(_raw("stop", float("nan")), id="nan"),
