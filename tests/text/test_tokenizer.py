@@ -91,7 +91,7 @@ async def test_the_loop_runs_while_a_long_text_is_encoded(byte_level):
     while not encoding.done():
         await asyncio.sleep(0)
         turns += 1
-    assert turns > 10
+    assert turns > 1000  # a thread that kept the interpreter would leave it some twenty
     assert len(await encoding) > 100_000
 
 
