@@ -204,11 +204,11 @@ async def test_urgent_requests_overtake_those_that_wait(slow: PrebleCluster) -> 
 async def test_those_that_must_end_sooner_overtake_others_of_their_priority(slow: PrebleCluster) -> None:
     order: list[str] = []
 
-    async def request(name: str, number: int, timeout: float | None) -> None:
-        await slow.generate(prompt(number), SamplingParams(max_tokens=6), timeout=timeout)
+    async def request(name: str, number: int, timeout: float | None, tokens: int = 6) -> None:
+        await slow.generate(prompt(number), SamplingParams(max_tokens=tokens), timeout=timeout)
         order.append(name)
 
-    busy = [asyncio.create_task(request("busy", 40 + number, None)) for number in range(2)]
+    busy = [asyncio.create_task(request("busy", 40 + number, None, 40)) for number in range(2)]
     await eventually(lambda: slow.stats().workers[0].running == 2)
     waiting = [asyncio.create_task(request("any time", 42 + number, None)) for number in range(2)]
     waiting += [asyncio.create_task(request(name, 44, seconds)) for name, seconds in (("late", 200.0), ("soon", 100.0))]
