@@ -1,6 +1,6 @@
 """The two ends of a cluster's ZeroMQ link: `Router` in the cluster, `Dealer` in each worker.
 
-Sockets are pumped from their file descriptor by `loop.add_reader`: a fifth of the CPU of `zmq.asyncio`.
+Sockets are pumped from their file descriptor by `loop.add_reader`: no task and no future for each message.
 """
 
 from __future__ import annotations
