@@ -42,21 +42,22 @@ def simulate(
     rebalance_interval: float = 0.25,
     learning: bool = True,
     progress: Callable[[], object] = bool,
+    scheduler: Scheduler | None = None,
 ) -> Result:
     """Serve a workload and return what became of every request.
 
     `workers` is a number of engines of `options`, or the options of each. The scheduler knows their capacities and is
     told `believed_cost`, by default each engine's own, and corrects it from their steps if `learning`; `seed` breaks
     its ties. Reports of the engines, and tokens, arrive `report_delay` seconds late. Every `rebalance_interval`
-    seconds (0: never) waiting requests may be moved. `progress` is called after each request. Raises
-    ConfigurationError.
+    seconds (0: never) waiting requests may be moved. `progress` is called after each request. A
+    `scheduler` without workers serves in place of a new one of `policy` and `seed`. Raises ConfigurationError.
     """
     each = [options or SimOptions()] * workers if isinstance(workers, int) else list(workers)
     if not each:
         raise ConfigurationError("workers: at least 1")
     if report_delay < 0 or rebalance_interval < 0:
         raise ConfigurationError("report_delay and rebalance_interval: at least 0")
-    scheduler = Scheduler(policy, seed=seed)
+    scheduler = scheduler or Scheduler(policy, seed=seed)
     engines = [Worker(index, SimCore(engine, discipline)) for index, engine in enumerate(each)]
     for worker, engine in zip(engines, each, strict=True):
         scheduler.add_worker(
