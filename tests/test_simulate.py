@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preble.backends.sim import SimCore
 from preble.core.cost import CostModel
 from preble.core.fleet import Fleet
 from preble.core.policy import Decision, Query
@@ -20,8 +19,9 @@ from preble.errors import ConfigurationError
 from preble.simulate import Request, SimOptions, bounds, segment_tokens, simulate
 from preble.simulate.bounds import in_order
 from preble.simulate.command import main
-from preble.simulate.run import Run, Worker
+from preble.simulate.run import Run
 from preble.simulate.traces import load
+from preble.simulate.worker import Worker
 from preble.tokens import unpack
 
 COST = CostModel(pieces=((0, 1.0, 1.0, 0.0),))
@@ -62,9 +62,9 @@ def new_run() -> Iterator[Callable[..., Run]]:
 
     def new(requests: list[Request], policy: object = "e2", workers: int = 2, **options: float) -> Run:
         scheduler = Scheduler(policy)  # type: ignore[arg-type]
-        engines = [Worker(index, SimCore(OPTIONS)) for index in range(workers)]
+        engines = [Worker(index, OPTIONS) for index in range(workers)]
         for engine in engines:
-            scheduler.add_worker(engine.name, kv_tokens=4_000, block_size=4, cost=COST, reports_evictions=True, now=0.0)
+            engine.join(scheduler, 0.0)
         delays = {"report_delay": 0.0, "rebalance_interval": 0.25, **options}
         made.append(Run(requests, scheduler, engines, progress=bool, **delays))  # type: ignore[arg-type]
         return made[-1]
