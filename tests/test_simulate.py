@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,14 +19,12 @@ from preble.simulate import Request, SimOptions, bounds, segment_tokens, simulat
 from preble.simulate.bounds import in_order
 from preble.simulate.command import main
 from preble.simulate.run import Run
-from preble.simulate.traces import load
 from preble.simulate.worker import Worker
 from preble.tokens import unpack
 
 COST = CostModel(pieces=((0, 1.0, 1.0, 0.0),))
 """1 ms a step and 1 ms a token."""
 OPTIONS = SimOptions(kv_tokens=4_000, block_size=4, max_batched_tokens=256, cost=COST)
-TRACES = Path(__file__).parents[2] / "shared" / "workloads"
 
 
 class To:
@@ -267,70 +264,6 @@ class TestBounds:
         turns = [prompt((n, 9), session="s", turn=n, gap=10.0, arrival=None if n else 0.0) for n in range(3)]
         between = prompt((9, 9), arrival=15.0)
         assert [request.segments[0][0] for request in in_order([*turns[::-1], between])] == [0, 1, 9, 2]
-
-
-class TestTraces:
-    def write(self, path: Path, *rows: dict[str, Any]) -> Path:
-        with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        return path
-
-    def test_segments(self, tmp_path: Path):
-        first = {"w": "x", "i": 0, "t": 8.0, "s": "a", "k": 0, "gap": None, "p": [[1, 50]], "o": 5, "os": 2}
-        then = {**first, "t": None, "k": 1, "gap": 1.5, "p": [[1, 50], [2, 5], [3, 9]], "os": 4, "m": None}
-        path = self.write(tmp_path / "trace.jsonl.gz", first, then)
-        one, two = load(path, "segments", speed=4.0)
-        assert (one.arrival, one.session, one.output_segment) == (2.0, "a", 2)
-        assert (two.arrival, two.turn, two.gap, two.segments) == (None, 1, 1.5, ((1, 50), (2, 5), (3, 9)))
-
-    def test_blocks(self, tmp_path: Path):
-        rows = [
-            {"timestamp": 3000, "input_length": 1100, "output_length": 0, "hash_ids": [0, 1, 2]},
-            {"timestamp": 0, "input_length": 1024, "output_length": 7, "hash_ids": [0, 1]},
-        ]
-        early, late = load(self.write(tmp_path / "trace.jsonl", *rows), "blocks", speed=2.0)
-        assert early.segments == ((0, 512), (1, 512))
-        assert late.segments == ((0, 512), (1, 512), (2, 76))
-        assert 0 <= (early.arrival or 0) < 1.5 <= (late.arrival or 0) < 3, "jitter within the step"
-        assert late.output_tokens == 1
-
-    def test_agents(self, tmp_path: Path):
-        first = {"s": "a", "k": 0, "think": 0, "inp": 200, "out": 0, "bs": 64, "b": [[0, 2], [9, 1]]}
-        then = {**first, "k": 1, "think": None, "inp": 192, "out": 9}
-        one, two = load(self.write(tmp_path / "trace.jsonl", first, then), "agents")
-        assert one.segments[:-1] == two.segments == ((0, 64), (1, 64), (9, 64))
-        assert one.segments[-1][1] == 8
-        assert (two.arrival, two.gap, one.output_tokens) == (None, 8.0, 1)
-
-    def test_lengths(self, tmp_path: Path):
-        path = tmp_path / "trace.csv"
-        path.write_text("t_s,context_tokens,generated_tokens\n0.5,100,7\n1.0,50,3\n")
-        one, two = load(path, "lengths", speed=0.5)
-        assert (one.arrival, one.prompt_tokens, one.output_tokens) == (1.0, 100, 7)
-        assert one.segments[0][0] != two.segments[0][0]
-
-    @pytest.mark.parametrize("format", ["segments", "blocks", "agents", "lengths"])
-    @pytest.mark.parametrize("content", ["{}\n{}\n", "[1]\n[1]\n", "x\nnot,a,trace\n"])
-    def test_another_file_is_refused(self, tmp_path: Path, format: str, content: str):
-        path = tmp_path / "trace"
-        path.write_text(content)
-        with pytest.raises(ConfigurationError, match="not a trace"):
-            load(path, format)
-
-    @pytest.mark.skipif(not TRACES.is_dir(), reason="the public trace files are not here")
-    @pytest.mark.parametrize(
-        ("file", "format", "requests", "hit"),
-        [
-            ("preble5_ref4/loogle.seg.jsonl.gz", "segments", 986, 0.949),
-            ("preble5_ref4/toolbench_zipf1.1.seg.jsonl.gz", "segments", 12_000, 0.838),
-            ("preble5/alfworld_envid.seg.jsonl.gz", "segments", 7_092, 0.969),
-            ("mooncake/conversation_0-40min.jsonl.gz", "blocks", 7_851, 0.358),
-        ],
-    )
-    def test_public_files(self, file: str, format: str, requests: int, hit: float):
-        trace = load(TRACES / file, format)
-        assert len(trace) == requests
-        assert bounds(trace).hit_ratio == pytest.approx(hit, abs=0.002)
 
 
 class TestCommand:
