@@ -19,6 +19,7 @@ from preble.simulate import Request, SimOptions, bounds, segment_tokens, simulat
 from preble.simulate.bounds import in_order
 from preble.simulate.command import main
 from preble.simulate.run import Run
+from preble.simulate.traces import FORMATS
 from preble.simulate.worker import Worker
 from preble.tokens import unpack
 
@@ -274,6 +275,31 @@ class TestCommand:
         lines = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in lines] == ["policy", "e2", "round-robin", "alone,"]
 
+    def test_counts_are_shown_where_they_are_not_zero(self, capsys: pytest.CaptureFixture[str]):
+        words = ["--workload", "tests.test_simulate:made", "--policy", "e2", "--workers", "1"]
+        assert main(words) == 0
+        assert "preemptions" not in capsys.readouterr().out
+        assert main([*words, "--kv-tokens", "480"]) == 0
+        assert {"preemptions", "recomputed"} <= set(capsys.readouterr().out.split())
+
+    def test_kinds_of_workers(self, capsys: pytest.CaptureFixture[str]):
+        """Three workers, two of them so small that every prompt fails there."""
+        words = ["--workload", "tests.test_simulate:made", "--policy", "round-robin", "--json"]
+        assert main([*words, "--worker", "cost=small-cpu", "--worker", "kv_tokens=32,count=2"]) == 0
+        summary = json.loads(capsys.readouterr().out)["policies"]["round-robin"]
+        assert (summary["requests"], summary["failed"]) == (30, 20)
+
+    def test_a_bar_on_a_terminal(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+        assert main(["--workload", "tests.test_simulate:made", "--policy", "e2"]) == 0
+        assert f"\re2{' ' * 16} [{'#' * 30}] 30/30" in capsys.readouterr().err
+
+    def test_help_names_formats_and_examples(self, capsys: pytest.CaptureFixture[str]):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        shown = capsys.readouterr().out
+        assert all(name in shown for name in [*FORMATS, "--worker kv_tokens="])
+
     def test_json_of_a_workload(self, capsys: pytest.CaptureFixture[str]):
         words = [
             "--workload",
@@ -298,6 +324,11 @@ class TestCommand:
             ["--workload", "json"],
             ["--workload", "tests.test_simulate:made", "--rate", "0"],
             ["--workload", "tests.test_simulate:made", "--rate", "1", "--requests", "1", "--kv-tokens", "-1"],
+            ["--workload", "tests.test_simulate:made", "--workers", "0"],
+            ["--workload", "tests.test_simulate:made", "--worker", "speed=2"],
+            ["--workload", "tests.test_simulate:made", "--worker", "kv_tokens=many"],
+            ["--workload", "tests.test_simulate:made", "--worker", "cost=unknown"],
+            ["--workload", "tests.test_simulate:made", "--worker", "count=some"],
         ],
     )
     def test_bad_words(self, words: list[str]):
@@ -305,6 +336,6 @@ class TestCommand:
             main(words)
 
 
-def made(rate: float, requests: int, seed: int) -> list[Request]:
+def made(rate: float = 50.0, requests: int = 30, seed: int = 0) -> list[Request]:
     """What the command above is given."""
-    return [prompt((index, 40), arrival=index / rate) for index in range(requests)]
+    return [prompt((index, 40), output=60, arrival=index / rate) for index in range(requests)]
