@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from bench.scale.__main__ import main
-from bench.scale.runs import QUICK, RATE, workload
+from bench.scale import __main__ as command
+from bench.scale.runs import RATE, Scale, workload
 from bench.scale.split import Split, by_chance, by_prefix
 from bench.scale.timed import Timed
 from preble.core.scheduler import Scheduler
@@ -26,18 +26,20 @@ def requests() -> list[Request]:
     ]
 
 
-def test_a_quick_run_reports_all_of_it(tmp_path, capsys):
+def test_a_run_reports_all_of_it(tmp_path, capsys, monkeypatch):
+    small = Scale(per_worker=5, sizes=(2, 8), split_per_worker=5, split_workers=8, schedulers=(4,), seeds=2)
+    monkeypatch.setattr(command, "QUICK", small)
     table, result = tmp_path / "scale.md", tmp_path / "scale.json"
-    assert main(["--quick", "--json", str(result), "--markdown", str(table)]) == 0
+    assert command.main(["--quick", "--json", str(result), "--markdown", str(table)]) == 0
     found = json.loads(result.read_text())
     assert [(row["workers"], row["policy"]) for row in found["sizes"]][:4] == [
-        (8, "e2"), (8, "smetric"), (8, "round-robin"), (64, "e2"),
+        (2, "e2"), (2, "smetric"), (2, "round-robin"), (8, "e2"),
     ]  # fmt: skip
     assert {(row["schedulers"], row["split"]) for row in found["split"]} == {(4, "random"), (4, "prefix")}
     assert all(math.isfinite(value) and value > 0 for value in found["metrics"].values())
     lines = [line for line in table.read_text().splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(found["sizes"]) + 2 + len(found["split"])
-    assert f"{QUICK.requests}/{QUICK.requests}" in capsys.readouterr().out, "progress reaches its end"
+    assert f"{small.requests}/{small.requests}" in capsys.readouterr().out, "progress reaches its end"
 
 
 def test_the_workload_grows_with_the_workers():
