@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,11 @@ async def overhead(side: str, scale: Scale, number: int) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         async with SIDES[side](INSTANT, scale.workers, Path(folder)) as target:
             warm, single, ordinary, many = _split(_prepared(target, workload, 1), counts)
-            await together(target, warm, AT_ONCE)
-            found = await alone(target, single)
-            found |= await _ordinary(target, ordinary)
-            return found | await together(target, many, AT_ONCE)
+            with _unseen():
+                await together(target, warm, AT_ONCE)
+                found = await alone(target, single)
+                found |= await _ordinary(target, ordinary)
+                return found | await together(target, many, AT_ONCE)
 
 
 async def serving(side: str, scale: Scale, number: int, done: Callable[[], object]) -> Measured:
@@ -85,8 +87,20 @@ async def serving(side: str, scale: Scale, number: int, done: Callable[[], objec
     workload = toolbench(rate=scale.rate, requests=scale.replayed, seed=number)
     with tempfile.TemporaryDirectory() as folder:
         async with SIDES[side](REAL_TIME, scale.workers, Path(folder)) as target:
-            arrivals = [request.arrival or 0.0 for request in workload]
-            return await replay(target, _prepared(target, workload, OUTPUT_TOKENS), arrivals, done)
+            requests = _prepared(target, workload, OUTPUT_TOKENS)
+            with _unseen():
+                return await replay(target, requests, [request.arrival or 0.0 for request in workload], done)
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Spare the garbage collector the prompts made beforehand: no program has them all at hand."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _prepared(target: Target, workload: Sequence[Request], max_tokens: int) -> list[Any]:
