@@ -85,10 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     rounds, skipped = uvloop.run(measure(scale))
     note(figures, added(rounds))
     save(options.json, "peers", figures.metrics, spread=figures.spread, skipped=skipped, quick=options.quick)
-    rendered = table(figures, skipped)
-    sys.stdout.write("\n" + rendered)
+    sys.stdout.write("\n" + table(figures, skipped))
     if options.markdown:
-        Path(options.markdown).write_text(document(rendered, __doc__ or "", options.quick), encoding="utf-8")
+        page = document(figures, skipped, __doc__ or "", options.quick)
+        Path(options.markdown).parent.mkdir(parents=True, exist_ok=True)
+        Path(options.markdown).write_text(page, encoding="utf-8")
     return 0
 
 

@@ -75,12 +75,15 @@ def _cell(figures: Figures, side: str, metric: str, form: str) -> str:
     return form.format(value) + ("" if compared is None else f" ({compared:.2f}x)")
 
 
-def document(rendered: str, about: str, quick: bool) -> str:
+def document(figures: Figures, skipped: Mapping[str, str], about: str, quick: bool) -> str:
     """Return the page of the documentation: how it was measured, where, when, and the table."""
     here = machine()
     before, after = here["load_average"]["before"][0], here["load_average"]["after"][0]
     place = f"{here['cpu']}, {here['usable_cores']} cores, {here['platform']}, Python {here['python']}"
     when = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}{', --quick' if quick else ''}"
-    load = f"load average {before:.2f} before, {after:.2f} after"
+    others = max(value for name, value in figures.metrics.items() if name.endswith("taken_by_others"))
+    load = (
+        f"load average {before:.2f} before, {after:.2f} after; others had up to {others:.0%} of the machine"
+    )
     notes = f"{when}; {place}; {load}. In brackets: how many times the figure of `{OURS}`, within a round."
-    return f"# Public routers beside Preble\n\n{about.strip()}\n\n{notes}\n\n{rendered}"
+    return f"# Public routers beside Preble\n\n{about.strip()}\n\n{notes}\n\n{table(figures, skipped)}"

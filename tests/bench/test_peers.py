@@ -25,7 +25,7 @@ from bench.peers.load import replay, summed_up, together
 from bench.peers.over_http import OverHTTP, last_event
 from bench.peers.processes import cpu_seconds, running
 from bench.peers.sides import NO_ROUTER, OURS, SIDES
-from bench.peers.table import added, document, key, note, ratio, table
+from bench.peers.table import added, document, key, note, ratio
 from preble.backends.sim import SimEngine
 from preble.tokens import pack
 
@@ -315,7 +315,7 @@ async def test_what_is_unavailable_is_skipped_from_then_on_with_the_reason():
 
 
 def rounds(*first: float) -> list[dict[str, float]]:
-    return [{"first_p50_us": value, "client_cpu_us": 1.0} for value in first]
+    return [{"first_p50_us": value, "client_cpu_us": 1.0, "taken_by_others": 0.02} for value in first]
 
 
 def test_ratios_are_taken_within_a_round_and_additions_from_what_is_below():
@@ -334,10 +334,11 @@ def test_ratios_are_taken_within_a_round_and_additions_from_what_is_below():
 def test_table_has_a_row_for_each_side_and_the_reason_of_each_that_was_skipped():
     figures = Figures()
     note(figures, {side: rounds(100 * (number + 1)) for number, side in enumerate(SIDES) if "smg" not in side})
-    page = document(table(figures, {"smg cache_aware": "not installable: no wheel"}), "How.", quick=True)
+    page = document(figures, {"smg cache_aware": "not installable: no wheel"}, "How.", quick=True)
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     assert len(lines) == 2 + len(SIDES) - 1
     assert "| preble e2 | 600 | - |" in page
     assert f"| {NO_ROUTER} | 100 (0.17x) | - |" in page
     assert "smg cache_aware: skipped: not installable: no wheel" in page
     assert "--quick" in page
+    assert "up to 2% of the machine" in page
