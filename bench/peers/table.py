@@ -82,8 +82,6 @@ def document(figures: Figures, skipped: Mapping[str, str], about: str, quick: bo
     place = f"{here['cpu']}, {here['usable_cores']} cores, {here['platform']}, Python {here['python']}"
     when = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}{', --quick' if quick else ''}"
     others = max(value for name, value in figures.metrics.items() if name.endswith("taken_by_others"))
-    load = (
-        f"load average {before:.2f} before, {after:.2f} after; others had up to {others:.0%} of the machine"
-    )
+    load = f"load average {before:.2f} before, {after:.2f} after; others had up to {others:.0%} of the machine"
     notes = f"{when}; {place}; {load}. In brackets: how many times the figure of `{OURS}`, within a round."
     return f"# Public routers beside Preble\n\n{about.strip()}\n\n{notes}\n\n{table(figures, skipped)}"
