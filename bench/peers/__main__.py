@@ -17,7 +17,7 @@ Then with engines that take the time of Mistral 7B on an A6000, in open loop, Po
 cold, answers of 43 tokens: the share of prompt tokens found in caches, and times since the intended arrival.
 
 Each round starts all processes anew and turns the order of the sides. A figure is the median over rounds; a ratio is
-taken within each round.
+taken within each round, and there is none where a round's noise is as large as what was added.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ async def measure(scale: Scale) -> tuple[Rounds, Skipped]:
         for number, side in turns(tuple(SIDES), scale.rounds):
             rounds[side][number] |= await attempted(side, skipped, partial(overhead, side, scale, number))
             done()
-    with progress("real time", scale.rounds * len(timed) * scale.replayed) as done:
-        for number, side in turns(timed, scale.rounds):
+    with progress("real time", scale.replays * len(timed) * scale.replayed) as done:
+        for number, side in turns(timed, scale.replays):
             rounds[side][number] |= await attempted(side, skipped, partial(serving, side, scale, number, done))
     return {side: measured for side, measured in rounds.items() if side not in skipped}, skipped
 

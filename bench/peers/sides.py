@@ -48,9 +48,10 @@ REAL_TIME: Mapping[str, Any] = {"time_scale": 1.0}
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """How much is measured: rounds, workers, and requests of each kind."""
+    """How much is measured: rounds with engines that answer at once and in real time, workers, requests of each kind."""
 
     rounds: int
+    replays: int
     workers: int
     warm: int
     alone: int
@@ -64,8 +65,8 @@ class Scale(msgspec.Struct, frozen=True):
         return RATE_PER_WORKER * self.workers
 
 
-FULL = Scale(rounds=3, workers=4, warm=100, alone=500, ordinary=60, together=3000, replayed=800)
-QUICK = Scale(rounds=1, workers=2, warm=50, alone=100, ordinary=20, together=400, replayed=40)
+FULL = Scale(rounds=5, replays=3, workers=4, warm=100, alone=500, ordinary=60, together=3000, replayed=800)
+QUICK = Scale(rounds=1, replays=1, workers=2, warm=50, alone=100, ordinary=20, together=400, replayed=40)
 
 
 async def overhead(side: str, scale: Scale, number: int) -> Measured:

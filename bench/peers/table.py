@@ -52,11 +52,15 @@ def note(figures: Figures, rounds: Mapping[str, list[Measured]]) -> None:
     """Note the figures of every side, and the ratios to ours, each taken within a round."""
     for side, measured in rounds.items():
         for metric in measured[0]:
-            values = [one[metric] for one in measured]
-            figures.note(key(side, metric), values)
-            ours = [one.get(metric, 0.0) for one in rounds.get(OURS, [])]
-            if side != OURS and metric in _COMPARED and ours and all(ours):
-                figures.note(ratio(side, metric), [value / own for value, own in zip(values, ours, strict=True)])
+            figures.note(key(side, metric), [one[metric] for one in measured if metric in one])
+            if side != OURS and metric in _COMPARED:
+                _compare(figures, side, metric, measured, rounds.get(OURS, []))
+
+
+def _compare(figures: Figures, side: str, metric: str, measured: list[Measured], ours: list[Measured]) -> None:
+    both = [(one[metric], own[metric]) for one, own in zip(measured, ours, strict=False) if metric in one.keys() & own]
+    if both and min(map(min, both)) > 0:
+        figures.note(ratio(side, metric), [value / own for value, own in both])
 
 
 def table(figures: Figures, skipped: Mapping[str, str]) -> str:

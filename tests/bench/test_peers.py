@@ -331,6 +331,18 @@ def test_ratios_are_taken_within_a_round_and_additions_from_what_is_below():
     assert ratio(router, "client_cpu_us") not in figures.metrics
 
 
+def test_there_is_no_ratio_to_what_noise_made_negative_and_a_round_may_lack_a_metric():
+    measured = added({NO_ROUTER: rounds(100, 100), "smg cache_aware": rounds(90, 150), OURS: rounds(50, 50)})
+    for one in measured[OURS]:
+        one["added_first_p50_us"] = 10.0
+    measured["smg cache_aware"][0]["hit_ratio"] = measured[OURS][0]["hit_ratio"] = 0.5
+    figures = Figures()
+    note(figures, measured)
+    assert figures.metrics[key("smg cache_aware", "added_first_p50_us")] == 20.0
+    assert ratio("smg cache_aware", "added_first_p50_us") not in figures.metrics
+    assert figures.metrics[ratio("smg cache_aware", "hit_ratio")] == 1.0
+
+
 def test_table_has_a_row_for_each_side_and_the_reason_of_each_that_was_skipped():
     figures = Figures()
     note(figures, {side: rounds(100 * (number + 1)) for number, side in enumerate(SIDES) if "smg" not in side})
