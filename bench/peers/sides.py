@@ -48,7 +48,7 @@ REAL_TIME: Mapping[str, Any] = {"time_scale": 1.0}
 
 
 class Scale(msgspec.Struct, frozen=True):
-    """How much is measured: rounds with engines that answer at once and in real time, workers, requests of each kind."""
+    """How much is measured: rounds with instant engines, rounds in real time, workers, requests of each kind."""
 
     rounds: int
     replays: int
