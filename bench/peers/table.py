@@ -20,6 +20,7 @@ COLUMNS = {
     "hit ratio": ("hit_ratio", "{:.3f}"),
     "TTFT mean, s": ("ttft_mean_s", "{:.3f}"),
     "TTFT p99, s": ("ttft_p99_s", "{:.3f}"),
+    "latency mean, s": ("latency_mean_s", "{:.2f}"),
 }
 _COMPARED = [metric for metric, _ in COLUMNS.values()]
 
