@@ -12,6 +12,7 @@ from typing import Any
 
 from preble.backends import BACKENDS, EngineInfo
 from preble.core.cost import CostModel
+from preble.core.fleet import served_namespaces
 from preble.core.policy import Policy
 from preble.core.receipt import Receipt
 from preble.core.scheduler import Scheduler
@@ -241,12 +242,15 @@ class PrebleCluster:
         finally:
             self._draining = False
 
-    async def add_worker(self) -> str:
+    async def add_worker(self, *, namespaces: Iterable[str] | None = None) -> str:
         """Start one more worker like the others, and return its name when it takes requests.
 
-        Raises WorkerStartError, or ClosedError if the cluster is closed meanwhile; then nothing is left of it.
+        With `namespaces` it gets requests of these only ("" is that of requests that name none), else of all.
+        Raises ConfigurationError for namespaces that are no names, WorkerStartError, or ClosedError if the cluster is
+        closed meanwhile; then nothing is left of it.
         """
         self._require_open()
+        served = served_namespaces(namespaces)
         worker = next(self._names)
         try:
             info = await self._pool.add(worker, self._start_timeout)
@@ -254,7 +258,7 @@ class PrebleCluster:
             self._require_started()
             raise
         self._require_started()
-        self._add_workers({worker: info})
+        self._add_workers({worker: info}, served)
         return worker
 
     async def drain_worker(self, worker: str) -> None:
@@ -369,7 +373,7 @@ class PrebleCluster:
         sampling = sample.sampling
         return Transcript(self._reader.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
 
-    def _add_workers(self, infos: Mapping[str, EngineInfo]) -> None:
+    def _add_workers(self, infos: Mapping[str, EngineInfo], namespaces: Iterable[str] | None = None) -> None:
         assert self._loop is not None
         for worker, info in infos.items():
             self.scheduler.add_worker(
@@ -378,6 +382,7 @@ class PrebleCluster:
                 block_size=info.block_size,
                 cost=self._cost or info.cost,
                 reports_evictions=info.reports_evictions,
+                namespaces=namespaces,
                 now=self._loop.time(),
             )
         self._infos.update(infos)

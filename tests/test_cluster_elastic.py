@@ -13,6 +13,7 @@ from preble import (
     ClosedError,
     ConfigurationError,
     InvalidRequestError,
+    NamespaceNotServedError,
     NoWorkersError,
     PrebleCluster,
     SamplingParams,
@@ -139,6 +140,21 @@ async def test_tenants_never_hit_each_other_s_cache() -> None:
         assert [await cached(namespace="a"), await cached(namespace="a", tenant="a")] == [0, 0]
         assert [await cached(tenant="a"), await cached(tenant="b"), await cached()] == [192, 192, 192]
         assert [await cached(namespace="a"), await cached(namespace="a", tenant="a")] == [192, 192]
+
+
+async def test_a_worker_can_be_added_for_certain_namespaces() -> None:
+    async with PrebleCluster(backend="sim", workers=1) as cluster:
+        with pytest.raises(ConfigurationError, match="namespaces"):
+            await cluster.add_worker(namespaces=[])
+        assert list(cluster.worker_pids()) == ["w0"]
+        own = await cluster.add_worker(namespaces=["x"])
+        outs = await cluster.generate_many([prompt(number) for number in range(8)], GREEDY)
+        assert {out.worker for out in outs} == {"w0"}
+        await cluster.drain_worker("w0")
+        assert (await cluster.generate(prompt(1), GREEDY, namespace="x")).worker == own
+        with pytest.raises(NamespaceNotServedError, match="'y'"):
+            await cluster.generate(prompt(1), GREEDY, namespace="y")
+        cluster._dispatcher.check()
 
 
 async def test_evictions_of_tenants_reach_the_scheduler() -> None:

@@ -44,6 +44,7 @@ class AddWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     cost: CostModel
     reports_evictions: bool
     now: float
+    namespaces: tuple[str, ...] | None = None
 
 
 class DrainWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="drain_worker"):

@@ -97,6 +97,7 @@ class Replay:
                     block_size=event.block_size,
                     cost=event.cost,
                     reports_evictions=event.reports_evictions and self.exact,
+                    namespaces=event.namespaces,
                     now=event.now,
                 )
             case log.DrainWorker():
