@@ -154,18 +154,20 @@ class PrebleCluster:
         priority: int = 0,
         namespace: str = "",
         tenant: str = "",
+        lora: str = "",
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> Generation:
         """Return the finished generation of `prompt`: text, token ids, or chat messages (with `tools`).
 
         `session` names a conversation; a lower `priority` goes first. Requests of different `namespace` or `tenant`
-        never share cached prefixes. `timeout` is in seconds, `deadline` a time of the event loop's clock. Raises
-        InvalidRequestError, DeadlineExceededError, OverloadedError, WorkerError, StateError.
+        never share cached prefixes. `lora` names an adapter that the engine has, to compute with; it is the namespace
+        too if none is given. `timeout` is in seconds, `deadline` a time of the event loop's clock. Raises
+        InvalidRequestError, DeadlineExceededError, OverloadedError, NoWorkersError, WorkerError, StateError.
         """
         self._require_open()
         texts: dict[int, str] = {}
-        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant)
+        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
         flight = await self._open(prompt, sampling, tools, routing, timeout, deadline, streaming=False)
         try:
             async for chunk in self._chunks(flight):
@@ -184,6 +186,7 @@ class PrebleCluster:
         priority: int = 0,
         namespace: str = "",
         tenant: str = "",
+        lora: str = "",
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> AsyncGenerator[Chunk, None]:
@@ -192,7 +195,7 @@ class PrebleCluster:
         With `n` samples their pieces come interleaved, told apart by `index`. Closing the stream cancels the request.
         """
         self._require_open()
-        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant)
+        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
         return self._stream(prompt, sampling, tools, routing, timeout, deadline)
 
     async def generate_many(
@@ -313,6 +316,7 @@ class PrebleCluster:
         """Submit a request; whoever gets the flight must release it."""
         chosen = _DEFAULT_SAMPLING if sampling is None else sampling
         self._reader.check(chosen)
+        self._check_adapter(routing.lora)
         until = self._earliest(timeout, deadline)
         tokens = await self._reader.tokens(prompt, tools)
         self._require_open()
@@ -323,6 +327,12 @@ class PrebleCluster:
             self._dispatcher.release(flight)
             raise
         return flight
+
+    def _check_adapter(self, name: str) -> None:
+        for info in self._infos.values():
+            if name and info.adapters is not None and name not in info.adapters:
+                known = ", ".join(info.adapters) or "none"
+                raise InvalidRequestError(f"the {self.backend} engine has no {name!r}, but {known}", field="lora")
 
     def _earliest(self, timeout: float | None, deadline: float | None) -> float | None:
         """The time of the loop's clock by which a request must be done."""
