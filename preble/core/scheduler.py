@@ -20,6 +20,7 @@ from preble.core.log import (
     FirstToken,
     Id,
     Observe,
+    Rebalance,
     RemoveWorker,
     Started,
     Submit,
@@ -316,7 +317,10 @@ class Scheduler:
         if not getattr(self.policy, "relieves", False):
             return []
         waiting = [request for request in self._requests.values() if request.slot >= 0 and not request.started]
-        return moves([(request, self._query(request)) for request in waiting], self.fleet)
+        found = moves([(request, self._query(request)) for request in waiting], self.fleet)
+        if found and self._log is not None:
+            self._log.add(Rebalance(now, tuple((cast(Id, move.id), move.source, move.target) for move in found)))
+        return found
 
     def explain(self, id: RequestId) -> Receipt:
         """Why a recent request went where it went. Raises KeyError if it is too long ago or unknown."""
