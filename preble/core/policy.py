@@ -33,9 +33,12 @@ class Query:
 
 
 class Decision:
-    """The slot chosen and why, with the terms of the choice by slot, in seconds, where the policy has them."""
+    """The slot chosen and why, with the terms of the choice by slot, in seconds, where the policy has them.
 
-    __slots__ = ("eviction", "load", "prefill", "reason", "slot")
+    `cached` is what it took to be cached by slot, in tokens, where that is not the query's.
+    """
+
+    __slots__ = ("cached", "eviction", "load", "prefill", "reason", "slot")
 
     def __init__(
         self,
@@ -44,12 +47,14 @@ class Decision:
         load: Floats | None = None,
         prefill: Floats | None = None,
         eviction: Floats | None = None,
+        cached: Floats | None = None,
     ) -> None:
         self.slot = slot
         self.reason = reason
         self.load = load
         self.prefill = prefill
         self.eviction = eviction
+        self.cached = cached
 
 
 class Policy(Protocol):
