@@ -391,6 +391,7 @@ class PrebleCluster:
                 kv_tokens=info.kv_tokens,
                 block_size=info.block_size,
                 cost=self._cost or info.cost,
+                max_batched_tokens=info.max_batched_tokens,
                 reports_evictions=info.reports_evictions,
                 namespaces=namespaces,
                 now=self._loop.time(),

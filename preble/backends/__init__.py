@@ -26,7 +26,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     `reports_evictions` is True if `cache_events` tells of every eviction; else the scheduler estimates them.
     `cost` names the preset of `preble.core.cost` to begin with. `adapters` are the names of the LoRA adapters that it
-    can apply, None for whatever is asked; requests that name another are refused before they are sent.
+    can apply, None for whatever is asked; requests that name another are refused before they are sent. A step computes
+    at most `max_batched_tokens`; longer prefills take several. None if that is not known.
     """
 
     model: str
@@ -39,6 +40,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_ids: tuple[int, ...] = ()
     cost: str = "mistral-7b-a6000"
     adapters: tuple[str, ...] | None = ()
+    max_batched_tokens: int | None = None
 
 
 class EngineRequest(msgspec.Struct, frozen=True):

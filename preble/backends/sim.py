@@ -160,6 +160,7 @@ class SimEngine:
             block_size=options.block_size,
             max_running=options.max_running,
             adapters=None,
+            max_batched_tokens=options.max_batched_tokens,
         )
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:

@@ -25,17 +25,22 @@ _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=
 class Slot:
     """What does not change with every request: a worker's name, its cache in tokens, its prices in seconds.
 
+    Its engine computes at most `max_batched_tokens` in a step, None for any number.
     It `takes` requests if a worker is here and is not drained, of `namespaces` only unless that is None. `fit` learns
     the prices from its steps. `output` is the running mean of output tokens, `reuse` the running share of prompt tokens
     that were cached.
     """
 
-    __slots__ = ("block_size", "fit", "kv_tokens", "namespaces", "output", "prices", "reuse", "takes", "worker")
+    __slots__ = (
+        "block_size", "fit", "kv_tokens", "max_batched_tokens", "namespaces", "output", "prices", "reuse", "takes",
+        "worker",
+    )  # fmt: skip
 
     def __init__(self, worker: str | None, kv_tokens: int, block_size: int, prices: Coefficients) -> None:
         self.worker = worker
         self.takes = worker is not None
         self.namespaces: frozenset[str] | None = None
+        self.max_batched_tokens: int | None = None
         self.kv_tokens = kv_tokens
         self.block_size = block_size
         self.prices = prices
@@ -58,6 +63,17 @@ class Slot:
         prices = self.prices
         linear = prices.base + prices.context * length + (prices.new + prices.product * length) * missed
         return linear if linear > prices.least else prices.least
+
+    def chunked_seconds(self, missed: int, length: int) -> float:
+        """Seconds to prefill them in steps of `max_batched_tokens`, each over what is there by then; in one if None."""
+        step = self.max_batched_tokens
+        if step is None or missed <= step:
+            return self.prefill_seconds(missed, length)
+        before = (missed - 1) // step  # whole steps before the last
+        contexts = before * (length - missed) + step * before * (before + 1) // 2
+        prices, last = self.prices, missed - before * step
+        linear = (before + 1) * prices.base + prices.new * missed + prices.context * (contexts + length)
+        return linear + prices.product * (step * contexts + last * length)
 
     def work_seconds(self, missed: int, length: int) -> float:
         """What that prefill adds to the steps of the engine, which take their base time anyway."""
@@ -116,6 +132,7 @@ class Fleet:
         kv_tokens: int,
         block_size: int,
         cost: CostModel,
+        max_batched_tokens: int | None = None,
         namespaces: frozenset[str] | None = None,
     ) -> int:
         """Give `worker` a slot, for `namespaces` only unless that is None.
@@ -124,11 +141,13 @@ class Fleet:
         """
         if worker in self.slot_of:
             raise ConfigurationError(f"worker: {worker!r} is here already")
-        for name, tokens in (("kv_tokens", kv_tokens), ("block_size", block_size)):
-            if tokens < 1:
+        sizes = {"kv_tokens": kv_tokens, "block_size": block_size, "max_batched_tokens": max_batched_tokens}
+        for name, tokens in sizes.items():
+            if tokens is not None and tokens < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, not {tokens}")
         slot = self._empty_slot()
         newcomer = self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
+        newcomer.max_batched_tokens = max_batched_tokens
         newcomer.namespaces = namespaces
         for other in self.slots:
             if other.fit.preset == newcomer.fit.preset:

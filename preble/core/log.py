@@ -45,6 +45,7 @@ class AddWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     reports_evictions: bool
     now: float
     namespaces: tuple[str, ...] | None = None
+    max_batched_tokens: int | None = None
 
 
 class DrainWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="drain_worker"):

@@ -121,26 +121,34 @@ class Scheduler:
         kv_tokens: int,
         block_size: int = 1,
         cost: CostModel | str = "mistral-7b-a6000",
+        max_batched_tokens: int | None = None,
         reports_evictions: bool = False,
         namespaces: Iterable[str] | None = None,
         now: float,
     ) -> None:
         """Let `worker` take requests, with an empty cache of `kv_tokens` tokens in blocks of `block_size`.
 
+        Longer prompts take its engine several steps of `max_batched_tokens`, if that is known, in `predicted_ttft` too.
         If it does not report its evictions to `evicted`, they are estimated: least recently used first.
         With `namespaces` it gets requests of these only ("" is that of requests that name none), else of all.
         Raises ConfigurationError if it is here already, for sizes below 1, no namespaces, or an unknown cost.
         """
         served = served_namespaces(namespaces)
         slot = self.fleet.add(
-            worker, kv_tokens=kv_tokens, block_size=block_size, cost=cost_model(cost), namespaces=served
+            worker,
+            kv_tokens=kv_tokens,
+            block_size=block_size,
+            cost=cost_model(cost),
+            max_batched_tokens=max_batched_tokens,
+            namespaces=served,
         )
         if not reports_evictions:
             self._estimated.add(slot)
         self._added(slot, now)
         if self._log is not None:
             names = None if served is None else tuple(sorted(served))
-            self._log.add(AddWorker(worker, kv_tokens, block_size, cost_model(cost), reports_evictions, now, names))
+            model, reports = cost_model(cost), reports_evictions
+            self._log.add(AddWorker(worker, kv_tokens, block_size, model, reports, now, names, max_batched_tokens))
 
     def drain_worker(self, worker: str, *, now: float) -> None:
         """Let `worker` finish its requests and take no more; then remove it. Draining it again changes nothing.
@@ -373,7 +381,7 @@ class Scheduler:
         waits = float(fleet.pending[slot])
         self._charge_prefill(request)
         fleet.saw_prompt(slot, request.cached / request.length)
-        return waits + fleet.slots[slot].prefill_seconds(request.uncached, request.length)
+        return waits + fleet.slots[slot].chunked_seconds(request.uncached, request.length)
 
     def _charge_prefill(self, request: Request) -> None:
         fleet, slot = self.fleet, request.slot

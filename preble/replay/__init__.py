@@ -104,6 +104,7 @@ class Replay:
                     kv_tokens=event.kv_tokens,
                     block_size=event.block_size,
                     cost=event.cost,
+                    max_batched_tokens=event.max_batched_tokens,
                     reports_evictions=event.reports_evictions and self.exact,
                     namespaces=event.namespaces,
                     now=event.now,

@@ -64,6 +64,7 @@ def simulate(
             kv_tokens=worker.core.batcher.cache.total * engine.block_size,
             block_size=engine.block_size,
             cost=believed_cost or engine.cost,
+            max_batched_tokens=engine.max_batched_tokens,
             reports_evictions=True,
             now=0.0,
         )

@@ -102,6 +102,7 @@ class TorchEngine:
             block_size=self._block_size,
             max_running=self._max_running,
             eos_token_ids=config.eos_token_ids,
+            max_batched_tokens=self._max_batched_tokens,
             cost="small-cpu" if self._device.type == "cpu" else "mistral-7b-a6000",
         )
 
