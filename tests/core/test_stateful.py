@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from preble.core.cost import StepTiming
+from preble.core.fleet import Fleet
 from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
 from preble.errors import NamespaceNotServedError, NoWorkersError
@@ -203,6 +213,26 @@ Life.TestCase.settings = settings(
     max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestLife = Life.TestCase
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "fault"),
+    [
+        (Scheduler, "_release", lambda self, request: None),
+        (Scheduler, "_release_prefill", lambda self, request: None),
+        (Scheduler, "_resize", lambda self, slot, now: None),
+        (RadixTree, "unpin", lambda self, node, worker: None),
+        (Fleet, "serving", lambda self, namespace: self),
+    ],
+)
+def test_a_life_does_not_survive_a_planted_fault(monkeypatch: pytest.MonkeyPatch, where: type, name: str, fault: Any):
+    """The test of the test above: what it is there to find, it finds."""
+    monkeypatch.setattr(where, name, fault)
+    quick = settings(
+        max_examples=100, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False
+    )
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Life, settings=settings(quick, stateful_step_count=50, deadline=None))
 
 
 def live_a_little() -> None:

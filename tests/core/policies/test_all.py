@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from preble.core.policies import POLICIES
+from preble.core.policies.aibrix_prefix import AibrixPrefix
+from preble.core.policies.e2_paper import E2Paper
 from preble.core.policies.guess import GuessIndex
+from preble.core.policies.smetric import Smetric
 from preble.core.policies.unfinished import Unfinished
 from preble.core.scheduler import Scheduler
 from preble.errors import NoWorkersError
@@ -143,6 +146,24 @@ def test_any_life_is_survived_and_leaves_nothing(policy: str, seed: int):
         life.scheduler.remove_worker(worker, now=life.now)
     assert [tree.tokens for tree in trees(life.scheduler.policy)] == [0] * len(list(trees(life.scheduler.policy)))
     life.check()
+
+
+@pytest.mark.parametrize(
+    ("policy", "where", "name"),
+    [
+        ("dynamo-kv", Unfinished, "remove"),
+        ("llm-d-weighted", Unfinished, "remove"),
+        ("smetric", Smetric, "_release"),
+        ("smg-gate", GuessIndex, "forget"),
+        ("sglang-cache-aware", GuessIndex, "forget"),
+        ("e2-paper", E2Paper, "_forget"),
+        ("aibrix-prefix", AibrixPrefix, "worker_removed"),
+    ],
+)
+def test_a_planted_leak_of_a_policy_is_found(monkeypatch: pytest.MonkeyPatch, policy: str, where: type, name: str):
+    monkeypatch.setattr(where, name, lambda *arguments: 0)
+    with pytest.raises(AssertionError):
+        test_any_life_is_survived_and_leaves_nothing(policy, 0)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
