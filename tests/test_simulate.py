@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -207,6 +208,14 @@ def test_what_the_scheduler_believes_is_what_engines_hold():
     result = simulate(requests, workers=1, options=OPTIONS)
     assert result.cached[5] == 928
     assert result.predicted_cached.tolist() == result.cached.tolist()
+
+
+def test_the_first_token_of_a_prompt_of_several_steps_is_predicted():
+    cost = CostModel(pieces=((0, 20.0, 1.0, 0.0),), attention_context=0.01, extra_product=1e-3)
+    requests = [prompt((1, 1_000)), prompt((1, 900), (2, 1_000), arrival=60.0)]
+    result = simulate(requests, workers=1, options=msgspec.structs.replace(OPTIONS, cost=cost))
+    assert result.ttft[1] > result.ttft[0] > 1.0
+    assert result.predicted_ttft == pytest.approx(result.ttft)
 
 
 def test_the_cold_start_can_be_left_out():

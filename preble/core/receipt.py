@@ -12,7 +12,7 @@ from preble.core.policy import Decision, Query
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One worker at the moment of a decision. Seconds are None where the policy does not price."""
+    """One worker at the moment of a decision, as the policy saw it. Seconds are None where it does not price."""
 
     worker: str
     cached_tokens: int
@@ -22,7 +22,10 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """A decision, and what came of it: actual values are None until known."""
+    """A decision, and what came of it: actual values are None until known.
+
+    `predicted_cached_tokens` are the scheduler's, which counts prefixes in flight whatever the policy does.
+    """
 
     id: Hashable
     worker: str
@@ -96,7 +99,9 @@ class Receipts:
 
 
 def candidates(decision: Decision, cached: Floats, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
-    """What a decision was made from: an entry per worker, each with the prompt tokens believed `cached` there."""
+    """What a decision was made from: an entry per worker; `cached` is what it believed if it does not say otherwise."""
+    if decision.cached is not None:
+        cached = decision.cached
     return tuple(
         Candidate(
             worker=worker,

@@ -47,6 +47,7 @@ class Worker:
             kv_tokens=self.core.batcher.cache.total * self.options.block_size,
             block_size=self.options.block_size,
             cost=self.believed_cost or self.options.cost,
+            max_batched_tokens=self.options.max_batched_tokens,
             reports_evictions=True,
             now=now,
         )

@@ -50,7 +50,8 @@ class E2:
             eviction = fleet.eviction_seconds(cached, query.length + query.max_tokens)
             cost += eviction
         slot = fleet.cheapest(cost, cached)
-        return Decision(slot, "exploit" if 2 * cached[slot] > query.length else "explore", load, prefill, eviction)
+        reason = "exploit" if 2 * cached[slot] > query.length else "explore"
+        return Decision(slot, reason, load, prefill, eviction, cached)
 
 
 def _landed(query: Query, fleet: Fleet) -> Floats:
