@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bench.policies.board import METRICS, Bound, Cell, Sustained
+from bench.policies.board import METRICS, PEERS, Bound, Cell, Sustained
 from bench.policies.cases import Case, workload
 from bench.policies.saturation import largest
 from preble.simulate import Request, Summary, bounds, simulate
@@ -91,13 +91,14 @@ def bound(job: Job) -> Bound:
 
 
 def serve(job: Job, rate: float, seed: int) -> Summary:
-    """Simulate one run."""
+    """Simulate one run. Peers look at no prices: for them learning changes nothing but how long this takes."""
     return simulate(
         workload(job.workload, job.case, rate=rate, requests=job.size, seed=seed),
         policy=str(job.policy),
         workers=job.case.workers,
         options=job.case.options,
         seed=seed,
+        learning=job.policy not in PEERS,
     ).summary()
 
 
