@@ -37,8 +37,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return SimOptions(kv_tokens=self.kv_tokens, context_limit=131_072, cost="mistral-7b-a6000")
 
 
-# Rates are near what was sustained when this was written; a search that starts elsewhere only takes longer. Sessions with
-# long pauses get fewer workers: as many as are open at once must be able to fill them, or no rate is too high.
+# Rates are near what was sustained when this was written; a search that starts elsewhere only takes longer. Sessions
+# with long pauses get fewer workers: as many as are open at once must be able to fill them, or no rate is too high.
 GENERATED = {
     "toolbench": Case(requests=2_000, rate=45.0),
     "alfworld": Case(requests=1_500, rate=110.0),
@@ -65,8 +65,8 @@ RECORDED = {
     ),
     "trace-agents": Case(
         requests=600,
-        rate=1.0,
-        workers=8,
+        rate=0.5,
+        workers=2,
         file="agent_coding/claude_code_128k.jsonl.gz",
         format="agents",
         pace=40.7 / 60,
