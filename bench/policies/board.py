@@ -48,12 +48,17 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sustained(msgspec.Struct, frozen=True, kw_only=True):
-    """The largest rate in requests a second at which a policy's mean TTFT is within `limit` seconds."""
+    """The largest rate in requests a second at which a policy's mean TTFT is within `limit` seconds.
+
+    0 if no rate tried was low enough. `unlimited` if none was too high, so that the rate says nothing: there are too
+    few sessions to fill the cluster.
+    """
 
     workload: str
     policy: str
     rate: float
     limit: float
+    unlimited: bool = False
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):

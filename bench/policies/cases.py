@@ -13,6 +13,9 @@ from bench.workloads import WORKLOADS
 from preble.simulate import Request, SimOptions
 from preble.simulate.traces import load
 
+FARTHEST = 32.0
+"""How far from a case's rate a search goes, as a factor."""
+
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One workload as the board runs it.
@@ -30,6 +33,16 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     file: str | None = None
     format: str = "segments"
     pace: float = 1.0
+
+    @property
+    def lowest(self) -> float:
+        """The lowest rate of a search: what cannot sustain it counts as if it could only just."""
+        return self.rate / FARTHEST
+
+    @property
+    def highest(self) -> float:
+        """The highest rate of a search: sessions then begin all at once, and a higher one would change nothing."""
+        return self.rate * FARTHEST
 
     @property
     def options(self) -> SimOptions:

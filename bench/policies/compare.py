@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from bench.policies.board import HIGHER, LOADS, OURS, PEERS, Board, Cell
-from bench.policies.saturation import FARTHEST
+from bench.policies.board import HIGHER, LOADS, OURS, PEERS, Board, Cell, Sustained
+from bench.policies.cases import FARTHEST
 
 WORSE = 1.03
 """How many times the best peer's value a cell of ours may be."""
@@ -117,23 +117,25 @@ def against_each(board: Board, metric: str, load: float) -> dict[str, float]:
 def sustained_each(board: Board) -> dict[str, float]:
     """The rate that ours sustains over that of every single peer rule: the geometric mean over the workloads.
 
-    What sustains no rate that was tried counts as a thirty-second of the workload's best.
+    What sustains no rate tried counts as if it sustained `FARTHEST` times less than the workload's best. Workloads that
+    neither of the two finds too fast are left out.
     """
     ratios: dict[str, list[float]] = {}
-    for rates in sustained_rates(board).values():
-        least = max(rates.values()) / FARTHEST
-        for name in PEERS:
-            if least and OURS in rates and name in rates:
-                ratios.setdefault(name, []).append(max(rates[OURS], least) / max(rates[name], least))
+    for found in by_workload(board).values():
+        least = max(row.rate for row in found.values()) / FARTHEST
+        for name in (name for name in PEERS if least and OURS in found and name in found):
+            ours, peer = found[OURS], found[name]
+            if not (ours.unlimited and peer.unlimited):
+                ratios.setdefault(name, []).append(max(ours.rate, least) / max(peer.rate, least))
     return {name: geometric(values) for name, values in ratios.items()}
 
 
-def sustained_rates(board: Board) -> dict[str, dict[str, float]]:
-    """Return the rates by workload and policy."""
-    rates: dict[str, dict[str, float]] = {}
+def by_workload(board: Board) -> dict[str, dict[str, Sustained]]:
+    """Return what is sustained by workload and policy."""
+    rows: dict[str, dict[str, Sustained]] = {}
     for found in board.sustained:
-        rates.setdefault(found.workload, {})[found.policy] = found.rate
-    return rates
+        rows.setdefault(found.workload, {})[found.policy] = found
+    return rows
 
 
 def against_bound(board: Board, load: float = HALF_LOAD) -> dict[str, float]:

@@ -48,8 +48,11 @@ def sustained(job: Job) -> Sustained:
     if job.case.batch:
         rate = serve(job, job.rate, job.seeds[0]).rate
     else:
-        rate = largest(lambda rate: serve(job, rate, job.seeds[0]).ttft_mean <= limit, job.rate)
-    return Sustained(workload=job.workload, policy=str(job.policy), rate=rate, limit=limit)
+        rate = largest(
+            lambda rate: serve(job, rate, job.seeds[0]).ttft_mean <= limit, job.rate, job.case.lowest, job.case.highest
+        )
+    unlimited = not job.case.batch and rate >= job.case.highest
+    return Sustained(workload=job.workload, policy=str(job.policy), rate=rate, limit=limit, unlimited=unlimited)
 
 
 def ttft_limit(job: Job) -> float:

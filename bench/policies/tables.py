@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bench.policies.board import HIGHER, METRICS, OURS, PEERS, Board, Bound, Cell
+from bench.policies.board import HIGHER, METRICS, OURS, PEERS, Board, Bound, Cell, Sustained
 from bench.policies.compare import (
     Ratio,
     against_best,
@@ -13,6 +13,7 @@ from bench.policies.compare import (
     at,
     best_peer,
     better,
+    by_workload,
     geometric,
     loads_of,
     over_seeds,
@@ -125,15 +126,20 @@ def _against_each(board: Board) -> str:
 
 
 def _sustained(board: Board) -> str:
-    limits = {found.workload: found.limit for found in board.sustained}
-    rates = {(found.workload, found.policy): found.rate for found in board.sustained}
-    policies = list(dict.fromkeys(policy for _, policy in rates))
-    rows = [
-        [workload, f"{limit:.2f}", *(_number(rates.get((workload, policy))) for policy in policies)]
-        for workload, limit in sorted(limits.items())
-    ]
-    about = "Requests a second at which the mean TTFT is within its limit, found by bisection to 4 % on the first seed."
+    policies = list(dict.fromkeys(found.policy for found in board.sustained))
+    rows = []
+    for workload, found in by_workload(board).items():
+        limit = max(row.limit for row in found.values())
+        rows.append([workload, f"{limit:.2f}", *(_rate(found.get(policy)) for policy in policies)])
+    about = (
+        "Requests a second at which the mean TTFT is within its limit, by bisection to 4 % on the first seed. 0: not "
+        "even at the lowest rate tried; -: at any, the sessions are too few to fill the cluster."
+    )
     return about + "\n\n" + table(["workload", "limit, s", *policies], rows)
+
+
+def _rate(found: Sustained | None) -> str:
+    return "" if found is None else "-" if found.unlimited else f"{found.rate:.3g}"
 
 
 def _places(board: Board) -> Iterator[str]:

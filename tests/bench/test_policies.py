@@ -8,13 +8,13 @@ import pytest
 
 from bench.policies.__main__ import main
 from bench.policies.board import LOADS, METRICS, OURS, PEERS, Board, Bound, Cell, Sustained, read
-from bench.policies.cases import GENERATED, window, workload
-from bench.policies.compare import against_each, at, best_peer, better, confident, targets
+from bench.policies.cases import FARTHEST, GENERATED, window, workload
+from bench.policies.compare import against_each, at, best_peer, better, confident, sustained_each, targets
 from bench.policies.saturation import largest
 from bench.policies.tables import markdown
 from preble.simulate import Request
 
-SETTINGS = {"seeds": [0], "requests": {"toolbench": 10}}
+SETTINGS = {"seeds": [0], "cases": {"toolbench": {"requests": 10}}}
 
 
 def cell(policy, load=0.8, workload="toolbench", **values):
@@ -54,19 +54,19 @@ def counted(threshold, calls):
 @pytest.mark.parametrize("threshold", [0.4, 3.0, 9.9, 10.0, 11.0, 80.0, 300.0])
 def test_the_search_finds_a_threshold_from_either_side(threshold):
     calls = []
-    assert threshold / 1.04 <= largest(counted(threshold, calls), 10.0) <= threshold
+    assert threshold / 1.04 <= largest(counted(threshold, calls), 10.0, 0.3, 320.0) <= threshold
     assert len(calls) <= 14
 
 
 def test_a_search_that_starts_near_is_short():
     calls = []
-    largest(counted(10.5, calls), 10.0)
+    largest(counted(10.5, calls), 10.0, 0.3, 320.0)
     assert len(calls) <= 5
 
 
 def test_a_search_ends_where_nothing_or_everything_holds():
-    assert largest(lambda rate: False, 10.0) == 0.0
-    assert largest(lambda rate: True, 10.0) == 320.0
+    assert largest(lambda rate: False, 10.0, 0.3, 320.0) == 0.0
+    assert largest(lambda rate: True, 10.0, 0.3, 320.0) == 320.0
 
 
 def test_ratios_above_one_are_better_for_every_metric():
@@ -136,6 +136,22 @@ def test_each_target_is_missed_by_what_it_names():
     assert met(cell(OURS), cell("random", ttft_mean=1.2)) == [True, True, False]
     assert met(*rates) == [False]
     assert met(cell(OURS, 0.5), half) == [False]
+
+
+def test_sustained_rates_compare_where_one_of_the_two_has_a_limit():
+    def found(workload, policy, rate, unlimited=False):
+        return Sustained(workload=workload, policy=policy, rate=rate, limit=1.0, unlimited=unlimited)
+
+    made = board(
+        found("cold", OURS, 12.0),
+        found("cold", "random", 6.0),
+        found("airline", OURS, 640.0, unlimited=True),
+        found("airline", "random", 640.0, unlimited=True),
+    )
+    assert sustained_each(made) == {"random": pytest.approx(2.0)}
+    made.add(found("cold", "random", 0.0))
+    assert sustained_each(made) == {"random": pytest.approx(FARTHEST)}
+    assert "| airline | 1.00 | - | - |" in markdown(made)
 
 
 def test_missed_targets_name_the_worst_first():
