@@ -1,0 +1,54 @@
+"""What a live run and its simulation have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from preble import PrebleCluster
+from preble.core.cost import CostModel
+from preble.simulate import SimOptions
+from preble.simulate.request import VOCABULARY
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """Engines of one kind: `model` and `backend` as `PrebleCluster` takes them, sizes in tokens.
+
+    `options` are given to the engine beside the sizes. `vocabulary` bounds the tokens of prompts.
+    """
+
+    backend: str
+    model: str | None
+    workers: int
+    kv_tokens: int
+    context_limit: int
+    block_size: int
+    max_running: int
+    max_batched_tokens: int
+    vocabulary: int = VOCABULARY
+    options: dict[str, Any] = {}
+
+    def cluster(self, policy: str, **arguments: Any) -> PrebleCluster:
+        """Return a cluster, not yet started; `arguments` are more of PrebleCluster's."""
+        options = self._sizes() | self.options
+        return PrebleCluster(
+            self.model, backend=self.backend, workers=self.workers, policy=policy, engine_options=options, **arguments
+        )
+
+    def simulated(self, cost: CostModel) -> SimOptions:
+        """Return a simulated engine of the same sizes."""
+        return SimOptions(vocab_size=self.vocabulary, cost=cost, **self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        names = ("kv_tokens", "context_limit", "block_size", "max_running", "max_batched_tokens")
+        return {name: getattr(self, name) for name in names}
+
+
+def vocabulary_of(model: str | None) -> int:
+    """Return the size of a model folder's vocabulary, at most that of the workloads, which is the default."""
+    path = Path(model or "") / "config.json"
+    if model is None or not path.is_file():
+        return VOCABULARY
+    return min(VOCABULARY, int(msgspec.json.decode(path.read_bytes())["vocab_size"]))
