@@ -19,7 +19,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.live.calibrate import LOADS, Calibration, calibrate, timings
+from bench.live.calibrate import LOADS, Calibration, calibrate, timings, warmed
 from bench.live.comparison import HEADERS, Row, cells, flat, measured, simulated
 from bench.live.fitting import predicted
 from bench.live.playing import serve
@@ -70,7 +70,7 @@ def described(arguments: argparse.Namespace) -> Setting:
         block_size=16,
         max_running=64,
         max_batched_tokens=512,
-        vocabulary=vocabulary_of(model),
+        vocabulary=vocabulary_of(None if arguments.backend == "sim" else model),  # the sim engine has its own
         options={"cost": "small-cpu", "time_scale": 1.0} if arguments.backend == "sim" else {},
     )
 
@@ -78,7 +78,7 @@ def described(arguments: argparse.Namespace) -> Setting:
 async def calibrated(setting: Setting, requests: Sequence[Request], arguments: argparse.Namespace) -> Calibration:
     """Fit the model with prompts as long as those of the workload."""
     each, longest = arguments.calibration, max(request.prompt_tokens for request in requests)
-    with progress("calibrating", (2 + len(LOADS)) * each) as done:
+    with progress("calibrating", (1 + len(LOADS)) * each) as done:
         return await calibrate(setting, requests=each, longest=longest, seed=arguments.seed, done=done)
 
 
@@ -89,8 +89,9 @@ async def compare(
     with tempfile.TemporaryDirectory() as folder, progress(f"{name}, {policy}", len(requests)) as done:
         log = Path(folder) / "log"
         async with setting.cluster(policy, cost=found.cost, seed=seed, decision_log=log) as cluster:
+            begin = await warmed(cluster, setting, seed)
             records = await serve(cluster, requests, setting.vocabulary, done)
-        steps = timings(log)
+        steps = timings(log, begin)
     result = simulate(
         requests,
         policy=policy,

@@ -32,6 +32,8 @@ from preble.worker import HEARTBEAT
 
 LOADS = (1, 2, 4, 8)
 """Requests at once on each worker, phase after phase."""
+WARMING = 8
+"""Requests for each worker before anything is measured."""
 HEADS = 8
 SHORTEST = 4
 LONGEST_OUTPUT = 24
@@ -55,15 +57,14 @@ async def calibrate(
 ) -> Calibration:
     """Start a cluster, play `requests` prompts of up to `longest` tokens at each of LOADS, and fit.
 
-    `done` is called after each request, of which there are (2 + len(LOADS)) * `requests`. Raises ConfigurationError if
+    `done` is called after each request, of which there are (1 + len(LOADS)) * `requests`. Raises ConfigurationError if
     the engine does not report what its steps take.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         async with setting.cluster("least-loaded", decision_log=log) as cluster:
-            phase = partial(_phase, cluster, setting, done)
-            await phase(traffic(setting.workers, requests, longest, seed))  # warms up
-            moments = [await _quiet()]
+            phase = partial(serve, cluster, vocabulary=setting.vocabulary, done=done)
+            moments = [await warmed(cluster, setting, seed)]
             tiny = await phase(alone(setting.workers, requests, seed + 1))
             moments.append(await _quiet())
             for load in LOADS:
@@ -75,18 +76,23 @@ async def calibrate(
     return _calibration(tiny, small, steps)
 
 
+async def warmed(cluster: PrebleCluster, setting: Setting, seed: int) -> float:
+    """Let engines do once what the first requests would wait for; return the time, of the cluster's clock.
+
+    Nothing of it stays cached. Round robin is where it began, for every worker gets as many requests.
+    """
+    requests = traffic(setting.workers, WARMING * setting.workers, setting.max_batched_tokens, seed)
+    await serve(cluster, requests, setting.vocabulary, bool)
+    await cluster.reset_cache()
+    return await _quiet()
+
+
 def _calibration(tiny: Sequence[Record], small: Sequence[StepTiming], steps: Sequence[StepTiming]) -> Calibration:
     cost = fitted(steps)
     seconds = np.array([timing.seconds for timing in steps])
     ttft, step = (statistics.median(times) for times in ([r.ttft for r in tiny], [t.seconds for t in small]))
     error = float(np.abs(predicted(cost, steps) - seconds).sum() / seconds.sum())
     return Calibration(cost, max(0.0, ttft - step), error, len(steps))
-
-
-async def _phase(
-    cluster: PrebleCluster, setting: Setting, done: Callable[[], object], requests: Sequence[Request]
-) -> list[Record]:
-    return await serve(cluster, requests, setting.vocabulary, done)
 
 
 async def _quiet() -> float:

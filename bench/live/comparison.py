@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from bench.live.playing import Record
+from preble.errors import ConfigurationError
 from preble.simulate import Result
 
 COMPARED = ("ttft_mean", "latency_mean", "hit_ratio")
@@ -62,7 +63,10 @@ def measured(records: Sequence[Record], workers: int) -> Measures:
 
 
 def simulated(result: Result) -> Measures:
-    """Sum up a simulation."""
+    """Sum up a simulation. Raises ConfigurationError if its engines could not serve all requests."""
+    if not result.finished.all():
+        refused = int(result.prompt_tokens[~result.finished].max())
+        raise ConfigurationError(f"workload: a prompt of {refused} tokens is too long for the engines")
     return _measures(
         result.ttft,
         result.latency,

@@ -12,11 +12,14 @@ from preble.core.cost import CostModel
 from preble.simulate import SimOptions
 from preble.simulate.request import VOCABULARY
 
+UNBOUNDED = (1 << 31) - 1
+"""A vocabulary larger than any."""
+
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """Engines of one kind: `model` and `backend` as `PrebleCluster` takes them, sizes in tokens.
 
-    `options` are given to the engine beside the sizes. `vocabulary` bounds the tokens of prompts.
+    `options` are given to the engine beside the sizes. Live prompts are taken modulo `vocabulary`.
     """
 
     backend: str
@@ -27,7 +30,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int
     max_running: int
     max_batched_tokens: int
-    vocabulary: int = VOCABULARY
+    vocabulary: int = UNBOUNDED
     options: dict[str, Any] = {}
 
     def cluster(self, policy: str, **arguments: Any) -> PrebleCluster:
@@ -38,8 +41,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def simulated(self, cost: CostModel) -> SimOptions:
-        """Return a simulated engine of the same sizes."""
-        return SimOptions(vocab_size=self.vocabulary, cost=cost, **self._sizes())
+        """Return a simulated engine of the same sizes. It takes all tokens of the workloads."""
+        return SimOptions(vocab_size=VOCABULARY, cost=cost, **self._sizes())
 
     def _sizes(self) -> dict[str, int]:
         names = ("kv_tokens", "context_limit", "block_size", "max_running", "max_batched_tokens")
@@ -47,8 +50,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def vocabulary_of(model: str | None) -> int:
-    """Return the size of a model folder's vocabulary, at most that of the workloads, which is the default."""
+    """Return the size of a model folder's vocabulary; without one, no bound that a workload's tokens would meet."""
     path = Path(model or "") / "config.json"
     if model is None or not path.is_file():
-        return VOCABULARY
-    return min(VOCABULARY, int(msgspec.json.decode(path.read_bytes())["vocab_size"]))
+        return UNBOUNDED
+    return int(msgspec.json.decode(path.read_bytes())["vocab_size"])
