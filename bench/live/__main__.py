@@ -1,8 +1,8 @@
 """Workloads against a running cluster under several policies, and the simulator's prediction beside each.
 
-For each workload, a cost model is first fitted to the engine: traffic of all shapes on all workers at once, and least
-squares over the step times that they report. Requests then arrive as often as keeps simulated workers busy for a part
-of the time (--utilisation) under round robin, and every policy gets the same, live and simulated, from cold caches.
+For each workload, a cost model is first fitted to the engine: least squares over the step times that workers report
+of traffic of all shapes. Requests then arrive as often as keeps simulated workers busy for a part of the time
+(--utilisation) under round robin, and every policy gets the same, live and simulated, from cold caches.
 Times count from the intended arrival. Workloads are those of simulations with fewer tokens, sent as token ids.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,10 +18,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.live.calibrate import LOADS, Calibration, calibrate, timings, warmed
+from bench.live.calibrate import PHASES, Calibration, calibrate
 from bench.live.comparison import HEADERS, Row, cells, flat, measured, simulated
 from bench.live.fitting import predicted
-from bench.live.playing import serve
+from bench.live.recording import recorded
 from bench.live.report import markdown
 from bench.live.setting import Setting, vocabulary_of
 from bench.live.traffic import LIVE, paced, workload
@@ -78,20 +77,23 @@ def described(arguments: argparse.Namespace) -> Setting:
 async def calibrated(setting: Setting, requests: Sequence[Request], arguments: argparse.Namespace) -> Calibration:
     """Fit the model with prompts as long as those of the workload."""
     each, longest = arguments.calibration, max(request.prompt_tokens for request in requests)
-    with progress("calibrating", (1 + len(LOADS)) * each) as done:
-        return await calibrate(setting, requests=each, longest=longest, seed=arguments.seed, done=done)
+    with progress("calibrating", PHASES * each) as done:
+        return await calibrate(
+            setting,
+            requests=each,
+            longest=longest,
+            utilisation=arguments.utilisation,
+            seed=arguments.seed,
+            done=done,
+        )
 
 
 async def compare(
     name: str, policy: str, requests: Sequence[Request], setting: Setting, found: Calibration, seed: int
 ) -> Row:
     """Serve a workload live and simulated; both schedulers begin with the fitted prices."""
-    with tempfile.TemporaryDirectory() as folder, progress(f"{name}, {policy}", len(requests)) as done:
-        log = Path(folder) / "log"
-        async with setting.cluster(policy, cost=found.cost, seed=seed, decision_log=log) as cluster:
-            begin = await warmed(cluster, setting, seed)
-            records = await serve(cluster, requests, setting.vocabulary, done)
-        steps = timings(log, begin)
+    with progress(f"{name}, {policy}", len(requests)) as done:
+        (live,) = await recorded(setting, policy, [requests], done, seed=seed, cost=found.cost)
     result = simulate(
         requests,
         policy=policy,
@@ -103,11 +105,11 @@ async def compare(
     return Row(
         workload=name,
         policy=policy,
-        requests=len(records),
-        rate=len(records) / max(record.end for record in records),
-        live=measured(records, setting.workers),
+        requests=len(live.records),
+        rate=len(live.records) / max(record.end for record in live.records),
+        live=measured(live.records, setting.workers),
         simulated=simulated(result),
-        steps=sum(timing.seconds for timing in steps) / float(predicted(found.cost, steps).sum()),
+        steps=sum(timing.seconds for timing in live.steps) / float(predicted(found.cost, live.steps).sum()),
     )
 
 

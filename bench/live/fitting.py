@@ -83,7 +83,8 @@ def _nonnegative(features: Floats, seconds: Floats, weights: Floats) -> Floats:
             values[free] = solved
             break
         free = np.delete(free, solved.argmin())
-    return values / scale
+    result: Floats = values / scale
+    return result
 
 
 def _off(steps: Floats, at: int, values: Floats, seconds: Floats) -> float:

@@ -42,9 +42,9 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     def simulated(self, cost: CostModel) -> SimOptions:
         """Return a simulated engine of the same sizes. It takes all tokens of the workloads."""
-        return SimOptions(vocab_size=VOCABULARY, cost=cost, **self._sizes())
+        return msgspec.convert({"vocab_size": VOCABULARY, "cost": cost} | self._sizes(), SimOptions)
 
-    def _sizes(self) -> dict[str, int]:
+    def _sizes(self) -> dict[str, Any]:
         names = ("kv_tokens", "context_limit", "block_size", "max_running", "max_batched_tokens")
         return {name: getattr(self, name) for name in names}
 

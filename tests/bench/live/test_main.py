@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bench.live.__main__ import main
-from bench.live.calibrate import LOADS, calibrate
+from bench.live.calibrate import PHASES, calibrate
 from bench.live.setting import Setting
 from preble.core.cost import CostModel
 from preble.errors import ConfigurationError
@@ -54,8 +54,8 @@ async def test_calibration_measures_the_engine():
         options={"cost": msgspec.to_builtins(told), "time_scale": 1.0},
     )
     calls: list[None] = []
-    found = await calibrate(setting, requests=4, longest=200, seed=0, done=lambda: calls.append(None))
-    assert len(calls) == 4 * (1 + len(LOADS))
+    found = await calibrate(setting, requests=4, longest=200, utilisation=0.8, seed=0, done=lambda: calls.append(None))
+    assert len(calls) == 4 * PHASES
     # A busy machine makes steps longer, never much shorter.
     assert found.cost.prefill(120, 120) > 0.8 * told.prefill(120, 120)
     assert found.cost.decode(2, 300) > 0.8 * told.decode(2, 300)
@@ -73,7 +73,7 @@ async def test_an_engine_without_timings_cannot_be_calibrated(monkeypatch):
         max_batched_tokens=128,
     )
     with pytest.raises(ConfigurationError, match="does not report"):
-        await calibrate(setting, requests=1, longest=10, seed=0, done=bool)
+        await calibrate(setting, requests=1, longest=10, utilisation=0.8, seed=0, done=bool)
 
 
 def test_an_engine_that_is_not_there_is_one_line_and_status_2(tmp_path, capsys):
