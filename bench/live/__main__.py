@@ -32,6 +32,7 @@ from preble.simulate import Request, simulate
 from preble.testing import make_model
 
 POLICIES = ("round-robin", "sglang-cache-aware", "e2")
+QUICK_POLICIES = ("round-robin", "e2")
 WORKLOADS = ("toolbench", "loogle", "programming", "airline")
 
 
@@ -39,7 +40,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> list[Row]:
     """Calibrate, serve and simulate each workload; print the table and write the files."""
     setting, rows = described(arguments), list[Row]()
     calibrations: dict[str, Calibration] = {}
-    for name in arguments.workload or WORKLOADS:
+    for name in arguments.workload:
         requests = workload(name, arguments.requests, arguments.seed)
         found = calibrations[name] = await calibrated(setting, requests, arguments)
         console.print(
@@ -48,7 +49,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> list[Row]:
         )
         options = setting.simulated(found.cost)
         arriving = paced(requests, arguments.utilisation, workers=setting.workers, options=options)
-        for policy in arguments.policy or POLICIES:
+        for policy in arguments.policy:
             rows.append(await compare(name, policy, arriving, setting, found, arguments.seed))
     console.print(table(rows))
     report(rows, calibrations, setting, arguments)
@@ -152,9 +153,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, help="of each workload (300)")
     parser.add_argument("--calibration", type=int, help="requests in each of its phases (60)")
     parser.add_argument("--seed", type=int, default=0, help="of workloads and ties (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="40 requests, calibrated with 16: to see that it works")
+    parser.add_argument(
+        "--quick", action="store_true", help="one workload, 40 requests, two policies: to see that it works"
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
     arguments = parser.parse_args(argv)
+    arguments.workload = arguments.workload or (WORKLOADS[:1] if arguments.quick else WORKLOADS)
+    arguments.policy = arguments.policy or (QUICK_POLICIES if arguments.quick else POLICIES)
     arguments.requests = arguments.requests or (40 if arguments.quick else 300)
     arguments.calibration = arguments.calibration or (16 if arguments.quick else 60)
     arguments.command = " ".join(["python -m bench.live", *(sys.argv[1:] if argv is None else argv)])
