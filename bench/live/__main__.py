@@ -34,6 +34,7 @@ from preble.testing import make_model
 POLICIES = ("round-robin", "sglang-cache-aware", "e2")
 QUICK_POLICIES = ("round-robin", "e2")
 WORKLOADS = ("toolbench", "loogle", "programming", "airline")
+PATHS = ("--json", "--markdown", "--out", "--model")
 
 
 async def run(arguments: argparse.Namespace, console: Console) -> list[Row]:
@@ -162,8 +163,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments.policy = arguments.policy or (QUICK_POLICIES if arguments.quick else POLICIES)
     arguments.requests = arguments.requests or (40 if arguments.quick else 300)
     arguments.calibration = arguments.calibration or (16 if arguments.quick else 60)
-    arguments.command = " ".join(["python -m bench.live", *(sys.argv[1:] if argv is None else argv)])
+    arguments.command = command(sys.argv[1:] if argv is None else argv)
     return arguments
+
+
+def command(argv: Sequence[str]) -> str:
+    """Return the command for the page, without the names of files and folders."""
+    words = iter(["python", "-m", "bench.live", *argv])
+    kept = []
+    for word in words:
+        if word in PATHS:
+            next(words, None)
+        elif word.partition("=")[0] not in PATHS:
+            kept.append(word)
+    return " ".join(kept)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from bench.live.__main__ import main
+from bench.live.__main__ import command, main
 from bench.live.calibrate import PHASES, calibrate
 from bench.live.setting import Setting
 from preble.core.cost import CostModel
@@ -79,3 +79,8 @@ async def test_an_engine_without_timings_cannot_be_calibrated(monkeypatch):
 def test_an_engine_that_is_not_there_is_one_line_and_status_2(tmp_path, capsys):
     assert main(["--quick", "--model", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith("bench.live: ")
+
+
+def test_the_command_on_the_page_names_no_files():
+    words = ["--requests", "9", "--json", "/a/b", "--model=/c", "--quick", "--markdown", "/d"]
+    assert command(words) == "python -m bench.live --requests 9 --quick"
