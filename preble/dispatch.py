@@ -10,6 +10,8 @@ from collections.abc import Callable
 import msgspec
 
 from preble.backends import Delta, Load
+from preble.copying import LAST, Copying
+from preble.core.replicate import Copy
 from preble.core.scheduler import Scheduler, WorkerState
 from preble.errors import (
     DeadlineExceededError,
@@ -31,6 +33,8 @@ MAX_ATTEMPTS = 3
 REBALANCE_INTERVAL = 0.25
 """Seconds between looks for waiting requests that another worker would start much sooner."""
 
+_ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
+
 
 class Dispatcher:
     """Submits samples, takes in what workers say of them, and tells the scheduler about both.
@@ -48,6 +52,7 @@ class Dispatcher:
         self._samples: dict[str, Sample] = {}
         self._by_wire: dict[int, Sample] = {}
         self._wires = itertools.count(1)
+        self._copying = Copying(scheduler)
         self._counts = dict.fromkeys(Counters.__struct_fields__, 0)
         self._idle: list[asyncio.Future[None]] = []
         self._tick: asyncio.TimerHandle | None = None
@@ -77,7 +82,7 @@ class Dispatcher:
         snapshot = self._scheduler.snapshot()
         return ClusterStats(
             counters=self.counters,
-            in_flight=snapshot.requests,
+            in_flight=len(self._samples),
             tree_nodes=snapshot.tree_nodes,
             tree_tokens=snapshot.tree_tokens,
             workers=tuple(self._worker_stats(state) for state in snapshot.workers),
@@ -150,9 +155,15 @@ class Dispatcher:
             sample = self._by_wire.get(wire)
             if sample is not None:
                 self._take_in(sample, delta, now)
+            elif wire in self._copying:
+                self._copying.take_in(wire, delta, now)
+                self._tell_idle()
         for wire, reason in step.failed:
             sample = self._by_wire.get(wire)
-            if sample is not None:
+            if wire in self._copying:
+                self._copying.end(wire, now)
+                self._tell_idle()
+            elif sample is not None:
                 self._end(sample, error=EngineError(reason, worker=worker, request_id=sample.flight.id))
 
     def on_lost(self, worker: str, error: WorkerLostError) -> None:
@@ -160,16 +171,20 @@ class Dispatcher:
 
         Raises ConfigurationError if it is not here.
         """
-        orphans = self._scheduler.remove_worker(worker, now=self._loop.time())
+        now = self._loop.time()
+        orphans = self._scheduler.remove_worker(worker, now=now)
+        self._copying.lost(worker, now)
         self.loads.pop(worker, None)
         for orphan in orphans:
-            self._retry(self._samples[str(orphan)], error)
+            if (sample := self._samples.get(str(orphan))) is not None:  # else it was a copy
+                self._retry(sample, error)
         self._tell_idle()
 
     def check(self) -> None:
         """Raise AssertionError if the books of samples, wires and scheduler disagree."""
         assert set(self._by_wire) == {s.wire for s in self._samples.values()}, "wires and samples differ"
-        assert self._scheduler.snapshot().requests == len(self._samples), "scheduler and samples differ"
+        in_flight = len(self._samples) + len(self._copying)
+        assert self._scheduler.snapshot().requests == in_flight, "scheduler and samples differ"
         self._scheduler.check()
 
     def _worker_stats(self, state: WorkerState) -> WorkerStats:
@@ -280,6 +295,8 @@ class Dispatcher:
             sample = self._samples[str(move.id)]
             if not sample.moved:
                 self._move(sample, move.target)
+        for copy in self._scheduler.copies(self._loop.time()):
+            self._copy(copy)
 
     def _move(self, sample: Sample, target: str) -> None:
         """Take a waiting sample from its worker and send it to another; once, so that none wanders."""
@@ -292,6 +309,14 @@ class Dispatcher:
         except PrebleError as error:
             self._end(sample, error=error)
         self._tell_idle()
+
+    def _copy(self, copy: Copy) -> None:
+        """Let a worker compute a prefix for later."""
+        wire = next(self._wires)
+        self._copying.begin(copy, wire, self._loop.time())
+        self._counts["copied"] += 1
+        with contextlib.suppress(WorkerLostError):
+            self.send(copy.target, Submit(wire, copy.tokens, _ONE_TOKEN, LAST))
 
 
 def _single(sampling: SamplingParams, index: int) -> SamplingParams:

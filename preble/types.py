@@ -243,7 +243,10 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """Samples and tokens since the start. Each sample submitted is finished, failed or cancelled in the end."""
+    """Samples and tokens since the start. Each sample submitted is finished, failed or cancelled in the end.
+
+    `copied` counts prefixes that another worker was told to compute in the background.
+    """
 
     submitted: int
     finished: int
@@ -251,6 +254,7 @@ class Counters(msgspec.Struct, frozen=True):
     cancelled: int
     retried: int
     moved: int
+    copied: int
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int

@@ -30,6 +30,7 @@ from preble.core.policies import policy_named
 from preble.core.policy import Decision, Policy, Query
 from preble.core.rebalance import Move, moves
 from preble.core.receipt import Candidate, Receipt, Receipts, candidates
+from preble.core.replicate import Copy
 from preble.core.request import NOWHERE, Request, RequestId
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES, TokenInput, pack
@@ -103,6 +104,7 @@ class Scheduler:
         self._landed = _hook(self.policy, "landed")
         self._finished = _hook(self.policy, "finished")
         self._evicted = _hook(self.policy, "evicted")
+        self._replicates = _hook(self.policy, "copies")
         self._added = _hook(self.policy, "worker_added")
         self._removed = _hook(self.policy, "worker_removed")
         self._requests: dict[RequestId, Request] = {}
@@ -329,6 +331,14 @@ class Scheduler:
         if found and self._log is not None:
             self._log.add(Rebalance(now, tuple((cast(Id, move.id), move.source, move.target) for move in found)))
         return found
+
+    def copies(self, now: float) -> list[Copy]:
+        """Return prefixes that other workers had better compute in the background, where the policy has such.
+
+        To carry one out, `submit` its tokens for one output token with its target as `worker`, and `finish` that
+        without output. Proposed copies are not proposed again soon.
+        """
+        return self._replicates(self.tree, now) or []
 
     def explain(self, id: RequestId) -> Receipt:
         """Why a recent request went where it went. Raises KeyError if it is too long ago or unknown."""

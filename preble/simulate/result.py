@@ -16,7 +16,7 @@ class Summary(msgspec.Struct, frozen=True):
     `hit_ratio` is cached / all prompt tokens. `imbalance` is the largest over the mean of the tokens that each worker
     computed (prompt tokens not cached, and outputs). `rate` is requests finished per second from the first arrival to
     the last end. `tpot_mean` averages, over requests of two tokens and more, the time per token after the first.
-    `preemptions` and `recomputed` are those of all workers over the whole run.
+    `preemptions`, `recomputed` and `copied` are those of all workers over the whole run.
     """
 
     requests: int
@@ -36,16 +36,18 @@ class Summary(msgspec.Struct, frozen=True):
     output_rate: float
     preemptions: int
     recomputed: int
+    copied: int
 
 
 class Result(msgspec.Struct, frozen=True):
-    """Arrays with an entry per request, in the order of the workload; the last three have one per worker.
+    """Arrays with an entry per request, in the order of the workload; the last four have one per worker.
 
     `ttft` and `latency` are seconds since `arrival`, NaN for what was not reached (a request refused or cancelled).
     `worker` is the last one's index, -1 for none; `cached` what the engine of its first token found; `retries` how
     often it was placed again because its worker was gone; `predicted_*` what the scheduler expected when it placed the
     request last. Of a worker, `busy` is seconds of computing, `preemptions` how often a running request had to give up
-    its KV blocks for others, and `recomputed` tokens computed again because of that.
+    its KV blocks for others, `recomputed` tokens computed again because of that, and `copied` prefixes computed in
+    the background.
     """
 
     arrival: Floats
@@ -62,6 +64,7 @@ class Result(msgspec.Struct, frozen=True):
     busy: Floats
     preemptions: Ints
     recomputed: Ints
+    copied: Ints
 
     @classmethod
     def empty(cls, requests: int, workers: int) -> Result:
@@ -81,6 +84,7 @@ class Result(msgspec.Struct, frozen=True):
             busy=np.zeros(workers),
             preemptions=np.zeros(workers, dtype=np.int64),
             recomputed=np.zeros(workers, dtype=np.int64),
+            copied=np.zeros(workers, dtype=np.int64),
         )
 
     @property
@@ -129,6 +133,7 @@ class Result(msgspec.Struct, frozen=True):
             output_rate=float(output.sum() / span),
             preemptions=int(self.preemptions.sum()),
             recomputed=int(self.recomputed.sum()),
+            copied=int(self.copied.sum()),
         )
 
 

@@ -10,6 +10,8 @@ from heapq import heappop, heappush
 from typing import Any
 
 from preble.backends import Delta, EngineRequest, Evicted, StepTiming
+from preble.copying import LAST, Copying
+from preble.core.replicate import Copy
 from preble.core.scheduler import Scheduler
 from preble.errors import InvalidRequestError, NoWorkersError
 from preble.simulate.changes import Change
@@ -75,6 +77,7 @@ class Run:
         self._learning = learning
         self._progress = progress
         self._changes = changes
+        self._copying = Copying(scheduler)
         self._draining: list[Worker] = []
         self._bound = max((request.output_tokens for request in requests), default=1)
         self._flights: dict[int, Flight] = {}
@@ -107,11 +110,12 @@ class Run:
     @property
     def idle(self) -> bool:
         """True if nothing is in flight, or will be."""
-        return not self._flights and not self._events
+        return not self._flights and not self._copying and not self._events
 
     def check(self) -> None:
         """Raise AssertionError if the books of flights, scheduler and engines disagree."""
-        assert self._scheduler.snapshot().requests == len(self._flights), "scheduler and flights differ"
+        in_flight = len(self._flights) + len(self._copying)
+        assert self._scheduler.snapshot().requests == in_flight, "scheduler and flights differ"
         assert {flight.wire for flight in self._flights.values()} == set(self._by_wire), "wires and flights differ"
         self._scheduler.check()
         for worker in self._workers.values():
@@ -200,6 +204,8 @@ class Run:
             flight = self._by_wire.get(wire)
             if flight is not None:
                 self._take_in(now, flight, delta)
+            elif wire in self._copying:
+                self._copied(now, worker, wire, delta)
 
     def _take_in(self, now: float, flight: Flight, delta: Delta) -> None:
         index, result = flight.index, self.result
@@ -244,6 +250,8 @@ class Run:
             self._at(now + self._interval, self._rebalance, None)
             for move in self._scheduler.rebalance(now):
                 self._move(now, self._flights[int(str(move.id))])
+            for copy in self._scheduler.copies(now):
+                self._copy(now, copy)
 
     def _move(self, now: float, flight: Flight) -> None:
         """As live: once per request, so that none wanders."""
@@ -253,6 +261,17 @@ class Run:
         self._abort(flight)
         self._scheduler.finish(flight.index, now=now)
         self._place(now, flight)
+        self._let_go(now)
+
+    def _copy(self, now: float, copy: Copy) -> None:
+        """As live: a request for one token, behind all others."""
+        worker, wire = self._workers[copy.target], next(self._wires)
+        self._copying.begin(copy, wire, now)
+        self._send(now, worker, EngineRequest(wire, copy.tokens, _sampling(1), priority=LAST))
+
+    def _copied(self, now: float, worker: Worker, wire: int, delta: Delta) -> None:
+        self._copying.take_in(wire, delta, now)
+        self.result.copied[worker.index] += bool(delta.tokens)
         self._let_go(now)
 
     def _change(self, now: float, change: Change) -> None:
@@ -270,7 +289,9 @@ class Run:
     def _lose(self, now: float, worker: Worker) -> None:
         """A worker is gone: its requests go elsewhere with what they have generated so far."""
         self._leave(worker)
-        orphans = [self._flights[int(str(id))] for id in self._scheduler.remove_worker(worker.name, now=now)]
+        lost = self._scheduler.remove_worker(worker.name, now=now)
+        self._copying.lost(worker.name, now)
+        orphans = [self._flights[id] for id in lost if isinstance(id, int)]
         for flight in orphans:
             self._by_wire.pop(flight.wire, None)
         for flight in orphans:
