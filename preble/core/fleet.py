@@ -17,7 +17,9 @@ Floats = NDArray[np.float64]
 _MASKS_KEPT = 4096
 _OUTPUT_GUESS = 64.0
 _LEARNING_RATE = 0.05
-_ARRAYS = ("load", "pending", "victim", "free", "requests", "waiting", "uncached")
+_CELLS = ("load", "pending", "free", "victim", "requests", "waiting", "uncached")
+_PRICED = 4
+"""How many of them, from the first on, prices depend on."""
 _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=0.0)
 
 
@@ -56,7 +58,7 @@ class Slot:
         """What that prefill adds to the steps of the engine, which take their base time anyway."""
         return (self.prices.new + self.prices.product * length) * missed
 
-    def decode_seconds(self, length: int, max_tokens: int) -> float:
+    def decode_seconds(self, length: int, max_tokens: float) -> float:
         """What one more decoding sequence of that length adds to the steps of everyone, over its expected output."""
         output = self.output if self.output < max_tokens else max_tokens
         return (self.prices.decode_new + self.prices.decode_context * length) * output
@@ -69,7 +71,8 @@ class Fleet:
     worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
     counts those in flight, `waiting` those of them not started, `uncached` their prompt tokens still to be computed;
     `victim` is what evicting one token will cost later, in seconds. Counts are floats too: converting takes as long as
-    adding. `names` is replaced, never changed, so that it may be kept. `present` are the slots with a worker, `live`
+    adding. They are rows of one table, of which `priced` is the part that prices depend on, and each is kept as a
+    memoryview too, which reads and writes one number in a third of the time. `names` is replaced, never changed, so that it may be kept. `present` are the slots with a worker, `live`
     those of them that take requests: all but the drained ones.
     """
 
@@ -80,14 +83,8 @@ class Fleet:
         self.slot_of: dict[str, int] = {}
         self.present: list[int] = []
         self.live: list[int] = []
-        self.load: Floats = np.empty(0)
-        self.pending: Floats = np.empty(0)
-        self.victim: Floats = np.empty(0)
-        self.free: Floats = np.empty(0)
-        self.requests: Floats = np.empty(0)
-        self.waiting: Floats = np.empty(0)
-        self.uncached: Floats = np.empty(0)
         self._indices: dict[int, NDArray[np.intp]] = {}
+        self._lay_out(np.zeros((len(_CELLS), 0)))
         self._changed()
 
     def __len__(self) -> int:
@@ -106,8 +103,7 @@ class Fleet:
             if other.fit.preset == newcomer.fit.preset:
                 newcomer.follow(other.fit)
         self.slot_of[worker] = slot
-        for name in _ARRAYS:
-            getattr(self, name)[slot] = 0.0
+        self._table[:, slot] = 0.0
         self.free[slot] = kv_tokens
         self._changed()
         return slot
@@ -125,8 +121,8 @@ class Fleet:
         slot = self.slot(worker)
         del self.slot_of[worker]
         self.slots[slot] = Slot(None, 0, 1, _NO_WORKER)
-        for name in _ARRAYS:
-            getattr(self, name)[slot] = np.inf if name in ("load", "pending") else 0.0
+        self._table[:, slot] = 0.0
+        self.load[slot] = self.pending[slot] = np.inf
         self._changed()
         return slot
 
@@ -148,11 +144,10 @@ class Fleet:
 
         `levels` are (tokens, mask of the slots that hold so many), from the root down.
         """
-        cached = np.zeros(len(self.slots))
-        block = self._block
+        cached, block = np.zeros(len(self.slots)), self._block
         for depth, mask in levels:
             usable = depth if depth < length else length - 1
-            slots = self.indices(mask)
+            slots = self.indices(mask) if mask & (mask - 1) else mask.bit_length() - 1
             cached[slots] = usable - usable % (block if isinstance(block, int) else block[slots])
         return cached
 
@@ -165,14 +160,21 @@ class Fleet:
 
     def work_seconds(self, cached: Floats, length: int) -> Floats:
         """Seconds that prefilling what is not cached of a prompt adds to the steps of each slot."""
-        slope = self._new + self._product * length
-        seconds: Floats = slope * (length - cached)
+        seconds: Floats = self.token_seconds(length) * (length - cached)
         return seconds
 
-    def eviction_seconds(self, cached: Floats, tokens: int) -> Floats:
+    def token_seconds(self, length: int) -> Floats | float:
+        """The same for each token: one number where the workers' prices are equal, else one for each slot."""
+        return self._new + self._product * length
+
+    def eviction_seconds(self, cached: Floats, tokens: float) -> Floats:
         """Seconds that making room on each slot for what it has not cached of `tokens` tokens will cost later."""
-        seconds: Floats = np.maximum(tokens - (cached + self.free), self._nothing) * self.victim
-        return seconds
+        return eviction_seconds(cached, self.free, self.victim, tokens)
+
+    def eviction_seconds_on(self, slot: int, cached: float, tokens: float) -> float:
+        """The same on one slot."""
+        missing: float = tokens - (cached + self._free[slot])
+        return missing * self._victim[slot] if missing > 0 else 0.0
 
     def indices(self, mask: int) -> NDArray[np.intp]:
         """The slots whose bits are set in `mask`, as an index array."""
@@ -184,12 +186,17 @@ class Fleet:
             found = self._indices[mask] = np.flatnonzero(np.unpackbits(raw, bitorder="little"))
         return found
 
+    def lead(self, cost: Floats) -> tuple[int, float]:
+        """The first slot of least cost, and the least cost of the others."""
+        best = int(cost.argmin())
+        least, cost[best] = cost.item(best), np.inf
+        second, cost[best] = cost.item(cost.argmin()), least
+        return best, second
+
     def cheapest(self, cost: Floats, cached: Floats | None = None) -> int:
         """The slot of least cost; ties go to most tokens cached, then the emptiest cache, then a seeded draw."""
-        best = int(cost.argmin())
-        least, cost[best] = cost[best], np.inf
-        bound, second = least * (1 + 1e-9), cost[cost.argmin()]
-        cost[best] = least
+        best, second = self.lead(cost)
+        bound = cost[best] * (1 + 1e-9)
         if second > bound:  # comparing all takes longer, and ties are rare
             return best
         ties: list[int] = (cost <= bound).nonzero()[0].tolist()
@@ -199,6 +206,35 @@ class Fleet:
                 most = max([merits[slot] for slot in ties])
                 ties = [slot for slot in ties if merits[slot] == most]
         return ties[0] if len(ties) == 1 else ties[self.random.randrange(len(ties))]
+
+    def enter(self, slot: int, decode: float) -> None:
+        """A request came that will decode so many seconds; it waits."""
+        self._requests[slot] += 1
+        self._waiting[slot] += 1
+        self._load[slot] += decode
+
+    def charge(self, slot: int, uncached: int, prefill: float) -> None:
+        """Add prompt tokens and the seconds to compute them to what is outstanding there; below 0, take them away."""
+        self._uncached[slot] += uncached
+        self._pending[slot] += prefill
+        self._load[slot] += prefill
+
+    def leave(self, slot: int, decode: float, *, waited: bool) -> None:
+        """A request ended, whose prefill is not outstanding any more."""
+        self._load[slot] -= decode
+        self._waiting[slot] -= waited
+        self._requests[slot] -= 1
+        if not self._requests[slot]:
+            # An idle worker has exactly nothing to do: rounding errors must not add up over days.
+            self._load[slot] = self._pending[slot] = self.idle_load(slot)
+
+    def idle_load(self, slot: int) -> float:
+        """The load of a worker without requests: infinite if it takes none."""
+        return 0.0 if self.slots[slot].takes else np.inf
+
+    def set_free(self, slot: int, tokens: int) -> None:
+        """So many tokens of its cache are not believed held."""
+        self._free[slot] = tokens
 
     def saw_steps(self, slot: int, timings: Iterable[StepTiming]) -> None:
         """Learn what steps cost there, and on those of the same preset that have told nothing yet.
@@ -217,7 +253,7 @@ class Fleet:
         """Learn how much of what is sent there is reused."""
         worker = self.slots[slot]
         worker.reuse += _LEARNING_RATE * (cached_share - worker.reuse)
-        self.victim[slot] = worker.reuse * worker.prices.new
+        self._victim[slot] = worker.reuse * worker.prices.new
 
     def saw_output(self, slot: int, tokens: int) -> None:
         """Learn how long outputs are."""
@@ -228,9 +264,15 @@ class Fleet:
         if None in self.names:
             return self.names.index(None)
         self.slots.append(Slot(None, 0, 1, _NO_WORKER))
-        for name in _ARRAYS:
-            setattr(self, name, np.append(getattr(self, name), 0.0))
+        self._lay_out(np.append(self._table, np.zeros((len(_CELLS), 1)), axis=1))
         return len(self.slots) - 1
+
+    def _lay_out(self, table: Floats) -> None:
+        """Name the rows of the table."""
+        self._table, self.priced = table, table[:_PRICED]
+        self.load, self.pending, self.free, self.victim, self.requests, self.waiting, self.uncached = table
+        cells = [memoryview(row) for row in table]  # type: ignore[arg-type]
+        self._load, self._pending, self._free, self._victim, self._requests, self._waiting, self._uncached = cells
 
     def _changed(self) -> None:
         """Derive from the slots what is read for every request."""
@@ -245,11 +287,16 @@ class Fleet:
         """Derive from the prices of the slots what prices them all at once."""
         prices = [slot.prices for slot in self.slots]
         self._least = np.array([price.least for price in prices])
-        self._nothing = np.zeros(len(prices))
         self._base = _shared([price.base for price in prices])
         self._new = _shared([price.new for price in prices])
         self._context = _shared([price.context for price in prices])
         self._product = _shared([price.product for price in prices])
+
+
+def eviction_seconds(cached: Floats, free: Floats, victim: Floats, tokens: float) -> Floats:
+    """Seconds that making room for what is not `cached` of `tokens` tokens will cost later, by the arrays of a fleet."""
+    seconds: Floats = np.maximum(tokens - (cached + free), 0.0) * victim
+    return seconds
 
 
 def _shared(values: list[float]) -> Floats | float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from preble.core.fleet import Fleet, Floats
 from preble.tree import Match
@@ -24,24 +25,23 @@ class Query:
         self.cached = cached
 
 
+class Terms(NamedTuple):
+    """What a choice was made from, by slot, in seconds; None for what the policy does not price."""
+
+    load: Floats | None = None
+    prefill: Floats | None = None
+    eviction: Floats | None = None
+
+
 class Decision:
-    """The slot chosen and why, with the terms of the choice by slot, in seconds, where the policy has them."""
+    """The slot chosen and why. `terms` gives the terms of the choice as they were; it is called when someone asks."""
 
-    __slots__ = ("eviction", "load", "prefill", "reason", "slot")
+    __slots__ = ("reason", "slot", "terms")
 
-    def __init__(
-        self,
-        slot: int,
-        reason: str,
-        load: Floats | None = None,
-        prefill: Floats | None = None,
-        eviction: Floats | None = None,
-    ) -> None:
+    def __init__(self, slot: int, reason: str, terms: Callable[[], Terms] = Terms) -> None:
         self.slot = slot
         self.reason = reason
-        self.load = load
-        self.prefill = prefill
-        self.eviction = eviction
+        self.terms = terms
 
 
 class Policy(Protocol):

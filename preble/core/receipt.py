@@ -97,13 +97,14 @@ class Receipts:
 
 def candidates(decision: Decision, cached: Floats, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
     """What a decision was made from: an entry per worker, each with the prompt tokens believed `cached` there."""
+    terms = decision.terms()
     return tuple(
         Candidate(
             worker=worker,
             cached_tokens=int(cached[slot]),
-            load=_seconds(decision.load, slot),
-            prefill=_seconds(decision.prefill, slot),
-            eviction=_seconds(decision.eviction, slot),
+            load=_seconds(terms.load, slot),
+            prefill=_seconds(terms.prefill, slot),
+            eviction=_seconds(terms.eviction, slot),
         )
         for slot, worker in enumerate(names)
         if worker is not None

@@ -330,7 +330,7 @@ class Scheduler:
         _hook(self.policy, "check")()
         for slot in self.fleet.present:
             here = [request for request in self._requests.values() if request.slot == slot]
-            pending = sum(request.prefill for request in here) + _closed(self.fleet, slot)
+            pending = sum(request.prefill for request in here) + self.fleet.idle_load(slot)
             load = pending + sum(request.decode for request in here)
             assert self.fleet.requests[slot] == len(here), f"slot {slot}: request count"
             self.fleet.slots[slot].fit.check()
@@ -350,29 +350,23 @@ class Scheduler:
 
     def _charge(self, request: Request) -> float:
         """Account a request on its slot; return the predicted seconds to its first token."""
-        fleet, slot = self.fleet, request.slot
-        fleet.requests[slot] += 1
-        fleet.waiting[slot] += 1
-        request.decode = fleet.slots[slot].decode_seconds(request.length, request.max_tokens)
-        fleet.load[slot] += request.decode
-        waits = float(fleet.pending[slot])
+        fleet, slot, length = self.fleet, request.slot, request.length
+        worker = fleet.slots[slot]
+        waits = fleet.pending.item(slot)
+        request.decode = worker.decode_seconds(length, request.max_tokens)
+        fleet.enter(slot, request.decode)
         self._charge_prefill(request)
-        fleet.saw_prompt(slot, request.cached / request.length)
-        return waits + fleet.slots[slot].prefill_seconds(request.uncached, request.length)
+        fleet.saw_prompt(slot, request.cached / length)
+        return waits + worker.prefill_seconds(request.uncached, length)
 
     def _charge_prefill(self, request: Request) -> None:
-        fleet, slot = self.fleet, request.slot
-        request.uncached = request.length - request.cached
-        request.prefill = fleet.slots[slot].work_seconds(request.uncached, request.length)
-        fleet.uncached[slot] += request.uncached
-        fleet.pending[slot] += request.prefill
-        fleet.load[slot] += request.prefill
+        slot, length = request.slot, request.length
+        request.uncached = length - request.cached
+        request.prefill = self.fleet.slots[slot].work_seconds(request.uncached, length)
+        self.fleet.charge(slot, request.uncached, request.prefill)
 
     def _release_prefill(self, request: Request) -> None:
-        fleet, slot = self.fleet, request.slot
-        fleet.uncached[slot] -= request.uncached
-        fleet.pending[slot] -= request.prefill
-        fleet.load[slot] -= request.prefill
+        self.fleet.charge(request.slot, -request.uncached, -request.prefill)
         request.uncached, request.prefill = 0, 0.0
 
     def _correct(self, request: Request, cached_tokens: int, now: float) -> None:
@@ -388,13 +382,9 @@ class Scheduler:
             self._resize(slot, now)
 
     def _release(self, request: Request) -> None:
-        self._release_prefill(request)
-        self.fleet.load[request.slot] -= request.decode
-        self.fleet.waiting[request.slot] -= not request.started
-        self.fleet.requests[request.slot] -= 1
-        if not self.fleet.requests[request.slot]:
-            # An idle worker has exactly nothing to do: rounding errors must not add up over days.
-            self.fleet.load[request.slot] = self.fleet.pending[request.slot] = _closed(self.fleet, request.slot)
+        if not request.landed:
+            self._release_prefill(request)
+        self.fleet.leave(request.slot, request.decode, waited=not request.started)
 
     def _keep(self, request: Request, generated: bytes) -> None:
         self.fleet.saw_output(request.slot, len(generated) // TOKEN_BYTES)
@@ -410,7 +400,7 @@ class Scheduler:
                 for gone in self.tree.evict(slot, excess, paths=self._evicted is not _ignore):
                     self._evicted(slot, gone.tokens, gone.keep, now)
                 held = self.tree.held_tokens(slot)
-        self.fleet.free[slot] = capacity - held
+        self.fleet.set_free(slot, capacity - held)
 
     def _told(self, worker: str) -> Decision:
         slot = self.fleet.slot(worker)
@@ -465,11 +455,6 @@ def _submitted(
         tenant=tenant,
         worker=told,
     )
-
-
-def _closed(fleet: Fleet, slot: int) -> float:
-    """The load of an idle worker: infinite if it takes no requests."""
-    return 0.0 if fleet.slots[slot].takes else np.inf
 
 
 def _hook(policy: Policy, name: str) -> Callable[..., Any]:

@@ -37,7 +37,14 @@ class Recency:
     def touch(self, path: list[int]) -> None:
         """Make the nodes of `path`, leaf first, the most recently used. O(path), amortized."""
         order, log = self.order, self.log
-        position = len(log)
+        position = end = len(log)
+        first = self.head if self.head > self.read else self.read
+        for node in reversed(path):  # what paths share was often used last: move its entries, they need not die
+            if position == first or log[position - 1] != node:
+                break
+            position -= 1
+        if position != end:
+            del log[position:]
         for node in path:
             order[node] = position
             log.append(node)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from preble.core.fleet import Fleet, Floats
-from preble.core.policy import Decision, Query
+from preble.core.fleet import Fleet, Floats, eviction_seconds
+from preble.core.policy import Decision, Query, Terms
+
+_CLEAR = 1 + 1e-6
+"""Times the least cost: who is dearer than this is no tie of it, however it was rounded."""
 
 
 class E2:
@@ -42,15 +47,25 @@ class E2:
         """Return the slot of least cost."""
         fleet.require_live()
         cached = query.cached if self.in_flight else _landed(query, fleet)
-        load = (fleet.load if self.decode else fleet.pending).copy()
-        prefill = fleet.work_seconds(cached, query.length)
-        cost = load + self.weight * prefill
-        eviction = None
-        if self.eviction:
-            eviction = fleet.eviction_seconds(cached, query.length + query.max_tokens)
-            cost += eviction
-        slot = fleet.cheapest(cost, cached)
-        return Decision(slot, "exploit" if 2 * cached[slot] > query.length else "explore", load, prefill, eviction)
+        length = query.length
+        tokens = length + query.max_tokens if self.eviction else -np.inf
+        price = fleet.token_seconds(length)
+        cost = (fleet.load if self.decode else fleet.pending) + (self.weight * price) * (length - cached)
+        slot, second = fleet.lead(cost)
+        # M is never negative: who leads with its own M against all the others without theirs leads anyway.
+        if second <= (cost.item(slot) + fleet.eviction_seconds_on(slot, cached.item(slot), tokens)) * _CLEAR:
+            slot = fleet.cheapest(cost + fleet.eviction_seconds(cached, tokens), cached)
+        terms = partial(self._terms, fleet.priced.copy(), price, cached, length, tokens)
+        return Decision(slot, "exploit" if 2 * cached.item(slot) > length else "explore", terms)
+
+    def _terms(self, priced: Floats, price: Floats | float, cached: Floats, length: int, tokens: float) -> Terms:
+        """L, P and M as they were when the fleet's arrays were `priced`."""
+        load, pending, free, victim = priced
+        return Terms(
+            load if self.decode else pending,
+            price * (length - cached),
+            eviction_seconds(cached, free, victim, tokens) if self.eviction else None,
+        )
 
 
 def _landed(query: Query, fleet: Fleet) -> Floats:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from preble.core.fleet import Fleet, Floats
-from preble.core.policy import Decision, Query
+from preble.core.policy import Decision, Query, Terms
 from preble.core.request import Request
 from preble.core.window import Assignment, Trend, Trends, Window
 from preble.tokens import TOKEN_BYTES
@@ -127,7 +128,7 @@ class E2Paper:
             slot, reason = self._exploit(query, fleet, terms, holders)
         else:
             slot, reason = self._explore(query, fleet, terms)
-        return Decision(slot, reason, terms.load, terms.prefill, terms.eviction)
+        return Decision(slot, reason, partial(Terms, terms.load, terms.prefill, terms.eviction))
 
     def placed(self, request: Request, now: float) -> None:
         """Count the request in the window, and its prompt as cached there soon."""
