@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from preble.core.cached import Cached, Floats
 from preble.core.cost import Coefficients, CostModel, StepTiming
 from preble.core.fit import Fit
 from preble.errors import ConfigurationError, NoWorkersError
 
-Floats = NDArray[np.float64]
-
-_MASKS_KEPT = 4096
 _OUTPUT_GUESS = 64.0
 _LEARNING_RATE = 0.05
 _CELLS = ("load", "pending", "free", "victim", "requests", "waiting", "uncached")
@@ -71,9 +69,10 @@ class Fleet:
     worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
     counts those in flight, `waiting` those of them not started, `uncached` their prompt tokens still to be computed;
     `victim` is what evicting one token will cost later, in seconds. Counts are floats too: converting takes as long as
-    adding. They are rows of one table, of which `priced` is the part that prices depend on, and each is kept as a
-    memoryview too, which reads and writes one number in a third of the time. `names` is replaced, never changed, so that it may be kept. `present` are the slots with a worker, `live`
-    those of them that take requests: all but the drained ones.
+    adding. They are rows of one table, of which `priced` is the part that prices depend on; memoryviews of the rows
+    read and write one number in a third of the time. `names` is replaced, never changed, so that it may be kept.
+    `present` are the slots with a worker, `live` those of them that take requests: all but the drained ones. They
+    are `alike` if their blocks are of one size and a token of a prompt costs the same on all.
     """
 
     def __init__(self, seed: int) -> None:
@@ -83,7 +82,6 @@ class Fleet:
         self.slot_of: dict[str, int] = {}
         self.present: list[int] = []
         self.live: list[int] = []
-        self._indices: dict[int, NDArray[np.intp]] = {}
         self._lay_out(np.zeros((len(_CELLS), 0)))
         self._changed()
 
@@ -139,17 +137,9 @@ class Fleet:
             raise NoWorkersError("no worker can take requests")
         return self.live
 
-    def cached(self, levels: Sequence[tuple[int, int]], length: int) -> Floats:
-        """Prompt tokens each slot need not compute: whole blocks, and never the last token.
-
-        `levels` are (tokens, mask of the slots that hold so many), from the root down.
-        """
-        cached, block = np.zeros(len(self.slots)), self._block
-        for depth, mask in levels:
-            usable = depth if depth < length else length - 1
-            slots = self.indices(mask) if mask & (mask - 1) else mask.bit_length() - 1
-            cached[slots] = usable - usable % (block if isinstance(block, int) else block[slots])
-        return cached
+    def cached(self, levels: Sequence[tuple[int, int]], length: int) -> Cached:
+        """Prompt tokens each slot need not compute, where masks of slots hold so many of them, from the root down."""
+        return Cached(levels, length, self._block, len(self.slots))
 
     def prefill_seconds(self, cached: Floats, length: int) -> Floats:
         """Seconds each slot needs to prefill what it has not cached of a prompt of `length` tokens."""
@@ -176,27 +166,12 @@ class Fleet:
         missing: float = tokens - (cached + self._free[slot])
         return missing * self._victim[slot] if missing > 0 else 0.0
 
-    def indices(self, mask: int) -> NDArray[np.intp]:
-        """The slots whose bits are set in `mask`, as an index array."""
-        found = self._indices.get(mask)
-        if found is None:
-            if len(self._indices) >= _MASKS_KEPT:
-                self._indices.clear()
-            raw = np.frombuffer(mask.to_bytes((mask.bit_length() + 7) // 8, "little"), dtype=np.uint8)
-            found = self._indices[mask] = np.flatnonzero(np.unpackbits(raw, bitorder="little"))
-        return found
-
-    def lead(self, cost: Floats) -> tuple[int, float]:
-        """The first slot of least cost, and the least cost of the others."""
-        best = int(cost.argmin())
-        least, cost[best] = cost.item(best), np.inf
-        second, cost[best] = cost.item(cost.argmin()), least
-        return best, second
-
     def cheapest(self, cost: Floats, cached: Floats | None = None) -> int:
         """The slot of least cost; ties go to most tokens cached, then the emptiest cache, then a seeded draw."""
-        best, second = self.lead(cost)
-        bound = cost[best] * (1 + 1e-9)
+        best = int(cost.argmin())
+        least, cost[best] = cost.item(best), np.inf
+        bound, second = least * (1 + 1e-9), cost.item(cost.argmin())
+        cost[best] = least
         if second > bound:  # comparing all takes longer, and ties are rare
             return best
         ties: list[int] = (cost <= bound).nonzero()[0].tolist()
@@ -271,7 +246,7 @@ class Fleet:
         """Name the rows of the table."""
         self._table, self.priced = table, table[:_PRICED]
         self.load, self.pending, self.free, self.victim, self.requests, self.waiting, self.uncached = table
-        cells = [memoryview(row) for row in table]  # type: ignore[arg-type]
+        cells = cast("list[memoryview[float]]", [memoryview(row) for row in table])
         self._load, self._pending, self._free, self._victim, self._requests, self._waiting, self._uncached = cells
 
     def _changed(self) -> None:
@@ -291,10 +266,11 @@ class Fleet:
         self._new = _shared([price.new for price in prices])
         self._context = _shared([price.context for price in prices])
         self._product = _shared([price.product for price in prices])
+        self.alike = not any(isinstance(each, np.ndarray) for each in (self._block, self._new, self._product))
 
 
 def eviction_seconds(cached: Floats, free: Floats, victim: Floats, tokens: float) -> Floats:
-    """Seconds that making room for what is not `cached` of `tokens` tokens will cost later, by the arrays of a fleet."""
+    """Seconds that making room for what is not `cached` of `tokens` tokens will cost later, from a fleet's arrays."""
     seconds: Floats = np.maximum(tokens - (cached + free), 0.0) * victim
     return seconds
 

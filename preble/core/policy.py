@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from preble.core.fleet import Fleet, Floats
+from preble.core.cached import Cached, Floats
+from preble.core.fleet import Fleet
 from preble.tree import Match
 
 
 class Query:
-    """A request to place: `length` prompt tokens, of which each slot has `cached`; `match` is what the tree knows."""
+    """A request to place: `length` prompt tokens; `match` is what the tree knows, `believed` what each slot has."""
 
-    __slots__ = ("cached", "length", "match", "max_tokens", "priority", "session")
+    __slots__ = ("_cached", "believed", "length", "match", "max_tokens", "priority", "session")
 
     def __init__(
-        self, length: int, max_tokens: int, session: str | None, priority: int, match: Match, cached: Floats
+        self, length: int, max_tokens: int, session: str | None, priority: int, match: Match, believed: Cached
     ) -> None:
         self.length = length
         self.max_tokens = max_tokens
         self.session = session
         self.priority = priority
         self.match = match
-        self.cached = cached
+        self.believed = believed
+        self._cached: Floats | None = None
+
+    @property
+    def cached(self) -> Floats:
+        """Prompt tokens cached, by slot."""
+        if self._cached is None:
+            self._cached = self.believed.by_slot()
+        return self._cached
 
 
 class Terms(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 import msgspec
 
-from preble.core.fleet import Floats
+from preble.core.cached import Cached, Floats
 from preble.core.policy import Decision, Query
 
 
@@ -43,7 +43,7 @@ class _Entry:
         self, decision: Decision, query: Query, names: tuple[str | None, ...], predicted_ttft: float, now: float
     ) -> None:
         self.decision = decision
-        self.believed = query.cached  # not the query: its match would keep the whole prompt
+        self.believed = query.believed  # not the query: its match would keep the whole prompt
         self.names = names
         self.predicted_ttft = predicted_ttft
         self.decided_at = now
@@ -88,20 +88,20 @@ class Receipts:
             worker=entry.names[slot] or "",
             reason=entry.decision.reason,
             candidates=candidates(entry.decision, entry.believed, entry.names),
-            predicted_cached_tokens=int(entry.believed[slot]),
+            predicted_cached_tokens=entry.believed.on(slot),
             cached_tokens=entry.cached,
             predicted_ttft=entry.predicted_ttft,
             ttft=entry.ttft,
         )
 
 
-def candidates(decision: Decision, cached: Floats, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
+def candidates(decision: Decision, cached: Cached, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
     """What a decision was made from: an entry per worker, each with the prompt tokens believed `cached` there."""
     terms = decision.terms()
     return tuple(
         Candidate(
             worker=worker,
-            cached_tokens=int(cached[slot]),
+            cached_tokens=cached.on(slot),
             load=_seconds(terms.load, slot),
             prefill=_seconds(terms.prefill, slot),
             eviction=_seconds(terms.eviction, slot),

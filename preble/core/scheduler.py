@@ -218,7 +218,7 @@ class Scheduler:
         self._placed(request, now)
         placement = Placement(self._worker(slot), request.cached, decision.reason, predicted)
         if self._log is not None:
-            choice = candidates(decision, query.cached, self.fleet.names)
+            choice = candidates(decision, query.believed, self.fleet.names)
             self._log.add(_submitted(request, packed, namespace, tenant, worker, placement, choice))
         return placement
 
@@ -352,7 +352,7 @@ class Scheduler:
         """Account a request on its slot; return the predicted seconds to its first token."""
         fleet, slot, length = self.fleet, request.slot, request.length
         worker = fleet.slots[slot]
-        waits = fleet.pending.item(slot)
+        waits: float = fleet.pending.item(slot)
         request.decode = worker.decode_seconds(length, request.max_tokens)
         fleet.enter(slot, request.decode)
         self._charge_prefill(request)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import numpy as np
 
-from preble.core.fleet import Fleet, Floats, eviction_seconds
+from preble.core.cached import Cached, Floats
+from preble.core.fleet import Fleet, eviction_seconds
+from preble.core.lead import lead
 from preble.core.policy import Decision, Query, Terms
 
 _CLEAR = 1 + 1e-6
@@ -46,32 +49,43 @@ class E2:
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
         """Return the slot of least cost."""
         fleet.require_live()
-        cached = query.cached if self.in_flight else _landed(query, fleet)
-        length = query.length
-        tokens = length + query.max_tokens if self.eviction else -np.inf
-        price = fleet.token_seconds(length)
-        cost = (fleet.load if self.decode else fleet.pending) + (self.weight * price) * (length - cached)
-        slot, second = fleet.lead(cost)
-        # M is never negative: who leads with its own M against all the others without theirs leads anyway.
-        if second <= (cost.item(slot) + fleet.eviction_seconds_on(slot, cached.item(slot), tokens)) * _CLEAR:
-            slot = fleet.cheapest(cost + fleet.eviction_seconds(cached, tokens), cached)
-        terms = partial(self._terms, fleet.priced.copy(), price, cached, length, tokens)
-        return Decision(slot, "exploit" if 2 * cached.item(slot) > length else "explore", terms)
+        cached = query.believed if self.in_flight else _landed(query, fleet)
+        tokens = query.length + query.max_tokens if self.eviction else -np.inf
+        price = fleet.token_seconds(query.length)
+        slot = self._ahead(cached, tokens, fleet) if fleet.alike and self.decode else -1
+        if slot < 0:
+            slot = self._cheapest(cached, tokens, fleet)
+        terms = partial(self._terms, fleet.priced.copy(), cached, price, tokens)
+        return Decision(slot, "exploit" if 2 * cached.on(slot) > query.length else "explore", terms)
 
-    def _terms(self, priced: Floats, price: Floats | float, cached: Floats, length: int, tokens: float) -> Terms:
+    def _ahead(self, cached: Cached, tokens: float, fleet: Fleet) -> int:
+        """The slot that `_cheapest` would return, if no other comes near it, else -1. For workers that are alike.
+
+        M is never negative: who is ahead with it of all the others without it is ahead of them.
+        """
+        slot, least, others = lead(fleet.load, cached, self.weight * cast("float", fleet.token_seconds(cached.length)))
+        least += fleet.eviction_seconds_on(slot, cached.on(slot), tokens)
+        return slot if others > least * _CLEAR else -1
+
+    def _cheapest(self, cached: Cached, tokens: float, fleet: Fleet) -> int:
+        """The slot of least cost; what ties, the fleet decides."""
+        held = cached.by_slot()
+        load = fleet.load if self.decode else fleet.pending
+        cost = load + self.weight * fleet.work_seconds(held, cached.length) + fleet.eviction_seconds(held, tokens)
+        return fleet.cheapest(cost, held)
+
+    def _terms(self, priced: Floats, cached: Cached, price: Floats | float, tokens: float) -> Terms:
         """L, P and M as they were when the fleet's arrays were `priced`."""
         load, pending, free, victim = priced
+        held = cached.by_slot()
         return Terms(
             load if self.decode else pending,
-            price * (length - cached),
-            eviction_seconds(cached, free, victim, tokens) if self.eviction else None,
+            price * (cached.length - held),
+            eviction_seconds(held, free, victim, tokens) if self.eviction else None,
         )
 
 
-def _landed(query: Query, fleet: Fleet) -> Floats:
-    """What each slot has computed of the prompt: `query.cached` without what is in flight."""
-    landed = np.zeros(len(fleet))
-    for slot in fleet.live:
-        tokens = query.match.landed_length(slot)
-        landed[slot] = tokens - tokens % fleet.slots[slot].block_size
-    return np.minimum(query.cached, landed)
+def _landed(query: Query, fleet: Fleet) -> Cached:
+    """What each slot has computed of the prompt: `query.believed` without what is in flight."""
+    levels = sorted((query.match.landed_length(slot), 1 << slot) for slot in fleet.live)
+    return fleet.cached(levels, query.length)

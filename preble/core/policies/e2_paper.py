@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from preble.core.fleet import Fleet, Floats
+from preble.core.cached import Floats, indices
+from preble.core.fleet import Fleet
 from preble.core.policy import Decision, Query, Terms
 from preble.core.request import Request
 from preble.core.window import Assignment, Trend, Trends, Window
@@ -252,7 +253,7 @@ class E2Paper:
     def _replicate(self, prefix: Prefix, held: int, query: Query, fleet: Fleet, terms: _Terms) -> None:
         """Give the prefix a home more, where LoadCost is least; its trend begins anew."""
         prefix.trend = Trend()
-        others = np.setdiff1d(terms.live, fleet.indices(held | prefix.replicas))
+        others = np.setdiff1d(terms.live, indices(held | prefix.replicas))
         if len(others):
             prefix.replicas |= 1 << self._cheapest(others, query, fleet, terms)
 
@@ -303,7 +304,7 @@ def _shares(slot: int) -> int:
 
 
 def _among(mask: int, fleet: Fleet, live: Slots) -> Slots:
-    slots = fleet.indices(mask)
+    slots = indices(mask)
     return slots if len(live) == len(fleet) else np.intersect1d(slots, live)
 
 
