@@ -15,9 +15,7 @@ from preble.errors import ConfigurationError, NoWorkersError
 
 _OUTPUT_GUESS = 64.0
 _LEARNING_RATE = 0.05
-_CELLS = ("load", "pending", "free", "victim", "requests", "waiting", "uncached")
-_PRICED = 4
-"""How many of them, from the first on, prices depend on."""
+_ROWS = ("load", "free", "victim", "pending", "requests", "waiting", "uncached")
 _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=0.0)
 
 
@@ -69,8 +67,7 @@ class Fleet:
     worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
     counts those in flight, `waiting` those of them not started, `uncached` their prompt tokens still to be computed;
     `victim` is what evicting one token will cost later, in seconds. Counts are floats too: converting takes as long as
-    adding. They are rows of one table, of which `priced` is the part that prices depend on; memoryviews of the rows
-    read and write one number in a third of the time. `names` is replaced, never changed, so that it may be kept.
+    adding. They are rows of one table; memoryviews of the rows read and write one number in a third of the time. `names` is replaced, never changed, so that it may be kept.
     `present` are the slots with a worker, `live` those of them that take requests: all but the drained ones. They
     are `alike` if their blocks are of one size and a token of a prompt costs the same on all.
     """
@@ -82,7 +79,7 @@ class Fleet:
         self.slot_of: dict[str, int] = {}
         self.present: list[int] = []
         self.live: list[int] = []
-        self._lay_out(np.zeros((len(_CELLS), 0)))
+        self._lay_out(np.zeros((len(_ROWS), 0)))
         self._changed()
 
     def __len__(self) -> int:
@@ -239,15 +236,15 @@ class Fleet:
         if None in self.names:
             return self.names.index(None)
         self.slots.append(Slot(None, 0, 1, _NO_WORKER))
-        self._lay_out(np.append(self._table, np.zeros((len(_CELLS), 1)), axis=1))
+        self._lay_out(np.append(self._table, np.zeros((len(_ROWS), 1)), axis=1))
         return len(self.slots) - 1
 
     def _lay_out(self, table: Floats) -> None:
         """Name the rows of the table."""
-        self._table, self.priced = table, table[:_PRICED]
-        self.load, self.pending, self.free, self.victim, self.requests, self.waiting, self.uncached = table
+        self._table = table
+        self.load, self.free, self.victim, self.pending, self.requests, self.waiting, self.uncached = table
         cells = cast("list[memoryview[float]]", [memoryview(row) for row in table])
-        self._load, self._pending, self._free, self._victim, self._requests, self._waiting, self._uncached = cells
+        self._load, self._free, self._victim, self._pending, self._requests, self._waiting, self._uncached = cells
 
     def _changed(self) -> None:
         """Derive from the slots what is read for every request."""

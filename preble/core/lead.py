@@ -7,11 +7,9 @@ deepest on, until not even the lightest worker of all could be ahead with so lit
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from preble.core.cached import Cached, Floats, indices
+
+_INFINITE = float("inf")
 
 
 def lead(load: Floats, cached: Cached, price: float) -> tuple[int, float, float]:
@@ -19,15 +17,16 @@ def lead(load: Floats, cached: Cached, price: float) -> tuple[int, float, float]
 
     No other slot costs less than the bound. Of equals any is returned, and the bound is its cost.
     """
+    levels, length, block = cached.levels, cached.length, cached.block
     floor: float = load.item(load.argmin())
-    block: Any = cached.block
-    best, least, bound = -1, float(np.inf), float(np.inf)
-    for depth, mask in (*reversed(cached.levels), (0, (1 << len(load)) - 1)):
-        usable = cached.usable(depth)
-        missing = price * (cached.length - (usable - usable % block))
+    best, least, bound = -1, _INFINITE, _INFINITE
+    for level in range(len(levels) - 1, -2, -1):
+        depth, mask = levels[level] if level >= 0 else (0, (1 << len(load)) - 1)
+        usable = depth if depth < length else length - 1
+        missing: float = price * (length - (usable - usable % block))
         if floor + missing > least:
-            return best, least, min(bound, floor + missing)
-        others = mask if best < 0 else mask & ~(1 << best)
+            return best, least, floor + missing if floor + missing < bound else bound
+        others = mask & ~(1 << best) if best >= 0 else mask
         if others:
             slot, lightest, second = _lightest(load, others)
             if lightest + missing < least:
@@ -42,9 +41,9 @@ def _lightest(load: Floats, mask: int) -> tuple[int, float, float]:
     """The lightest of these slots, its load, and the least load of the rest of them."""
     if not mask & (mask - 1):
         slot = mask.bit_length() - 1
-        return slot, load.item(slot), np.inf
+        return slot, load.item(slot), _INFINITE
     slots = indices(mask)
     loads = load[slots]
     first = loads.argmin()
-    least, loads[first] = loads.item(first), np.inf
+    least, loads[first] = loads.item(first), _INFINITE
     return int(slots[first]), least, loads.item(loads.argmin())

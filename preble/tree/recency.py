@@ -9,6 +9,9 @@ from itertools import chain
 SLACK = 64
 """Entries of the log that are never worth squeezing out."""
 
+SPARSE = 4
+"""How many entries there may be for each that counts; fewer would mean more squeezing for little memory."""
+
 SQUEEZE = 4
 """How many old entries are looked at for each new one."""
 
@@ -49,7 +52,7 @@ class Recency:
             order[node] = position
             log.append(node)
             position += 1
-        if self.written != self.read or position > 2 * len(order) + SLACK:
+        if self.written != self.read or position > SPARSE * len(order) + SLACK:
             self._squeeze(SQUEEZE * len(path))
 
     def __iter__(self) -> Iterator[int]:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from preble.tree.recency import Recency
+from preble.tree.recency import SLACK, SPARSE, SQUEEZE, Recency
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_log_stays_short_and_in_order():
         recency.touch([node])
         model.pop(node, None)
         model[node] = None
-        assert len(recency.log) <= (2 * 50 + 65) * 4 // 3 + 4
+        assert len(recency.log) <= (SPARSE * 50 + SLACK + 1) * SQUEEZE // (SQUEEZE - 1) + SQUEEZE
         assert recency.oldest() == next(iter(model))
     assert drain(recency) == list(model)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import cast
+from typing import Any
 
 import numpy as np
 
@@ -52,18 +52,19 @@ class E2:
         cached = query.believed if self.in_flight else _landed(query, fleet)
         tokens = query.length + query.max_tokens if self.eviction else -np.inf
         price = fleet.token_seconds(query.length)
-        slot = self._ahead(cached, tokens, fleet) if fleet.alike and self.decode else -1
+        slot = self._ahead(cached, price, tokens, fleet) if fleet.alike and self.decode else -1
         if slot < 0:
             slot = self._cheapest(cached, tokens, fleet)
-        terms = partial(self._terms, fleet.priced.copy(), cached, price, tokens)
+        load = (fleet.load if self.decode else fleet.pending).copy()
+        terms = partial(_terms, load, fleet.free.copy(), fleet.victim.copy(), cached, price, tokens)
         return Decision(slot, "exploit" if 2 * cached.on(slot) > query.length else "explore", terms)
 
-    def _ahead(self, cached: Cached, tokens: float, fleet: Fleet) -> int:
+    def _ahead(self, cached: Cached, price: Any, tokens: float, fleet: Fleet) -> int:
         """The slot that `_cheapest` would return, if no other comes near it, else -1. For workers that are alike.
 
         M is never negative: who is ahead with it of all the others without it is ahead of them.
         """
-        slot, least, others = lead(fleet.load, cached, self.weight * cast("float", fleet.token_seconds(cached.length)))
+        slot, least, others = lead(fleet.load, cached, self.weight * price)
         least += fleet.eviction_seconds_on(slot, cached.on(slot), tokens)
         return slot if others > least * _CLEAR else -1
 
@@ -74,15 +75,12 @@ class E2:
         cost = load + self.weight * fleet.work_seconds(held, cached.length) + fleet.eviction_seconds(held, tokens)
         return fleet.cheapest(cost, held)
 
-    def _terms(self, priced: Floats, cached: Cached, price: Floats | float, tokens: float) -> Terms:
-        """L, P and M as they were when the fleet's arrays were `priced`."""
-        load, pending, free, victim = priced
-        held = cached.by_slot()
-        return Terms(
-            load if self.decode else pending,
-            price * (cached.length - held),
-            eviction_seconds(held, free, victim, tokens) if self.eviction else None,
-        )
+
+def _terms(load: Floats, free: Floats, victim: Floats, cached: Cached, price: Floats | float, tokens: float) -> Terms:
+    """L, P and M as they were when these were the fleet's arrays."""
+    held = cached.by_slot()
+    eviction = None if tokens < 0 else eviction_seconds(held, free, victim, tokens)
+    return Terms(load, price * (cached.length - held), eviction)
 
 
 def _landed(query: Query, fleet: Fleet) -> Cached:
