@@ -7,6 +7,8 @@ deepest on, until not even the lightest worker of all could be ahead with so lit
 
 from __future__ import annotations
 
+from typing import Any
+
 from preble.core.cached import Cached, Floats, indices
 
 _INFINITE = float("inf")
@@ -17,13 +19,14 @@ def lead(load: Floats, cached: Cached, price: float) -> tuple[int, float, float]
 
     No other slot costs less than the bound. Of equals any is returned, and the bound is its cost.
     """
-    levels, length, block = cached.levels, cached.length, cached.block
+    levels, length = cached.levels, cached.length
+    block: Any = cached.block
     floor: float = load.item(load.argmin())
     best, least, bound = -1, _INFINITE, _INFINITE
     for level in range(len(levels) - 1, -2, -1):
         depth, mask = levels[level] if level >= 0 else (0, (1 << len(load)) - 1)
         usable = depth if depth < length else length - 1
-        missing: float = price * (length - (usable - usable % block))
+        missing = price * (length - usable + usable % block)
         if floor + missing > least:
             return best, least, floor + missing if floor + missing < bound else bound
         others = mask & ~(1 << best) if best >= 0 else mask
