@@ -252,6 +252,7 @@ class Fleet:
         self.names = tuple(slot.worker for slot in self.slots)
         self.present = [index for index, name in enumerate(self.names) if name is not None]
         self.live = [index for index in self.present if self.slots[index].takes]
+        self.live_mask = sum(1 << index for index in self.live)
         blocks = [slot.block_size for slot in self.slots]
         self._block = blocks[0] if len(set(blocks)) == 1 else np.array(blocks)
         self._priced()

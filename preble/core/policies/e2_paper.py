@@ -19,7 +19,7 @@ from preble.tree import Match, RadixTree
 
 Slots = NDArray[np.intp]
 
-_PREFIXES = 0  # a holder in the tree: requests in the window, pinned where their key portions end
+_PREFIXES = 0  # a holder in the tree: it pins the nodes where key portions of requests in the window end
 
 
 class Prefix:
@@ -123,7 +123,7 @@ class E2Paper:
         decode = self._window.decode()
         load = self._window.prefill + decode
         prefill = fleet.prefill_seconds(query.cached, query.length)
-        terms = _Terms(decode, load, prefill, np.flatnonzero(np.isfinite(fleet.load)))
+        terms = _Terms(decode, load, prefill, indices(fleet.live_mask))
         matched, holders = _longest(query, fleet, terms.live)
         if query.length - matched < matched:
             slot, reason = self._exploit(query, fleet, terms, holders)
@@ -138,8 +138,10 @@ class E2Paper:
         node = tree.insert(request.tokens, _cache(slot), match=self._match)
         key = self._key(node)
         tree.pin(node, _shares(slot))
-        tree.pin(key, _PREFIXES)
-        prefix = self.prefixes.setdefault(key, Prefix())
+        prefix = self.prefixes.get(key)
+        if prefix is None:
+            tree.pin(key, _PREFIXES)
+            prefix = self.prefixes[key] = Prefix()
         prefix.requests += 1
         worker = self._fleet.slots[slot]
         prefill = worker.prefill_seconds(request.uncached, request.length)
@@ -271,11 +273,11 @@ class E2Paper:
 
     def _forget(self, gone: Assignment) -> None:
         self.tree.unpin(gone.node, _shares(gone.slot))
-        self.tree.unpin(gone.key, _PREFIXES)
         prefix = self.prefixes[gone.key]
         prefix.requests -= 1
         if not prefix.requests:
             del self.prefixes[gone.key]
+            self.tree.unpin(gone.key, _PREFIXES)
 
     def check(self) -> None:
         """Raise AssertionError unless tree, window and flights agree."""
@@ -284,7 +286,7 @@ class E2Paper:
         self._waits.check()
         window = [assignment for _, assignment in self._window.assignments]
         keys = Counter(assignment.key for assignment in window)
-        assert self.tree.pins(_PREFIXES) == keys, "key portions pinned are not those in the window"
+        assert self.tree.pins(_PREFIXES) == dict.fromkeys(keys, 1), "key portions pinned are not those in the window"
         assert {key: prefix.requests for key, prefix in self.prefixes.items()} == keys, "prefixes"
         for slot in range(len(self._window.requests)):
             shares = Counter(assignment.node for assignment in window if assignment.slot == slot)
