@@ -69,8 +69,8 @@ class Fleet:
     computed; `victim` is what evicting one token will cost later, in seconds. Counts are floats too: converting
     takes as long as adding. They are rows of one table; memoryviews of the rows read and write one number in a
     third of the time. `names` is replaced, never changed, so that it may be kept. `present` are the slots with a
-    worker, `live` those of them that take requests: all but the drained ones. They are `alike` if their blocks are
-    of one size and a token of a prompt costs the same on all.
+    worker, `live` those of them that take requests: all but the drained ones (`live_mask` has a bit for each). They
+    are `alike` if their blocks are of one size and a token of a prompt costs the same on all.
     """
 
     def __init__(self, seed: int) -> None:

@@ -189,25 +189,16 @@ class Scheduler:
         without workers, ConfigurationError if the policy chose a slot without a worker. Then nothing has changed.
         """
         packed = pack(tokens)
-        known = self._requests.get(id)
-        if known is not None and known.slot >= 0:
-            raise InvalidRequestError(f"{id!r} is in flight", field="id")
-        if not packed:
-            raise InvalidRequestError("must not be empty", field="tokens")
-        if max_tokens < 0:
-            raise InvalidRequestError(f"must be at least 0, not {max_tokens}", field="max_tokens")
-        if negative(packed):
-            raise InvalidRequestError("the first token is negative", field="tokens")
+        self._require_new(id, packed, max_tokens)
         if self._log is not None:
             check_loggable(id, session, namespace, tenant)
         key = self._namespaces.key(fold(namespace, tenant), packed) if namespace or tenant else packed
         match = self.tree.match(key)
-        length = len(packed) // TOKEN_BYTES
-        cached = self.fleet.cached(match.levels, length)
-        query = Query(length, max_tokens, session, priority, match, cached)
+        cached = self.fleet.cached(match.levels, len(packed) // TOKEN_BYTES)
+        query = Query(cached.length, max_tokens, session, priority, match, cached)
         decision = self.policy.place(query, self.fleet, now) if worker is None else self._told(worker)
         slot = decision.slot
-        if not (0 <= slot < len(self.fleet) and self.fleet.slots[slot].takes):
+        if not (0 <= slot < len(self.fleet.slots) and self.fleet.slots[slot].takes):
             raise ConfigurationError(f"policy: chose slot {slot}, which has no worker that takes requests")
         node = self.tree.insert(key, slot, match=match)
         self._requests.pop(id, None)  # an orphan's old place in the order of submission
@@ -342,6 +333,17 @@ class Scheduler:
             assert self.fleet.free[slot] == free, f"slot {slot}: free tokens"
             pins = Counter(request.node for request in here)
             assert self.tree.pins(slot) == pins, f"slot {slot}: pins are not those of the requests in flight"
+
+    def _require_new(self, id: RequestId, packed: bytes, max_tokens: int) -> None:
+        known = self._requests.get(id)
+        if known is not None and known.slot >= 0:
+            raise InvalidRequestError(f"{id!r} is in flight", field="id")
+        if not packed:
+            raise InvalidRequestError("must not be empty", field="tokens")
+        if max_tokens < 0:
+            raise InvalidRequestError(f"must be at least 0, not {max_tokens}", field="max_tokens")
+        if negative(packed):
+            raise InvalidRequestError("the first token is negative", field="tokens")
 
     def _query(self, request: Request) -> Query:
         match = self.tree.match(request.tokens)
