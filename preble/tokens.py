@@ -48,7 +48,7 @@ def pack(tokens: TokenInput, *, field: str = "tokens") -> bytes:
 
 def _pack_sequence(tokens: Sequence[int], field: str) -> bytes:
     try:
-        return struct.pack(f"<{len(tokens)}i", *tokens)
+        return struct.Struct(f"<{len(tokens)}i").pack(*tokens)  # `struct.pack` would copy all arguments once more
     except (struct.error, TypeError) as error:
         raise InvalidRequestError(f"not a sequence of 32-bit token ids ({error})", field=field) from None
 
