@@ -46,7 +46,12 @@ def _lightest(load: Floats, mask: int) -> tuple[int, float, float]:
         slot = mask.bit_length() - 1
         return slot, load.item(slot), _INFINITE
     slots = indices(mask)
-    loads = load[slots]
-    first = loads.argmin()
-    least, loads[first] = loads.item(first), _INFINITE
-    return int(slots[first]), least, loads.item(loads.argmin())
+    first, least, second = two_least(load[slots])
+    return int(slots[first]), least, second
+
+
+def two_least(values: Floats) -> tuple[int, float, float]:
+    """Return where the least is, the least, and the least of the rest. Spoils `values`."""
+    first = int(values.argmin())
+    least, values[first] = values.item(first), _INFINITE
+    return first, least, values.item(values.argmin())

@@ -16,6 +16,7 @@ from preble.core.policy import Query
 from preble.tree import RadixTree
 
 COST = CostModel(pieces=((0, 1.0, 0.5, 0.0),), extra_product=1e-4)
+SLOW = CostModel(pieces=((0, 1.0, 0.8, 0.0),))
 LENGTH = 100
 MATCH = RadixTree().match(b"")
 
@@ -25,12 +26,13 @@ any_load = st.one_of(few, st.floats(0, 3), st.just(np.inf))
 
 
 @st.composite
-def fleets(draw: st.DrawFn) -> tuple[Fleet, Cached]:
-    """A fleet of alike workers, at least one of which takes requests, and what its workers have of a prompt."""
+def fleets(draw: st.DrawFn, presets: tuple[CostModel, ...] = (COST,)) -> tuple[Fleet, Cached]:
+    """A fleet of which at least one worker takes requests, and what its workers have of a prompt."""
     slots, block = draw(st.integers(1, 9)), draw(st.sampled_from([1, 16]))
     fleet = Fleet(seed=0)
     for slot in range(slots):
-        fleet.add(f"w{slot}", kv_tokens=1000, block_size=block, cost=COST)
+        cost = draw(st.sampled_from(presets))
+        fleet.add(f"w{slot}", kv_tokens=1000, block_size=block, cost=cost)
         fleet.load[slot] = draw(any_load)
         fleet.free[slot] = draw(st.sampled_from([-5, 0, 50, 1000]))
         fleet.victim[slot] = draw(few)
@@ -54,7 +56,7 @@ def test_the_lead_is_the_least_cost_and_a_bound_of_all_others(case, price):
     assert others >= least
 
 
-@given(fleets(), st.booleans(), st.integers(0, 300))
+@given(st.one_of(fleets(), fleets((COST, SLOW))), st.booleans(), st.integers(0, 300))
 def test_who_is_ahead_is_the_cheapest_of_all(case, eviction, max_tokens):
     fleet, cached = case
     policy = E2(eviction=eviction)

@@ -9,7 +9,7 @@ import numpy as np
 
 from preble.core.cached import Cached, Floats
 from preble.core.fleet import Fleet, eviction_seconds
-from preble.core.lead import lead
+from preble.core.lead import lead, two_least
 from preble.core.policy import Decision, Query, Terms
 
 _CLEAR = 1 + 1e-6
@@ -52,7 +52,7 @@ class E2:
         cached = query.believed if self.in_flight else _landed(query, fleet)
         tokens = query.length + query.max_tokens if self.eviction else -np.inf
         price = fleet.token_seconds(query.length)
-        slot = self._ahead(cached, price, tokens, fleet) if fleet.alike and self.decode else -1
+        slot = self._ahead(cached, price, tokens, fleet)
         if slot < 0:
             slot = self._cheapest(cached, tokens, fleet)
         load = (fleet.load if self.decode else fleet.pending).tobytes()
@@ -60,11 +60,15 @@ class E2:
         return Decision(slot, "exploit" if 2 * cached.on(slot) > query.length else "explore", terms)
 
     def _ahead(self, cached: Cached, price: Any, tokens: float, fleet: Fleet) -> int:
-        """The slot that `_cheapest` would return, if no other comes near it, else -1. For workers that are alike.
+        """The slot that `_cheapest` would return, if no other comes near it, else -1.
 
         M is never negative: who is ahead with it of all the others without it is ahead of them.
         """
-        slot, least, others = lead(fleet.load, cached, self.weight * price)
+        if fleet.alike and self.decode:
+            slot, least, others = lead(fleet.load, cached, self.weight * price)
+        else:
+            load = fleet.load if self.decode else fleet.pending
+            slot, least, others = two_least(load + self.weight * price * (cached.length - cached.by_slot()))
         least += fleet.eviction_seconds_on(slot, cached.on(slot), tokens)
         return slot if others > least * _CLEAR else -1
 
