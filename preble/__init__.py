@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from preble.errors import EngineError as EngineError
     from preble.errors import InvalidRequestError as InvalidRequestError
     from preble.errors import ModelError as ModelError
+    from preble.errors import NamespaceNotServedError as NamespaceNotServedError
     from preble.errors import NotStartedError as NotStartedError
     from preble.errors import NoWorkersError as NoWorkersError
     from preble.errors import OverloadedError as OverloadedError
@@ -57,8 +58,9 @@ _HOMES = {
     "core.scheduler": ("Placement", "Scheduler"),
     "errors": (
         "ClosedError", "ConfigurationError", "ContextLengthError", "DeadlineExceededError", "EngineError",
-        "InvalidRequestError", "ModelError", "NoWorkersError", "NotStartedError", "OverloadedError", "PrebleError",
-        "StateError", "WorkerError", "WorkerLostError", "WorkerStartError", "WrongLoopError",
+        "InvalidRequestError", "ModelError", "NamespaceNotServedError", "NoWorkersError", "NotStartedError",
+        "OverloadedError", "PrebleError", "StateError", "WorkerError", "WorkerLostError", "WorkerStartError",
+        "WrongLoopError",
     ),
     "tree": ("RadixTree",),
     "types": ("Choice", "Chunk", "Generation", "SamplingParams", "Timings", "TokenLogprob", "Usage"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from preble.backends import BACKENDS, EngineInfo
 from preble.core.cost import CostModel
+from preble.core.fleet import served_namespaces
 from preble.core.policy import Policy
 from preble.core.receipt import Receipt
 from preble.core.scheduler import Scheduler
@@ -153,18 +154,20 @@ class PrebleCluster:
         priority: int = 0,
         namespace: str = "",
         tenant: str = "",
+        lora: str = "",
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> Generation:
         """Return the finished generation of `prompt`: text, token ids, or chat messages (with `tools`).
 
         `session` names a conversation; a lower `priority` goes first. Requests of different `namespace` or `tenant`
-        never share cached prefixes. `timeout` is in seconds, `deadline` a time of the event loop's clock. Raises
-        InvalidRequestError, DeadlineExceededError, OverloadedError, WorkerError, StateError.
+        never share cached prefixes. `lora` names an adapter that the engine has, to compute with; it is the namespace
+        too if none is given. `timeout` is in seconds, `deadline` a time of the event loop's clock. Raises
+        InvalidRequestError, DeadlineExceededError, OverloadedError, NoWorkersError, WorkerError, StateError.
         """
         self._require_open()
         texts: dict[int, str] = {}
-        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant)
+        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
         flight = await self._open(prompt, sampling, tools, routing, timeout, deadline, streaming=False)
         try:
             async for chunk in self._chunks(flight):
@@ -183,6 +186,7 @@ class PrebleCluster:
         priority: int = 0,
         namespace: str = "",
         tenant: str = "",
+        lora: str = "",
         timeout: float | None = None,
         deadline: float | None = None,
     ) -> AsyncGenerator[Chunk, None]:
@@ -191,7 +195,7 @@ class PrebleCluster:
         With `n` samples their pieces come interleaved, told apart by `index`. Closing the stream cancels the request.
         """
         self._require_open()
-        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant)
+        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
         return self._stream(prompt, sampling, tools, routing, timeout, deadline)
 
     async def generate_many(
@@ -241,12 +245,15 @@ class PrebleCluster:
         finally:
             self._draining = False
 
-    async def add_worker(self) -> str:
+    async def add_worker(self, *, namespaces: Iterable[str] | None = None) -> str:
         """Start one more worker like the others, and return its name when it takes requests.
 
-        Raises WorkerStartError, or ClosedError if the cluster is closed meanwhile; then nothing is left of it.
+        With `namespaces` it gets requests of these only ("" is that of requests that name none), else of all.
+        Raises ConfigurationError for namespaces that are no names, WorkerStartError, or ClosedError if the cluster is
+        closed meanwhile; then nothing is left of it.
         """
         self._require_open()
+        served = served_namespaces(namespaces)
         worker = next(self._names)
         try:
             info = await self._pool.add(worker, self._start_timeout)
@@ -254,7 +261,7 @@ class PrebleCluster:
             self._require_started()
             raise
         self._require_started()
-        self._add_workers({worker: info})
+        self._add_workers({worker: info}, served)
         return worker
 
     async def drain_worker(self, worker: str) -> None:
@@ -309,6 +316,7 @@ class PrebleCluster:
         """Submit a request; whoever gets the flight must release it."""
         chosen = _DEFAULT_SAMPLING if sampling is None else sampling
         self._reader.check(chosen)
+        self._check_adapter(routing.lora)
         until = self._earliest(timeout, deadline)
         tokens = await self._reader.tokens(prompt, tools)
         self._require_open()
@@ -319,6 +327,12 @@ class PrebleCluster:
             self._dispatcher.release(flight)
             raise
         return flight
+
+    def _check_adapter(self, name: str) -> None:
+        for info in self._infos.values():
+            if name and info.adapters is not None and name not in info.adapters:
+                known = ", ".join(info.adapters) or "none"
+                raise InvalidRequestError(f"the {self.backend} engine has no {name!r}, but {known}", field="lora")
 
     def _earliest(self, timeout: float | None, deadline: float | None) -> float | None:
         """The time of the loop's clock by which a request must be done."""
@@ -369,7 +383,7 @@ class PrebleCluster:
         sampling = sample.sampling
         return Transcript(self._reader.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
 
-    def _add_workers(self, infos: Mapping[str, EngineInfo]) -> None:
+    def _add_workers(self, infos: Mapping[str, EngineInfo], namespaces: Iterable[str] | None = None) -> None:
         assert self._loop is not None
         for worker, info in infos.items():
             self.scheduler.add_worker(
@@ -377,7 +391,9 @@ class PrebleCluster:
                 kv_tokens=info.kv_tokens,
                 block_size=info.block_size,
                 cost=self._cost or info.cost,
+                max_batched_tokens=info.max_batched_tokens,
                 reports_evictions=info.reports_evictions,
+                namespaces=namespaces,
                 now=self._loop.time(),
             )
         self._infos.update(infos)

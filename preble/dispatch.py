@@ -195,8 +195,8 @@ class Dispatcher:
             max_tokens=sampling.max_tokens,
             session=routing.session,
             priority=routing.priority,
-            namespace=routing.namespace,
-            tenant=routing.tenant,
+            namespace=routing.served_by,
+            tenant=routing.shared_with,
             worker=worker,
             now=self._loop.time(),
         )
@@ -204,9 +204,10 @@ class Dispatcher:
         self._by_wire[sample.wire] = sample
         # A worker that is gone is noticed by its exit, which sends the sample elsewhere with the others.
         with contextlib.suppress(WorkerLostError):
-            salt = fold(routing.namespace, routing.tenant)
+            salt = fold(routing.served_by, routing.shared_with)
             remaining = sample.flight.remaining(self._loop.time())
-            self.send(sample.worker, Submit(sample.wire, prompt, sampling, routing.priority, salt, remaining))
+            message = Submit(sample.wire, prompt, sampling, routing.priority, salt, remaining, routing.lora)
+            self.send(sample.worker, message)
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
         if delta.cached_tokens is not None and not sample.started:

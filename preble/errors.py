@@ -14,6 +14,7 @@
     ├── DeadlineExceededError (TimeoutError)
     ├── OverloadedError                     a limit of the cluster is reached; try later
     ├── NoWorkersError                      no worker can take requests now
+    │   └── NamespaceNotServedError         those that can do not serve this request's namespace
     ├── WorkerError                         a worker is at fault
     │   ├── WorkerStartError                it did not start; carries its last log lines
     │   ├── WorkerLostError                 it died or went silent; carries the tokens so far
@@ -95,6 +96,14 @@ class NoWorkersError(PrebleError):
     """No worker can take requests now."""
 
     retryable = True
+
+
+class NamespaceNotServedError(NoWorkersError):
+    """Workers take requests now, but none of them those of this `namespace`."""
+
+    def __init__(self, message: str, *, namespace: str) -> None:
+        super().__init__(message)
+        self.namespace = namespace
 
 
 class WorkerError(PrebleError):

@@ -113,14 +113,15 @@ def _is_token_id(value: object) -> bool:
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
     """What a request says of itself beside its prompt: where it belongs, and who goes first.
 
-    `session` names a conversation; a lower `priority` goes first. Only requests of one `namespace` (a model, a LoRA
-    adapter) and one `tenant` share cached prefixes. Raises InvalidRequestError naming the field.
+    `session` names a conversation; a lower `priority` goes first. `lora` is the adapter to compute with. Only requests
+    of one `namespace`, one `tenant` and one adapter share cached prefixes. Raises InvalidRequestError naming the field.
     """
 
     session: str | None = None
     priority: int = 0
     namespace: str = ""
     tenant: str = ""
+    lora: str = ""
 
     def __post_init__(self) -> None:
         if self.session is not None and not isinstance(self.session, str):
@@ -129,6 +130,17 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidRequestError(f"must be a 32-bit integer, not {self.priority!r}", field="priority")
         _check_name("namespace", self.namespace)
         _check_name("tenant", self.tenant)
+        _check_name("lora", self.lora)
+
+    @property
+    def served_by(self) -> str:
+        """The namespace that decides which workers serve it: its own, or else its adapter's name."""
+        return self.namespace or self.lora
+
+    @property
+    def shared_with(self) -> str:
+        """Whose prefixes it shares within that namespace: its tenant's, computed with the same adapter."""
+        return f"{self.tenant}\0{self.lora}" if self.lora else self.tenant  # no name has a NUL in it
 
 
 def _check_name(name: str, value: object) -> None:

@@ -160,7 +160,13 @@ class Worker:
             self._fail(message.id, StateError("the worker is stopping"))
             return
         request = EngineRequest(
-            message.id, message.tokens, message.sampling, message.priority, message.cache_salt, message.remaining
+            message.id,
+            message.tokens,
+            message.sampling,
+            message.priority,
+            message.cache_salt,
+            message.remaining,
+            message.lora,
         )
         task = self._loop.create_task(self._answer(self._engine, request))
         self._requests[message.id] = task

@@ -211,7 +211,8 @@ async def test_those_that_must_end_sooner_overtake_others_of_their_priority(slow
     busy = [asyncio.create_task(request("busy", 40 + number, None, 40)) for number in range(2)]
     await eventually(lambda: slow.stats().workers[0].running == 2)
     waiting = [asyncio.create_task(request("any time", 42 + number, None)) for number in range(2)]
-    waiting += [asyncio.create_task(request(name, 44, seconds)) for name, seconds in (("late", 200.0), ("soon", 100.0))]
+    waiting.append(asyncio.create_task(request("late", 44, 200.0)))
+    waiting.append(asyncio.create_task(request("soon", 45, 100.0)))
     await asyncio.gather(*busy, *waiting)
     # Two run at a time, so those two may end in either order; both before whoever has time.
     assert set(order[2:4]) == {"soon", "late"}

@@ -13,6 +13,7 @@ from preble import (
     ClosedError,
     ConfigurationError,
     InvalidRequestError,
+    NamespaceNotServedError,
     NoWorkersError,
     PrebleCluster,
     SamplingParams,
@@ -141,6 +142,21 @@ async def test_tenants_never_hit_each_other_s_cache() -> None:
         assert [await cached(namespace="a"), await cached(namespace="a", tenant="a")] == [192, 192]
 
 
+async def test_a_worker_can_be_added_for_certain_namespaces() -> None:
+    async with PrebleCluster(backend="sim", workers=1) as cluster:
+        with pytest.raises(ConfigurationError, match="namespaces"):
+            await cluster.add_worker(namespaces=[])
+        assert list(cluster.worker_pids()) == ["w0"]
+        own = await cluster.add_worker(namespaces=["x"])
+        outs = await cluster.generate_many([prompt(number) for number in range(8)], GREEDY)
+        assert {out.worker for out in outs} == {"w0"}
+        await cluster.drain_worker("w0")
+        assert (await cluster.generate(prompt(1), GREEDY, namespace="x")).worker == own
+        with pytest.raises(NamespaceNotServedError, match="'y'"):
+            await cluster.generate(prompt(1), GREEDY, namespace="y")
+        cluster._dispatcher.check()
+
+
 async def test_evictions_of_tenants_reach_the_scheduler() -> None:
     options = {"kv_tokens": 512, "context_limit": 400}
     async with PrebleCluster(backend="sim", workers=1, engine_options=options) as cluster:
@@ -151,7 +167,36 @@ async def test_evictions_of_tenants_reach_the_scheduler() -> None:
         cluster._dispatcher.check()
 
 
-@pytest.mark.parametrize("name", ["namespace", "tenant"])
+async def test_an_adapter_reaches_the_engine_and_its_prefixes_are_its_own() -> None:
+    async with PrebleCluster(backend="tests.adapter_engine:AdapterEngine", workers=1) as cluster:
+
+        async def ask(**options: str) -> tuple[str, int]:
+            out = await cluster.generate(prompt(1, 200), SamplingParams(max_tokens=1), **options)
+            assert out.usage.cached_tokens == cluster.explain(out.id).predicted_cached_tokens
+            return "".join(map(chr, out.token_ids)), out.usage.cached_tokens
+
+        assert [await ask(lora="sql"), await ask(lora="chat"), await ask()] == [("sql", 0), ("chat", 0), ("-", 0)]
+        assert await ask(namespace="sql") == ("-", 0), "the namespace of that name is another one"
+        assert await ask(lora="sql", namespace="v2", tenant="t") == ("sql", 0)
+        assert [await ask(lora="sql"), await ask(lora="chat"), await ask()] == [("sql", 192), ("chat", 192), ("-", 192)]
+        assert await ask(lora="sql", namespace="v2", tenant="t") == ("sql", 192)
+        with pytest.raises(InvalidRequestError, match=r"lora: the tests.* engine has no 'poet', but sql, chat"):
+            await ask(lora="poet")
+        cluster._dispatcher.check()
+
+
+async def test_an_adapter_is_a_namespace_that_workers_may_serve() -> None:
+    async with PrebleCluster(backend="sim", workers=1) as cluster:
+        own = await cluster.add_worker(namespaces=["sql", "v2"])
+        await cluster.drain_worker("w0")
+        assert (await cluster.generate(prompt(1), GREEDY, lora="sql")).worker == own
+        assert (await cluster.generate(prompt(1), GREEDY, lora="any", namespace="v2")).worker == own
+        for options in ({"lora": "chat"}, {"lora": "sql", "namespace": "v3"}, {}):
+            with pytest.raises(NamespaceNotServedError):
+                await cluster.generate(prompt(1), GREEDY, **options)
+
+
+@pytest.mark.parametrize("name", ["namespace", "tenant", "lora"])
 @pytest.mark.parametrize("value", [7, "a" * 257, "a\0b", "\ud800"])
 async def test_names_of_namespaces_are_bounded(name: str, value: object) -> None:
     async with PrebleCluster(backend="sim", workers=1) as cluster:

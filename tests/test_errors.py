@@ -50,7 +50,8 @@ def test_each_says_what_it_is(each: type[PrebleError]):
 
 def test_only_what_may_pass_by_itself_is_retryable():
     retryable = {each.__name__ for each in CLASSES if each.retryable}
-    assert retryable == {"NoWorkersError", "OverloadedError", "UnreachableError", "WorkerLostError"}
+    workers = {"NamespaceNotServedError", "NoWorkersError", "WorkerLostError"}
+    assert retryable == workers | {"OverloadedError", "UnreachableError"}
 
 
 def test_what_a_caller_needs_is_carried():

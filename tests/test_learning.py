@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from preble import PrebleCluster, SamplingParams
-from preble.backends.sim import SimCore, SimOptions
+from preble.backends.sim import SimOptions
 from preble.core.cost import PRESETS
 from preble.core.scheduler import Scheduler
-from preble.simulate import Request, Result
-from preble.simulate.run import Run, Worker
+from preble.simulate import Request, Result, simulate
 from tests.cluster_cases import eventually, prompt
 
 PREFILLS = [(1, 1), (1000, 1000), (1000, 3000), (2000, 2000), (2000, 4000)]
@@ -36,12 +35,9 @@ def conversations(count: int) -> list[Request]:
 
 def served(true: str, believed: str, requests: list[Request], *, learning: bool = True) -> tuple[Scheduler, Result]:
     scheduler = Scheduler()
-    worker = Worker(0, SimCore(SimOptions(cost=true)))
-    scheduler.add_worker(worker.name, kv_tokens=200_000, block_size=16, cost=believed, reports_evictions=True, now=0.0)
-    run = Run(
-        requests, scheduler, [worker], report_delay=0.0, rebalance_interval=0.25, learning=learning, progress=bool
-    )
-    return scheduler, run.run()
+    workers = [SimOptions(cost=true)]
+    result = simulate(requests, workers=workers, believed_cost=believed, learning=learning, scheduler=scheduler)
+    return scheduler, result
 
 
 @pytest.mark.parametrize(

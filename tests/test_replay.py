@@ -21,6 +21,7 @@ def test_a_log_under_its_own_policy_is_reproduced_to_the_last_digit(policy: str)
     comparison = replay(live(policy, seed=3))
     assert comparison.requests > 150
     assert (comparison.differing, comparison.first) == (0, [])
+    assert (comparison.moves > 0, comparison.moves_differing) == (policy == "e2", 0)
     assert comparison.recorded == comparison.replayed
 
 
@@ -33,7 +34,33 @@ def test_naming_the_own_policy_is_the_same():
 def test_every_policy_can_decide_a_log_of_another(policy: str):
     comparison = replay(live("round-robin"), policy, seed=1)
     assert comparison.requests == sum(comparison.replayed.requests.values())
-    assert comparison.told == 1
+    assert comparison.told == 6
+
+
+def moved(by: str) -> list[bytes]:
+    """Three requests that were sent to `a` by order; the log says that one was moved, by the policy named `by`."""
+    lines: list[bytes] = []
+    scheduler = Scheduler("e2", log=lines.append)
+    for worker in "ab":
+        scheduler.add_worker(worker, kv_tokens=1000, cost=LINEAR, now=0.0)
+    for id in range(3):
+        scheduler.submit(id, [id] * 100, worker="a", now=0.0)
+    (move,) = scheduler.rebalance(1.0)
+    scheduler.finish(move.id, now=1.0)
+    scheduler.submit(move.id, [9] * 100, worker=move.target, now=1.0)
+    return [line.replace(b'"policy":"e2"', f'"policy":"{by}"'.encode()) for line in lines]
+
+
+def test_moves_are_proposed_again_and_carried_out_as_they_were():
+    same = replay(moved("e2"))
+    assert (same.moves, same.moves_differing, same.differing) == (1, 0, 0)
+    assert same.replayed.requests == Counter(a=3, b=1)
+    other = replay(moved("e2"), "round-robin")
+    assert (other.moves, other.moves_differing, other.replayed.requests) == (1, 0, Counter(a=3, b=1))
+
+
+def test_moves_that_would_not_be_proposed_are_counted():
+    assert replay(moved("round-robin")).moves_differing == 1
 
 
 def two_turns(policy: str) -> list[bytes]:

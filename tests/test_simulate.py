@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from preble.backends.sim import SimCore
 from preble.core.cost import CostModel
 from preble.core.fleet import Fleet
 from preble.core.policy import Decision, Query
@@ -20,14 +19,14 @@ from preble.errors import ConfigurationError
 from preble.simulate import Request, SimOptions, bounds, segment_tokens, simulate
 from preble.simulate.bounds import in_order
 from preble.simulate.command import main
-from preble.simulate.run import Run, Worker
-from preble.simulate.traces import load
+from preble.simulate.run import Run
+from preble.simulate.traces import FORMATS
+from preble.simulate.worker import Worker
 from preble.tokens import unpack
 
 COST = CostModel(pieces=((0, 1.0, 1.0, 0.0),))
 """1 ms a step and 1 ms a token."""
 OPTIONS = SimOptions(kv_tokens=4_000, block_size=4, max_batched_tokens=256, cost=COST)
-TRACES = Path(__file__).parents[2] / "shared" / "workloads"
 
 
 class To:
@@ -62,9 +61,9 @@ def new_run() -> Iterator[Callable[..., Run]]:
 
     def new(requests: list[Request], policy: object = "e2", workers: int = 2, **options: float) -> Run:
         scheduler = Scheduler(policy)  # type: ignore[arg-type]
-        engines = [Worker(index, SimCore(OPTIONS)) for index in range(workers)]
+        engines = [Worker(index, OPTIONS) for index in range(workers)]
         for engine in engines:
-            scheduler.add_worker(engine.name, kv_tokens=4_000, block_size=4, cost=COST, reports_evictions=True, now=0.0)
+            engine.join(scheduler, 0.0)
         delays = {"report_delay": 0.0, "rebalance_interval": 0.25, **options}
         made.append(Run(requests, scheduler, engines, progress=bool, **delays))  # type: ignore[arg-type]
         return made[-1]
@@ -211,6 +210,14 @@ def test_what_the_scheduler_believes_is_what_engines_hold():
     assert result.predicted_cached.tolist() == result.cached.tolist()
 
 
+def test_the_first_token_of_a_prompt_of_several_steps_is_predicted():
+    cost = CostModel(pieces=((0, 20.0, 1.0, 0.0),), attention_context=0.01, extra_product=1e-3)
+    requests = [prompt((1, 1_000)), prompt((1, 900), (2, 1_000), arrival=60.0)]
+    result = simulate(requests, workers=1, options=msgspec.structs.replace(OPTIONS, cost=cost))
+    assert result.ttft[1] > result.ttft[0] > 1.0
+    assert result.predicted_ttft == pytest.approx(result.ttft)
+
+
 def test_the_cold_start_can_be_left_out():
     requests = [prompt((0, 100), arrival=float(index)) for index in range(10)]
     result = simulate(requests, workers=1, options=OPTIONS)
@@ -269,70 +276,6 @@ class TestBounds:
         assert [request.segments[0][0] for request in in_order([*turns[::-1], between])] == [0, 1, 9, 2]
 
 
-class TestTraces:
-    def write(self, path: Path, *rows: dict[str, Any]) -> Path:
-        with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        return path
-
-    def test_segments(self, tmp_path: Path):
-        first = {"w": "x", "i": 0, "t": 8.0, "s": "a", "k": 0, "gap": None, "p": [[1, 50]], "o": 5, "os": 2}
-        then = {**first, "t": None, "k": 1, "gap": 1.5, "p": [[1, 50], [2, 5], [3, 9]], "os": 4, "m": None}
-        path = self.write(tmp_path / "trace.jsonl.gz", first, then)
-        one, two = load(path, "segments", speed=4.0)
-        assert (one.arrival, one.session, one.output_segment) == (2.0, "a", 2)
-        assert (two.arrival, two.turn, two.gap, two.segments) == (None, 1, 1.5, ((1, 50), (2, 5), (3, 9)))
-
-    def test_blocks(self, tmp_path: Path):
-        rows = [
-            {"timestamp": 3000, "input_length": 1100, "output_length": 0, "hash_ids": [0, 1, 2]},
-            {"timestamp": 0, "input_length": 1024, "output_length": 7, "hash_ids": [0, 1]},
-        ]
-        early, late = load(self.write(tmp_path / "trace.jsonl", *rows), "blocks", speed=2.0)
-        assert early.segments == ((0, 512), (1, 512))
-        assert late.segments == ((0, 512), (1, 512), (2, 76))
-        assert 0 <= (early.arrival or 0) < 1.5 <= (late.arrival or 0) < 3, "jitter within the step"
-        assert late.output_tokens == 1
-
-    def test_agents(self, tmp_path: Path):
-        first = {"s": "a", "k": 0, "think": 0, "inp": 200, "out": 0, "bs": 64, "b": [[0, 2], [9, 1]]}
-        then = {**first, "k": 1, "think": None, "inp": 192, "out": 9}
-        one, two = load(self.write(tmp_path / "trace.jsonl", first, then), "agents")
-        assert one.segments[:-1] == two.segments == ((0, 64), (1, 64), (9, 64))
-        assert one.segments[-1][1] == 8
-        assert (two.arrival, two.gap, one.output_tokens) == (None, 8.0, 1)
-
-    def test_lengths(self, tmp_path: Path):
-        path = tmp_path / "trace.csv"
-        path.write_text("t_s,context_tokens,generated_tokens\n0.5,100,7\n1.0,50,3\n")
-        one, two = load(path, "lengths", speed=0.5)
-        assert (one.arrival, one.prompt_tokens, one.output_tokens) == (1.0, 100, 7)
-        assert one.segments[0][0] != two.segments[0][0]
-
-    @pytest.mark.parametrize("format", ["segments", "blocks", "agents", "lengths"])
-    @pytest.mark.parametrize("content", ["{}\n{}\n", "[1]\n[1]\n", "x\nnot,a,trace\n"])
-    def test_another_file_is_refused(self, tmp_path: Path, format: str, content: str):
-        path = tmp_path / "trace"
-        path.write_text(content)
-        with pytest.raises(ConfigurationError, match="not a trace"):
-            load(path, format)
-
-    @pytest.mark.skipif(not TRACES.is_dir(), reason="the public trace files are not here")
-    @pytest.mark.parametrize(
-        ("file", "format", "requests", "hit"),
-        [
-            ("preble5_ref4/loogle.seg.jsonl.gz", "segments", 986, 0.949),
-            ("preble5_ref4/toolbench_zipf1.1.seg.jsonl.gz", "segments", 12_000, 0.838),
-            ("preble5/alfworld_envid.seg.jsonl.gz", "segments", 7_092, 0.969),
-            ("mooncake/conversation_0-40min.jsonl.gz", "blocks", 7_851, 0.358),
-        ],
-    )
-    def test_public_files(self, file: str, format: str, requests: int, hit: float):
-        trace = load(TRACES / file, format)
-        assert len(trace) == requests
-        assert bounds(trace).hit_ratio == pytest.approx(hit, abs=0.002)
-
-
 class TestCommand:
     def test_a_table_of_a_trace(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         path = tmp_path / "trace.csv"
@@ -340,6 +283,31 @@ class TestCommand:
         assert main(["--trace", str(path), "--format", "lengths", "--policy", "e2", "--policy", "round-robin"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in lines] == ["policy", "e2", "round-robin", "alone,"]
+
+    def test_counts_are_shown_where_they_are_not_zero(self, capsys: pytest.CaptureFixture[str]):
+        words = ["--workload", "tests.test_simulate:made", "--policy", "e2", "--workers", "1"]
+        assert main(words) == 0
+        assert "preemptions" not in capsys.readouterr().out
+        assert main([*words, "--kv-tokens", "480"]) == 0
+        assert {"preemptions", "recomputed"} <= set(capsys.readouterr().out.split())
+
+    def test_kinds_of_workers(self, capsys: pytest.CaptureFixture[str]):
+        """Three workers, two of them so small that every prompt fails there."""
+        words = ["--workload", "tests.test_simulate:made", "--policy", "round-robin", "--json"]
+        assert main([*words, "--worker", "cost=small-cpu", "--worker", "kv_tokens=32,count=2"]) == 0
+        summary = json.loads(capsys.readouterr().out)["policies"]["round-robin"]
+        assert (summary["requests"], summary["failed"]) == (30, 20)
+
+    def test_a_bar_on_a_terminal(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+        assert main(["--workload", "tests.test_simulate:made", "--policy", "e2"]) == 0
+        assert f"\re2{' ' * 16} [{'#' * 30}] 30/30" in capsys.readouterr().err
+
+    def test_help_names_formats_and_examples(self, capsys: pytest.CaptureFixture[str]):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        shown = capsys.readouterr().out
+        assert all(name in shown for name in [*FORMATS, "--worker kv_tokens="])
 
     def test_json_of_a_workload(self, capsys: pytest.CaptureFixture[str]):
         words = [
@@ -365,6 +333,11 @@ class TestCommand:
             ["--workload", "json"],
             ["--workload", "tests.test_simulate:made", "--rate", "0"],
             ["--workload", "tests.test_simulate:made", "--rate", "1", "--requests", "1", "--kv-tokens", "-1"],
+            ["--workload", "tests.test_simulate:made", "--workers", "0"],
+            ["--workload", "tests.test_simulate:made", "--worker", "speed=2"],
+            ["--workload", "tests.test_simulate:made", "--worker", "kv_tokens=many"],
+            ["--workload", "tests.test_simulate:made", "--worker", "cost=unknown"],
+            ["--workload", "tests.test_simulate:made", "--worker", "count=some"],
         ],
     )
     def test_bad_words(self, words: list[str]):
@@ -372,6 +345,6 @@ class TestCommand:
             main(words)
 
 
-def made(rate: float, requests: int, seed: int) -> list[Request]:
+def made(rate: float = 50.0, requests: int = 30, seed: int = 0) -> list[Request]:
     """What the command above is given."""
-    return [prompt((index, 40), arrival=index / rate) for index in range(requests)]
+    return [prompt((index, 40), output=60, arrival=index / rate) for index in range(requests)]

@@ -12,7 +12,7 @@ from bench.micro.core import BUSY, Watch, pin
 from bench.micro.figures import Figures, calibrate
 from bench.micro.memory import bytes_per_token
 from bench.micro.pause import pauses
-from bench.peers import beside
+from bench.peers.beside import beside
 from bench.report import command_line, save
 
 ROWS = (rows.decisions, rows.kinds, rows.workers, rows.tree, rows.lengths, rows.chains, rows.evicting)

@@ -25,7 +25,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine can do. Sizes are in tokens.
 
     `reports_evictions` is True if `cache_events` tells of every eviction; else the scheduler estimates them.
-    `cost` names the preset of `preble.core.cost` to begin with.
+    `cost` names the preset of `preble.core.cost` to begin with. `adapters` are the names of the LoRA adapters that it
+    can apply, None for whatever is asked; requests that name another are refused before they are sent. A step computes
+    at most `max_batched_tokens`; longer prefills take several. None if that is not known.
     """
 
     model: str
@@ -37,6 +39,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     reports_evictions: bool = True
     eos_token_ids: tuple[int, ...] = ()
     cost: str = "mistral-7b-a6000"
+    adapters: tuple[str, ...] | None = ()
+    max_batched_tokens: int | None = None
 
 
 class EngineRequest(msgspec.Struct, frozen=True):
@@ -44,7 +48,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
 
     Requests of different `cache_salt` must not use each other's cached prefixes. `remaining` is the seconds until
     nobody wants the answer any more: the sooner that is, the sooner it goes, and after that it does not start; whoever
-    sent it aborts it then.
+    sent it aborts it then. `lora` names the adapter to compute with, if any; its requests have a salt of their own.
     """
 
     id: int
@@ -53,6 +57,7 @@ class EngineRequest(msgspec.Struct, frozen=True):
     priority: int = 0
     cache_salt: str = ""
     remaining: float | None = None
+    lora: str = ""
 
 
 class Delta(msgspec.Struct, array_like=True):

@@ -23,7 +23,8 @@ class Sequence:
     """One request inside an engine.
 
     `tokens` are prompt and output as packed int32, `blocks` the KV blocks of the sequence in order, and `computed`
-    the number of leading tokens whose KV is in them. `first` stands for the first token in the cache, if salted.
+    the number of leading tokens whose KV is in them; `lost` is what it was when last preempted. `first` stands for the
+    first token in the cache, if salted.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Sequence:
         "first",
         "id",
         "lease",
+        "lost",
         "prefilling",
         "priority",
         "prompt_tokens",
@@ -52,6 +54,7 @@ class Sequence:
         self.arrived = now
         self.deadline = None if request.remaining is None else now + request.remaining
         self.computed = 0
+        self.lost = 0
         self.lease: Lease | None = None
         self.prefilling = False
         self.started = False
@@ -102,7 +105,8 @@ class Batcher:
     also between the two. Decodes go first, one token each; what is left of `max_batched_tokens` goes to prefills
     in order of admission, then to requests that `local` proposes. A request is admitted with room for all its tokens
     so far; when a decode finds no room, the latest admitted sequence is preempted: it waits again, and its tokens
-    are computed again, none lost or repeated.
+    are computed again, none lost or repeated. `preemptions` counts these, `recomputed` the tokens computed again that
+    the cache had not kept.
     """
 
     def __init__(
@@ -121,6 +125,8 @@ class Batcher:
         self.cache = BlockCache(kv_tokens, block_size)
         self.limit = min(context_limit, self.cache.total * block_size)
         self.local = local
+        self.preemptions = 0
+        self.recomputed = 0
         self._context_limit = context_limit
         self._vocab_size = vocab_size
         self._max_running = max_running
@@ -235,9 +241,10 @@ class Batcher:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
+        self.preemptions += 1
         self._release(sequence)
         sequence.lease = None
-        sequence.computed = 0
+        sequence.lost, sequence.computed = sequence.computed, 0
         self.local.remove(sequence.id)
         # Its first arrival keeps its place in the queue.
         self.local.add(
@@ -272,6 +279,7 @@ class Batcher:
         sequence.lease = lease
         sequence.prefilling = True
         sequence.computed = lease.shared * self.cache.block_size
+        self.recomputed += max(0, sequence.lost - sequence.computed)
         if not sequence.started:
             sequence.started = True
             self._deltas.append((sequence.id, Delta(b"", cached_tokens=sequence.computed)))

@@ -132,7 +132,8 @@ class SimCore:
 class SimEngine:
     """An engine that needs no model: for tests, overhead measurements and studies of scheduling.
 
-    Options are the fields of SimOptions; `model` is a name only. Raises ConfigurationError naming what is wrong.
+    Options are the fields of SimOptions; `model` is a name only, and so are adapters: any will do. Raises
+    ConfigurationError naming what is wrong.
     """
 
     def __init__(self, *, model: str | None = None, discipline: Discipline = "groups", **options: Any) -> None:
@@ -158,6 +159,8 @@ class SimEngine:
             kv_tokens=self.core.batcher.cache.total * options.block_size,
             block_size=options.block_size,
             max_running=options.max_running,
+            adapters=None,
+            max_batched_tokens=options.max_batched_tokens,
         )
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:

@@ -145,18 +145,24 @@ class StepLoop:
     async def _run(self) -> None:
         try:
             while True:
-                if not await self._step():
-                    self._work.clear()
-                    await self._work.wait()
+                began = self._clock()
+                while (ended := await self._step(began)) is not None:
+                    began = ended
+                self._work.clear()
+                await self._work.wait()
         except Exception as error:  # whatever a step raises must reach those who wait for it
             self._fail(error)
 
-    async def _step(self) -> bool:
-        began = self._clock()
-        chunks = self.batcher.plan(began)
+    async def _step(self, began: float) -> float | None:
+        """Take a step and return when it ended; None if there is nothing to do.
+
+        It counts as begun when the one before it ended: what was done in between, such as handing out that one's
+        tokens, kept the engine from computing too.
+        """
+        chunks = self.batcher.plan(self._clock())
         self._deliver()
         if not chunks:
-            return False
+            return None
         sampled = await self._execute(chunks)
         ended = self._clock()
         self.batcher.commit(chunks, sampled, ended)
@@ -164,7 +170,7 @@ class StepLoop:
         self._deliver()
         # An execute that never waits must still let requests and aborts in.
         await asyncio.sleep(0)
-        return True
+        return ended
 
     def _deliver(self) -> None:
         for request_id, delta in self.batcher.deltas():

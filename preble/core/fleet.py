@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from preble.core.cached import Cached, Floats
 from preble.core.cost import Coefficients, CostModel, StepTiming
 from preble.core.fit import Fit
-from preble.errors import ConfigurationError, NoWorkersError
+from preble.errors import ConfigurationError, NamespaceNotServedError, NoWorkersError
 
 _OUTPUT_GUESS = 64.0
 _LEARNING_RATE = 0.05
@@ -22,21 +22,32 @@ _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=
 class Slot:
     """What does not change with every request: a worker's name, its cache in tokens, its prices in seconds.
 
-    It `takes` requests if a worker is here and is not drained. `fit` learns the prices from its steps. `output` is the
-    running mean of output tokens, `reuse` the running share of prompt tokens that were cached.
+    Its engine computes at most `max_batched_tokens` in a step, None for any number.
+    It `takes` requests if a worker is here and is not drained, of `namespaces` only unless that is None. `fit` learns
+    the prices from its steps. `output` is the running mean of output tokens, `reuse` the running share of prompt tokens
+    that were cached.
     """
 
-    __slots__ = ("block_size", "fit", "kv_tokens", "output", "prices", "reuse", "takes", "worker")
+    __slots__ = (
+        "block_size", "fit", "kv_tokens", "max_batched_tokens", "namespaces", "output", "prices", "reuse", "takes",
+        "worker",
+    )  # fmt: skip
 
     def __init__(self, worker: str | None, kv_tokens: int, block_size: int, prices: Coefficients) -> None:
         self.worker = worker
         self.takes = worker is not None
+        self.namespaces: frozenset[str] | None = None
+        self.max_batched_tokens: int | None = None
         self.kv_tokens = kv_tokens
         self.block_size = block_size
         self.prices = prices
         self.fit = Fit(prices)
         self.output = _OUTPUT_GUESS
         self.reuse = 0.0
+
+    def serves(self, namespace: str | None) -> bool:
+        """Whether it may be sent requests of `namespace`; None stands for one that no worker names."""
+        return self.namespaces is None or namespace in self.namespaces
 
     def follow(self, teacher: Fit) -> None:
         """Price by what is known now, where nothing is by what `teacher` knows."""
@@ -50,6 +61,17 @@ class Slot:
         linear = prices.base + prices.context * length + (prices.new + prices.product * length) * missed
         return linear if linear > prices.least else prices.least
 
+    def chunked_seconds(self, missed: int, length: int) -> float:
+        """Seconds to prefill them in steps of `max_batched_tokens`, each over what is there by then; in one if None."""
+        step = self.max_batched_tokens
+        if step is None or missed <= step:
+            return self.prefill_seconds(missed, length)
+        before = (missed - 1) // step  # whole steps before the last
+        contexts = before * (length - missed) + step * before * (before + 1) // 2
+        prices, last = self.prices, missed - before * step
+        linear = (before + 1) * prices.base + prices.new * missed + prices.context * (contexts + length)
+        return linear + prices.product * (step * contexts + last * length)
+
     def work_seconds(self, missed: int, length: int) -> float:
         """What that prefill adds to the steps of the engine, which take their base time anyway."""
         return (self.prices.new + self.prices.product * length) * missed
@@ -58,6 +80,14 @@ class Slot:
         """What one more decoding sequence of that length adds to the steps of everyone, over its expected output."""
         output = self.output if self.output < max_tokens else max_tokens
         return (self.prices.decode_new + self.prices.decode_context * length) * output
+
+
+class _Part(NamedTuple):
+    """The workers that serve a namespace: `live` and `names` of the fleet, and infinity by slot for all others."""
+
+    live: list[int]
+    names: tuple[str | None, ...]
+    closed: Floats
 
 
 class Fleet:
@@ -70,7 +100,8 @@ class Fleet:
     takes as long as adding. They are rows of one table; memoryviews of the rows read and write one number in a
     third of the time. `names` is replaced, never changed, so that it may be kept. `present` are the slots with a
     worker, `live` those of them that take requests: all but the drained ones (`live_mask` has a bit for each). They
-    are `alike` if their blocks are of one size and a token of a prompt costs the same on all.
+    are `alike` if their blocks are of one size and a token of a prompt costs the same on all. `restricted` says
+    that some serve certain namespaces only; a policy is given the part of the fleet that is `serving` its request.
     """
 
     def __init__(self, seed: int) -> None:
@@ -86,15 +117,30 @@ class Fleet:
     def __len__(self) -> int:
         return len(self.slots)
 
-    def add(self, worker: str, *, kv_tokens: int, block_size: int, cost: CostModel) -> int:
-        """Give `worker` a slot. Raises ConfigurationError if it has one, or for sizes below 1."""
+    def add(
+        self,
+        worker: str,
+        *,
+        kv_tokens: int,
+        block_size: int,
+        cost: CostModel,
+        max_batched_tokens: int | None = None,
+        namespaces: frozenset[str] | None = None,
+    ) -> int:
+        """Give `worker` a slot, for `namespaces` only unless that is None.
+
+        Raises ConfigurationError if it has one, or for sizes below 1.
+        """
         if worker in self.slot_of:
             raise ConfigurationError(f"worker: {worker!r} is here already")
-        for name, tokens in (("kv_tokens", kv_tokens), ("block_size", block_size)):
-            if tokens < 1:
+        sizes = {"kv_tokens": kv_tokens, "block_size": block_size, "max_batched_tokens": max_batched_tokens}
+        for name, tokens in sizes.items():
+            if tokens is not None and tokens < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, not {tokens}")
         slot = self._empty_slot()
         newcomer = self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
+        newcomer.max_batched_tokens = max_batched_tokens
+        newcomer.namespaces = namespaces
         for other in self.slots:
             if other.fit.preset == newcomer.fit.preset:
                 newcomer.follow(other.fit)
@@ -134,6 +180,28 @@ class Fleet:
         if not self.live:
             raise NoWorkersError("no worker can take requests")
         return self.live
+
+    def serving(self, namespace: str) -> Fleet:
+        """The fleet as requests of `namespace` see it: as if where others are served nobody took any. Changes nothing.
+
+        The fleet itself where all workers serve everything. Raises NamespaceNotServedError if none of those that take
+        requests serves it.
+        """
+        if not self.restricted:
+            return self
+        part = self._parts.get(namespace, self._others)
+        if self.live and not part.live:
+            raise NamespaceNotServedError(f"no worker serves namespace {namespace!r}", namespace=namespace)
+        view = Fleet.__new__(Fleet)  # the same arrays but for these; `copy` takes several times as long
+        load, pending = self.load + part.closed, self.pending + part.closed
+        vars(view).update(
+            vars(self), live=part.live, live_mask=_mask(part.live), names=part.names, load=load, pending=pending
+        )
+        return view
+
+    def closed(self, namespace: str) -> Floats | float:
+        """What to add to a cost by slot so that only those that serve `namespace` can be the least: 0 or infinity."""
+        return self._parts.get(namespace, self._others).closed if self.restricted else 0.0
 
     def cached(self, levels: Sequence[tuple[int, int]], length: int) -> Cached:
         """Prompt tokens each slot need not compute, where masks of slots hold so many of them, from the root down."""
@@ -252,10 +320,22 @@ class Fleet:
         self.names = tuple(slot.worker for slot in self.slots)
         self.present = [index for index, name in enumerate(self.names) if name is not None]
         self.live = [index for index in self.present if self.slots[index].takes]
-        self.live_mask = sum(1 << index for index in self.live)
+        self.live_mask = _mask(self.live)
+        self.restricted = any(slot.namespaces is not None for slot in self.slots)
+        named = {name for slot in self.slots for name in slot.namespaces or ()}
+        self._parts = {name: self._part(name) for name in named}
+        self._others = self._part(None)
         blocks = [slot.block_size for slot in self.slots]
         self._block = blocks[0] if len(set(blocks)) == 1 else np.array(blocks)
         self._priced()
+
+    def _part(self, namespace: str | None) -> _Part:
+        serves = [slot.serves(namespace) for slot in self.slots]
+        return _Part(
+            [slot for slot in self.live if serves[slot]],
+            tuple(name if serving else None for name, serving in zip(self.names, serves, strict=True)),
+            np.where(serves, 0.0, np.inf),
+        )
 
     def _priced(self) -> None:
         """Derive from the prices of the slots what prices them all at once."""
@@ -272,6 +352,21 @@ def eviction_seconds(cached: Floats, free: Floats, victim: Floats, tokens: float
     """Seconds that making room for what is not `cached` of `tokens` tokens will cost later, from a fleet's arrays."""
     seconds: Floats = np.maximum(tokens - (cached + free), 0.0) * victim
     return seconds
+
+
+def served_namespaces(names: Iterable[str] | None) -> frozenset[str] | None:
+    """Return the namespaces that a worker serves, None for all. Raises ConfigurationError for what is no names."""
+    if names is None:
+        return None
+    served = frozenset() if isinstance(names, str) else frozenset(names)
+    if not served or not all(isinstance(name, str) for name in served):
+        raise ConfigurationError(f"namespaces: must be names, at least one, or None for all, not {names!r}")
+    return served
+
+
+def _mask(slots: Iterable[int]) -> int:
+    """A bit for each of them."""
+    return sum(1 << slot for slot in slots)
 
 
 def _shared(values: list[float]) -> Floats | float:

@@ -44,6 +44,8 @@ class AddWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     cost: CostModel
     reports_evictions: bool
     now: float
+    namespaces: tuple[str, ...] | None = None
+    max_batched_tokens: int | None = None
 
 
 class DrainWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="drain_worker"):
@@ -112,6 +114,13 @@ class Evict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     salt: str = ""
 
 
+class Rebalance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="rebalance"):
+    """It was proposed to move waiting requests: id, from, to. Those that were moved finish and are submitted again."""
+
+    now: float
+    moves: tuple[tuple[Id, str, str], ...]
+
+
 class Observe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="observe"):
     """A worker reported what its steps took."""
 
@@ -121,9 +130,19 @@ class Observe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 Event: TypeAlias = (
-    Begin | AddWorker | DrainWorker | RemoveWorker | Submit | Started | FirstToken | Finish | Evict | Observe
+    Begin
+    | AddWorker
+    | DrainWorker
+    | RemoveWorker
+    | Submit
+    | Started
+    | FirstToken
+    | Finish
+    | Evict
+    | Observe
+    | Rebalance
 )
-"""One line. Its `event` is the method of the scheduler that was called, its fields are the arguments."""
+"""One line. Its `event` is the method of the scheduler that was called, its fields are the arguments and the answer."""
 
 
 class DecisionLog:

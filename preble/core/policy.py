@@ -13,10 +13,17 @@ from preble.tree import Match
 class Query:
     """A request to place: `length` prompt tokens; `match` is what the tree knows, `believed` what each slot has."""
 
-    __slots__ = ("_cached", "believed", "length", "match", "max_tokens", "priority", "session")
+    __slots__ = ("_cached", "believed", "length", "match", "max_tokens", "namespace", "priority", "session")
 
     def __init__(
-        self, length: int, max_tokens: int, session: str | None, priority: int, match: Match, believed: Cached
+        self,
+        length: int,
+        max_tokens: int,
+        session: str | None,
+        priority: int,
+        match: Match,
+        believed: Cached,
+        namespace: str = "",
     ) -> None:
         self.length = length
         self.max_tokens = max_tokens
@@ -24,6 +31,7 @@ class Query:
         self.priority = priority
         self.match = match
         self.believed = believed
+        self.namespace = namespace
         self._cached: Floats | None = None
 
     @property
@@ -35,11 +43,15 @@ class Query:
 
 
 class Terms(NamedTuple):
-    """What a choice was made from, by slot, in seconds; None for what the policy does not price."""
+    """What a choice was made from, by slot, in seconds; None for what the policy does not price.
+
+    `cached` is what it took to be cached, in tokens, where that is not the query's.
+    """
 
     load: Floats | None = None
     prefill: Floats | None = None
     eviction: Floats | None = None
+    cached: Floats | None = None
 
 
 class Decision:
@@ -56,6 +68,8 @@ class Decision:
 class Policy(Protocol):
     """Chooses a slot. It may keep state of its own, and must not change the fleet.
 
+    The fleet that `place` is given is the part that serves the request's namespace: `live` has no other slots, and the
+    others' `load` and `pending` are infinite. It may be a new object each time, and must not be kept.
     With an attribute `relieves` that is true, requests that wait too long may be moved. Any of these methods is called
     if it is there, after the scheduler's own books are up to date: `attached(fleet)` (once, by the scheduler that takes
     the policy), `placed(request, now)`, `landed(request, now)` (its prefill), `finished(request, output, now)` (however

@@ -29,6 +29,7 @@ class Queued(Protocol):
     id: Hashable
     slot: int
     prefill: float
+    namespace: str
 
 
 def moves(queued: Sequence[tuple[Queued, Query]], fleet: Fleet) -> list[Move]:
@@ -41,7 +42,7 @@ def moves(queued: Sequence[tuple[Queued, Query]], fleet: Fleet) -> list[Move]:
     pending = fleet.pending.copy()
     for request, query in reversed(queued):
         prefill = fleet.work_seconds(query.cached, query.length)
-        target = int(np.argmin(pending + prefill))
+        target = int(np.argmin(pending + prefill + fleet.closed(request.namespace)))
         if target != request.slot and RELIEF * (pending[target] + prefill[target]) < pending[request.slot]:
             pending[request.slot] -= request.prefill
             pending[target] += prefill[target]

@@ -12,7 +12,7 @@ from preble.core.policy import Decision, Query
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One worker at the moment of a decision. Seconds are None where the policy does not price."""
+    """One worker at the moment of a decision, as the policy saw it. Seconds are None where it does not price."""
 
     worker: str
     cached_tokens: int
@@ -22,7 +22,10 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """A decision, and what came of it: actual values are None until known."""
+    """A decision, and what came of it: actual values are None until known.
+
+    `predicted_cached_tokens` are the scheduler's, which counts prefixes in flight whatever the policy does.
+    """
 
     id: Hashable
     worker: str
@@ -95,13 +98,14 @@ class Receipts:
         )
 
 
-def candidates(decision: Decision, cached: Cached, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
-    """What a decision was made from: an entry per worker, each with the prompt tokens believed `cached` there."""
+def candidates(decision: Decision, believed: Cached, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
+    """What a decision was made from: an entry per worker; cached is what is `believed` if it does not say otherwise."""
     terms = decision.terms()
+    cached = believed.by_slot() if terms.cached is None else terms.cached
     return tuple(
         Candidate(
             worker=worker,
-            cached_tokens=cached.on(slot),
+            cached_tokens=int(cached[slot]),
             load=_seconds(terms.load, slot),
             prefill=_seconds(terms.prefill, slot),
             eviction=_seconds(terms.eviction, slot),

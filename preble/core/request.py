@@ -21,8 +21,8 @@ class Request:
     """
 
     __slots__ = (
-        "cached", "decode", "id", "landed", "length", "max_tokens", "node", "prefill", "priority", "session", "slot",
-        "started", "submitted_at", "tokens", "uncached",
+        "cached", "decode", "id", "landed", "length", "max_tokens", "namespace", "node", "prefill", "priority",
+        "session", "slot", "started", "submitted_at", "tokens", "uncached",
     )  # fmt: skip
 
     def __init__(self, id: RequestId, tokens: bytes, query: Query, slot: int, node: int, now: float) -> None:
@@ -32,6 +32,7 @@ class Request:
         self.max_tokens = query.max_tokens
         self.session = query.session
         self.priority = query.priority
+        self.namespace = query.namespace
         self.slot = slot
         self.node = node
         self.submitted_at = now

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from preble.core.cost import Coefficients, CostModel, StepTiming, cost_model
-from preble.core.fleet import Fleet
+from preble.core.fleet import Fleet, served_namespaces
 from preble.core.log import (
     AddWorker,
     DecisionLog,
@@ -20,6 +20,7 @@ from preble.core.log import (
     FirstToken,
     Id,
     Observe,
+    Rebalance,
     RemoveWorker,
     Started,
     Submit,
@@ -120,20 +121,34 @@ class Scheduler:
         kv_tokens: int,
         block_size: int = 1,
         cost: CostModel | str = "mistral-7b-a6000",
+        max_batched_tokens: int | None = None,
         reports_evictions: bool = False,
+        namespaces: Iterable[str] | None = None,
         now: float,
     ) -> None:
         """Let `worker` take requests, with an empty cache of `kv_tokens` tokens in blocks of `block_size`.
 
+        Longer prompts take its engine several steps of `max_batched_tokens`, if that is known, in `predicted_ttft` too.
         If it does not report its evictions to `evicted`, they are estimated: least recently used first.
-        Raises ConfigurationError if it is here already, for sizes below 1, or for an unknown cost.
+        With `namespaces` it gets requests of these only ("" is that of requests that name none), else of all.
+        Raises ConfigurationError if it is here already, for sizes below 1, no namespaces, or an unknown cost.
         """
-        slot = self.fleet.add(worker, kv_tokens=kv_tokens, block_size=block_size, cost=cost_model(cost))
+        served = served_namespaces(namespaces)
+        slot = self.fleet.add(
+            worker,
+            kv_tokens=kv_tokens,
+            block_size=block_size,
+            cost=cost_model(cost),
+            max_batched_tokens=max_batched_tokens,
+            namespaces=served,
+        )
         if not reports_evictions:
             self._estimated.add(slot)
         self._added(slot, now)
         if self._log is not None:
-            self._log.add(AddWorker(worker, kv_tokens, block_size, cost_model(cost), reports_evictions, now))
+            names = None if served is None else tuple(sorted(served))
+            model, reports = cost_model(cost), reports_evictions
+            self._log.add(AddWorker(worker, kv_tokens, block_size, model, reports, now, names, max_batched_tokens))
 
     def drain_worker(self, worker: str, *, now: float) -> None:
         """Let `worker` finish its requests and take no more; then remove it. Draining it again changes nothing.
@@ -186,7 +201,8 @@ class Scheduler:
 
         Only requests of one `namespace` (a model, a LoRA adapter) and one `tenant` are believed to share prefixes.
         Raises InvalidRequestError for an empty prompt, a negative `max_tokens` or an id in flight, NoWorkersError
-        without workers, ConfigurationError if the policy chose a slot without a worker. Then nothing has changed.
+        without workers, NamespaceNotServedError without one for its namespace, ConfigurationError if the policy chose
+        a slot without such a worker. Then nothing has changed.
         """
         packed = pack(tokens)
         self._require_new(id, packed, max_tokens)
@@ -195,22 +211,23 @@ class Scheduler:
         key = self._namespaces.key(fold(namespace, tenant), packed) if namespace or tenant else packed
         match = self.tree.match(key)
         cached = self.fleet.cached(match.levels, len(packed) // TOKEN_BYTES)
-        query = Query(cached.length, max_tokens, session, priority, match, cached)
-        decision = self.policy.place(query, self.fleet, now) if worker is None else self._told(worker)
+        query = Query(cached.length, max_tokens, session, priority, match, cached, namespace)
+        fleet = self.fleet.serving(namespace) if self.fleet.restricted else self.fleet
+        decision = self.policy.place(query, fleet, now) if worker is None else self._told(worker, fleet)
         slot = decision.slot
-        if not (0 <= slot < len(self.fleet.slots) and self.fleet.slots[slot].takes):
-            raise ConfigurationError(f"policy: chose slot {slot}, which has no worker that takes requests")
+        if not (0 <= slot < len(fleet.slots) and fleet.slots[slot].takes and fleet.names[slot] is not None):
+            raise ConfigurationError(f"policy: chose slot {slot}, which has no worker that takes this request")
         node = self.tree.insert(key, slot, match=match)
         self._requests.pop(id, None)  # an orphan's old place in the order of submission
         request = self._requests[id] = Request(id, key, query, slot, node, now)
         predicted = self._charge(request)
         self._resize(slot, now)
-        self._receipts.decided(id, decision, query, self.fleet.names, predicted, now)
+        self._receipts.decided(id, decision, query, fleet.names, predicted, now)
         self._placed(request, now)
         placement = Placement(self._worker(slot), request.cached, decision.reason, predicted)
         if self._log is not None:
-            choice = candidates(decision, query.believed, self.fleet.names)
-            self._log.add(_submitted(request, packed, namespace, tenant, worker, placement, choice))
+            choice = candidates(decision, query.believed, fleet.names)
+            self._log.add(_submitted(request, packed, tenant, worker, placement, choice))
         return placement
 
     def started(self, id: RequestId, *, cached_tokens: int, now: float) -> None:
@@ -299,7 +316,10 @@ class Scheduler:
         if not getattr(self.policy, "relieves", False):
             return []
         waiting = [request for request in self._requests.values() if request.slot >= 0 and not request.started]
-        return moves([(request, self._query(request)) for request in waiting], self.fleet)
+        found = moves([(request, self._query(request)) for request in waiting], self.fleet)
+        if found and self._log is not None:
+            self._log.add(Rebalance(now, tuple((cast(Id, move.id), move.source, move.target) for move in found)))
+        return found
 
     def explain(self, id: RequestId) -> Receipt:
         """Why a recent request went where it went. Raises KeyError if it is too long ago or unknown."""
@@ -324,6 +344,8 @@ class Scheduler:
             pending = sum(request.prefill for request in here) + self.fleet.idle_load(slot)
             load = pending + sum(request.decode for request in here)
             assert self.fleet.requests[slot] == len(here), f"slot {slot}: request count"
+            strangers = [request.id for request in here if not self.fleet.slots[slot].serves(request.namespace)]
+            assert not strangers, f"slot {slot}: {strangers} are of a namespace that it does not serve"
             self.fleet.slots[slot].fit.check()
             assert self.fleet.waiting[slot] == sum(not request.started for request in here), f"slot {slot}: waiting"
             assert self.fleet.uncached[slot] == sum(request.uncached for request in here), f"slot {slot}: uncached"
@@ -348,7 +370,8 @@ class Scheduler:
     def _query(self, request: Request) -> Query:
         match = self.tree.match(request.tokens)
         cached = self.fleet.cached(match.levels, request.length)
-        return Query(request.length, request.max_tokens, request.session, request.priority, match, cached)
+        namespace = request.namespace
+        return Query(request.length, request.max_tokens, request.session, request.priority, match, cached, namespace)
 
     def _charge(self, request: Request) -> float:
         """Account a request on its slot; return the predicted seconds to its first token."""
@@ -359,7 +382,7 @@ class Scheduler:
         fleet.enter(slot, request.decode)
         self._charge_prefill(request)
         fleet.saw_prompt(slot, request.cached / length)
-        return waits + worker.prefill_seconds(request.uncached, length)
+        return waits + worker.chunked_seconds(request.uncached, length)
 
     def _charge_prefill(self, request: Request) -> None:
         slot, length = request.slot, request.length
@@ -404,10 +427,12 @@ class Scheduler:
                 held = self.tree.held_tokens(slot)
         self.fleet.set_free(slot, capacity - held)
 
-    def _told(self, worker: str) -> Decision:
-        slot = self.fleet.slot(worker)
-        if not self.fleet.slots[slot].takes:
+    def _told(self, worker: str, fleet: Fleet) -> Decision:
+        slot = fleet.slot(worker)
+        if not fleet.slots[slot].takes:
             raise ConfigurationError(f"worker: {worker!r} is drained")
+        if fleet.names[slot] is None:
+            raise ConfigurationError(f"worker: {worker!r} does not serve the request's namespace")
         return Decision(slot, "told")
 
     def _worker(self, slot: int) -> str:
@@ -434,7 +459,6 @@ class Scheduler:
 def _submitted(
     request: Request,
     tokens: bytes,
-    namespace: str,
     tenant: str,
     told: str | None,
     placement: Placement,
@@ -453,7 +477,7 @@ def _submitted(
         candidates=choice,
         session=request.session,
         priority=request.priority,
-        namespace=namespace,
+        namespace=request.namespace,
         tenant=tenant,
         worker=told,
     )

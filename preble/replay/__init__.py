@@ -36,13 +36,18 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct):
-    """A log and its replay. `told` placements were given to the scheduler, not chosen; `first` are differing ones."""
+    """A log and its replay. `told` placements were given to the scheduler, not chosen; `first` are differing ones.
+
+    `moves` were proposed in the log, in answers of which so many are `moves_differing` in an exact replay.
+    """
 
     recorded: Totals
     replayed: Totals
     requests: int = 0
     told: int = 0
     differing: int = 0
+    moves: int = 0
+    moves_differing: int = 0
     first: list[Difference] = []
 
 
@@ -52,7 +57,8 @@ class Replay:
     With the log's policy and seed, everything is as recorded, and the decisions must be the same ones. With others,
     what engines said of their caches is not true of what is decided now: evictions are estimated, and each prompt is
     cached as much as believed. Times, outputs and workers are as recorded. A placement that was told, such as the
-    second one of a request that was moved, is told again. Raises ConfigurationError for what is no log.
+    second one of a request that was moved, is told again; what else would have been moved is not asked then.
+    Raises ConfigurationError for what is no log.
     """
 
     def __init__(self, begin: log.Event | None, policy: str | Policy | None = None, *, seed: int | None = None) -> None:
@@ -83,6 +89,8 @@ class Replay:
                     self.scheduler.evicted(event.worker, event.tokens, event.keep, salt=event.salt, now=event.now)
             case log.Observe():
                 self.scheduler.observe(event.worker, event.timings, now=event.now)
+            case log.Rebalance():
+                self._rebalance(event)
             case log.Begin():
                 raise ConfigurationError("log: begins twice")
             case _:
@@ -96,13 +104,21 @@ class Replay:
                     kv_tokens=event.kv_tokens,
                     block_size=event.block_size,
                     cost=event.cost,
+                    max_batched_tokens=event.max_batched_tokens,
                     reports_evictions=event.reports_evictions and self.exact,
+                    namespaces=event.namespaces,
                     now=event.now,
                 )
             case log.DrainWorker():
                 self.scheduler.drain_worker(event.worker, now=event.now)
             case log.RemoveWorker():
                 self.scheduler.remove_worker(event.worker, now=event.now)
+
+    def _rebalance(self, event: log.Rebalance) -> None:
+        self.comparison.moves += len(event.moves)
+        if self.exact:
+            found = tuple((move.id, move.source, move.target) for move in self.scheduler.rebalance(event.now))
+            self.comparison.moves_differing += found != event.moves
 
     def _submit(self, event: log.Submit, first: int) -> None:
         if event.id in self._believed and not self.exact:

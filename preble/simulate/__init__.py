@@ -8,25 +8,28 @@
 `requests` come from a generator (in this repository `bench.workloads.WORKLOADS[name](rate=, requests=, seed=)`), from a
 trace (`preble.simulate.traces.load(path, format, speed=)`), or are written by hand. `policy` is a name or an object
 with `place`. Workers are alike (`workers=8, options=SimOptions(kv_tokens=100_000, cost="mistral-7b-a100")`) or a list
-of SimOptions. The same arguments give the same result. `bounds(requests)` says what no scheduler can beat.
+of SimOptions; `changes=[Change(at=60.0, worker=1, action="crash")]` lets them crash, drain and join. The same arguments
+give the same result. `bounds(requests)` says what no scheduler can beat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from preble.backends.sim import SimCore, SimOptions
+from preble.backends.sim import SimOptions
 from preble.core.cost import CostModel
 from preble.core.disciplines import Discipline
 from preble.core.policy import Policy
 from preble.core.scheduler import Scheduler
 from preble.errors import ConfigurationError
 from preble.simulate.bounds import Bounds, bounds
+from preble.simulate.changes import Change, absent
 from preble.simulate.request import Request, segment_tokens
 from preble.simulate.result import Result, Summary
-from preble.simulate.run import Run, Worker
+from preble.simulate.run import Run
+from preble.simulate.worker import Worker
 
-__all__ = ["Bounds", "Request", "Result", "SimOptions", "Summary", "bounds", "segment_tokens", "simulate"]
+__all__ = ["Bounds", "Change", "Request", "Result", "SimOptions", "Summary", "bounds", "segment_tokens", "simulate"]
 
 
 def simulate(
@@ -42,31 +45,34 @@ def simulate(
     rebalance_interval: float = 0.25,
     learning: bool = True,
     progress: Callable[[], object] = bool,
+    scheduler: Scheduler | None = None,
+    changes: Sequence[Change] = (),
 ) -> Result:
     """Serve a workload and return what became of every request.
 
     `workers` is a number of engines of `options`, or the options of each. The scheduler knows their capacities and is
     told `believed_cost`, by default each engine's own, and corrects it from their steps if `learning`; `seed` breaks
     its ties. Reports of the engines, and tokens, arrive `report_delay` seconds late. Every `rebalance_interval`
-    seconds (0: never) waiting requests may be moved. `progress` is called after each request. Raises
-    ConfigurationError.
+    seconds (0: never) waiting requests may be moved. `progress` is called after each request. A
+    `scheduler` without workers serves in place of a new one of `policy` and `seed`. `changes` say which
+    workers crash, drain or join, and when. Raises ConfigurationError.
     """
     each = [options or SimOptions()] * workers if isinstance(workers, int) else list(workers)
     if not each:
         raise ConfigurationError("workers: at least 1")
     if report_delay < 0 or rebalance_interval < 0:
         raise ConfigurationError("report_delay and rebalance_interval: at least 0")
-    scheduler = Scheduler(policy, seed=seed)
-    engines = [Worker(index, SimCore(engine, discipline)) for index, engine in enumerate(each)]
-    for worker, engine in zip(engines, each, strict=True):
-        scheduler.add_worker(
-            worker.name,
-            kv_tokens=worker.core.batcher.cache.total * engine.block_size,
-            block_size=engine.block_size,
-            cost=believed_cost or engine.cost,
-            reports_evictions=True,
-            now=0.0,
-        )
+    scheduler = scheduler or Scheduler(policy, seed=seed)
+    changes = sorted(changes, key=lambda change: change.at)
+    missing = absent(changes, len(each))
+    engines = [
+        Worker(index, engine, discipline=discipline, believed_cost=believed_cost) for index, engine in enumerate(each)
+    ]
+    for worker in engines:
+        if worker.index in missing:
+            worker.gone = True
+        else:
+            worker.join(scheduler, 0.0)
     run = Run(
         list(workload),
         scheduler,
@@ -75,5 +81,6 @@ def simulate(
         rebalance_interval=rebalance_interval,
         learning=learning,
         progress=progress,
+        changes=changes,
     )
     return run.run()

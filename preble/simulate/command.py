@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,43 +29,62 @@ _COLUMNS = (
     "imbalance",
     "rate",
 )
-_SHOWN = 20  # lines of progress
+_COUNTS = ("failed", "moved", "retries", "preemptions", "recomputed")
+"""Shown where one of them is not zero."""
+_EXAMPLES = """examples:
+  preble simulate --trace conversation.jsonl.gz --format blocks --requests 2000 --policy e2 --policy round-robin
+  preble simulate --workload bench.workloads:toolbench --rate 20 --requests 2000 --workers 4
+  preble simulate --workload bench.workloads:toolbench --rate 20 --requests 2000 \\
+    --worker kv_tokens=400000,cost=mistral-7b-a100 --worker kv_tokens=100000,count=2
+
+The last row of the table is what no scheduler can beat: each request alone, on the first worker, with every earlier
+prompt cached.
+"""
+_BAR = 30
+_SECONDS_BETWEEN = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command understands to its parser."""
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--trace", metavar="FILE", help="a trace file; gzip by its name")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
+    what = parser.add_argument_group("what is served")
+    source = what.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trace", metavar="FILE", help="a trace file; may end in .gz")
     source.add_argument("--workload", metavar="MODULE:FUNCTION", help="called with rate, requests and seed")
-    parser.add_argument("--format", choices=FORMATS, default="segments", help="of the trace (%(default)s)")
-    parser.add_argument(
+    what.add_argument("--format", choices=FORMATS, default="segments", help="of the trace (%(default)s)")
+    what.add_argument(
         "--speed", type=float, default=1.0, metavar="X", help="replay a trace X times as fast (%(default)s)"
     )
-    parser.add_argument("--rate", type=float, metavar="R", help="requests a second of a generated workload")
-    parser.add_argument(
-        "--requests", type=int, metavar="N", help="size of a generated workload; of a trace, the first N"
+    what.add_argument("--rate", type=float, metavar="R", help="requests a second of a generated workload")
+    what.add_argument("--requests", type=int, metavar="N", help="size of a generated workload; of a trace, the first N")
+    by = parser.add_argument_group("by whom")
+    by.add_argument("--policy", action="append", help=f"repeatable: {', '.join(POLICIES)} (all)")
+    by.add_argument("--workers", type=int, default=4, metavar="N", help="engines that are alike (%(default)s)")
+    by.add_argument("--kv-tokens", type=int, default=200_000, metavar="N", help="KV cache of each (%(default)s)")
+    by.add_argument("--cost", choices=PRESETS, default="mistral-7b-a6000", help="what steps take (%(default)s)")
+    by.add_argument(
+        "--worker",
+        action="append",
+        metavar="NAME=VALUE,...",
+        help="repeatable, in place of --workers: one engine that differs in these fields of SimOptions; "
+        "count=N stands for N of it",
     )
-    parser.add_argument("--policy", action="append", help=f"repeatable: {', '.join(POLICIES)} (all)")
-    parser.add_argument("--workers", type=int, default=4, metavar="N", help="engines (%(default)s)")
-    parser.add_argument("--kv-tokens", type=int, default=200_000, metavar="N", help="KV cache of each (%(default)s)")
-    parser.add_argument("--cost", choices=PRESETS, default="mistral-7b-a6000", help="what steps take (%(default)s)")
     parser.add_argument(
-        "--report-delay", type=float, default=0.0, metavar="S", help="until engines are heard (%(default)s)"
+        "--report-delay", type=float, default=0.0, metavar="S", help="seconds until engines are heard (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of workload and ties (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the workload and of ties (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its exit status. Raises ConfigurationError, OSError."""
-    requests = _requests(arguments)
-    options = _options(arguments)
+    requests, workers = _requests(arguments), _workers(arguments)
     summaries = {
         policy: simulate(
             requests,
             policy=policy,
-            workers=arguments.workers,
-            options=options,
+            workers=workers,
             seed=arguments.seed,
             report_delay=arguments.report_delay,
             progress=_progress(policy, len(requests)),
@@ -72,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         for policy in arguments.policy or POLICIES
     }
     show = _json if arguments.json else _table
-    sys.stdout.write(show(summaries, bounds(requests, options)) + "\n")
+    sys.stdout.write(show(summaries, bounds(requests, workers[0])) + "\n")
     return 0
 
 
@@ -95,11 +115,27 @@ def _requests(arguments: argparse.Namespace) -> list[Request]:
     return made
 
 
-def _options(arguments: argparse.Namespace) -> SimOptions:
+def _workers(arguments: argparse.Namespace) -> list[SimOptions]:
+    alike = {"kv_tokens": arguments.kv_tokens, "cost": arguments.cost}
+    words = arguments.worker or [f"count={arguments.workers}"]
+    workers = [engine for each in words for engine in _kind(each, alike)]
+    if not workers:
+        raise ConfigurationError("workers: at least 1")
+    return workers
+
+
+def _kind(words: str, alike: dict[str, Any]) -> list[SimOptions]:
+    """The engines of one `--worker`."""
+    pairs = (word.partition("=") for word in words.split(","))
+    fields = {**alike, **{name.strip(): value.strip() for name, _, value in pairs}}
+    count = str(fields.pop("count", 1))
+    if not count.isdecimal():
+        raise ConfigurationError(f"worker: count={count} is not a number")
     try:
-        return msgspec.convert({"kv_tokens": arguments.kv_tokens, "cost": arguments.cost}, SimOptions)
+        options = msgspec.convert(fields, SimOptions, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"kv-tokens: {error}") from None
+        raise ConfigurationError(f"worker: {error}") from None
+    return [options] * int(count)
 
 
 def _function(path: str) -> Callable[..., Any]:
@@ -111,18 +147,28 @@ def _function(path: str) -> Callable[..., Any]:
     return found
 
 
-def _progress(policy: str, total: int) -> Callable[[], None]:
-    """Return what is called after each request: it counts them on a terminal's standard error."""
+def _progress(policy: str, total: int) -> Callable[[], object]:
+    """Return what is called after each request: on a terminal it draws a bar on standard error."""
+    if not sys.stderr.isatty():
+        return bool
+    began = shown = time.monotonic()
     done = 0
 
     def advance() -> None:
-        nonlocal done
+        nonlocal done, shown
         done += 1
-        if sys.stderr.isatty() and (done == total or done % max(1, total // _SHOWN) == 0):
-            sys.stderr.write(f"\r{policy:<16} {done}/{total}" + ("\n" if done == total else ""))
+        now = time.monotonic()
+        if done == total or now - shown >= _SECONDS_BETWEEN:
+            shown = now
+            sys.stderr.write(_bar(policy, done, total, now - began) + ("\n" if done == total else ""))
             sys.stderr.flush()
 
     return advance
+
+
+def _bar(policy: str, done: int, total: int, seconds: float) -> str:
+    full = _BAR * done // total
+    return f"\r{policy:<18.18} [{'#' * full}{'-' * (_BAR - full)}] {done:,}/{total:,} {seconds:.0f} s"
 
 
 def _json(summaries: dict[str, Summary], bound: Bounds) -> str:
@@ -130,10 +176,16 @@ def _json(summaries: dict[str, Summary], bound: Bounds) -> str:
 
 
 def _table(summaries: dict[str, Summary], bound: Bounds) -> str:
-    lines = [f"{'policy':<16}" + "".join(f"{column:>14}" for column in _COLUMNS)]
+    counted = tuple(name for name in _COUNTS if any(getattr(summary, name) for summary in summaries.values()))
+    columns = _COLUMNS + counted
+    lines = [f"{'policy':<18}" + "".join(f"{column:>14}" for column in columns)]
     rows: dict[str, Summary | Bounds] = {**summaries, "alone, all cached": bound}
     for name, row in rows.items():
-        values = (getattr(row, column, None) for column in _COLUMNS)
-        cells = (f"{'':>14}" if value is None else f"{value:>14.3f}" for value in values)
-        lines.append(f"{name:<16.16}" + "".join(cells))
+        lines.append(f"{name:<18.18}" + "".join(_cell(getattr(row, column, None)) for column in columns))
     return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return " " * 14
+    return f"{value:>14,}" if isinstance(value, int) else f"{value:>14.3f}"

@@ -16,11 +16,13 @@ class Summary(msgspec.Struct, frozen=True):
     `hit_ratio` is cached / all prompt tokens. `imbalance` is the largest over the mean of the tokens that each worker
     computed (prompt tokens not cached, and outputs). `rate` is requests finished per second from the first arrival to
     the last end. `tpot_mean` averages, over requests of two tokens and more, the time per token after the first.
+    `preemptions` and `recomputed` are those of all workers over the whole run.
     """
 
     requests: int
     failed: int
     moved: int
+    retries: int
     ttft_mean: float
     ttft_p50: float
     ttft_p99: float
@@ -32,14 +34,18 @@ class Summary(msgspec.Struct, frozen=True):
     utilisation: float
     rate: float
     output_rate: float
+    preemptions: int
+    recomputed: int
 
 
 class Result(msgspec.Struct, frozen=True):
-    """Arrays with an entry per request, in the order of the workload, and `busy`: seconds that each worker computed.
+    """Arrays with an entry per request, in the order of the workload; the last three have one per worker.
 
     `ttft` and `latency` are seconds since `arrival`, NaN for what was not reached (a request refused or cancelled).
-    `worker` is the last one's index, -1 for none; `cached` what its engine found; `predicted_*` what the scheduler
-    expected when it placed the request there.
+    `worker` is the last one's index, -1 for none; `cached` what the engine of its first token found; `retries` how
+    often it was placed again because its worker was gone; `predicted_*` what the scheduler expected when it placed the
+    request last. Of a worker, `busy` is seconds of computing, `preemptions` how often a running request had to give up
+    its KV blocks for others, and `recomputed` tokens computed again because of that.
     """
 
     arrival: Floats
@@ -50,9 +56,12 @@ class Result(msgspec.Struct, frozen=True):
     cached: Ints
     output_tokens: Ints
     moved: NDArray[np.bool_]
+    retries: Ints
     predicted_cached: Ints
     predicted_ttft: Floats
     busy: Floats
+    preemptions: Ints
+    recomputed: Ints
 
     @classmethod
     def empty(cls, requests: int, workers: int) -> Result:
@@ -66,9 +75,12 @@ class Result(msgspec.Struct, frozen=True):
             cached=np.zeros(requests, dtype=np.int64),
             output_tokens=np.zeros(requests, dtype=np.int64),
             moved=np.zeros(requests, dtype=np.bool_),
+            retries=np.zeros(requests, dtype=np.int64),
             predicted_cached=np.zeros(requests, dtype=np.int64),
             predicted_ttft=np.full(requests, np.nan),
             busy=np.zeros(workers),
+            preemptions=np.zeros(workers, dtype=np.int64),
+            recomputed=np.zeros(workers, dtype=np.int64),
         )
 
     @property
@@ -103,6 +115,7 @@ class Result(msgspec.Struct, frozen=True):
             requests=int(late.sum()),
             failed=int((late & ~done).sum()),
             moved=int(self.moved[late].sum()),
+            retries=int(self.retries[late].sum()),
             ttft_mean=_mean(ttft),
             ttft_p50=_percentile(ttft, 50),
             ttft_p99=_percentile(ttft, 99),
@@ -114,6 +127,8 @@ class Result(msgspec.Struct, frozen=True):
             utilisation=float(self.busy.mean() / max(self.span, 1e-9)),
             rate=float(done.sum() / span),
             output_rate=float(output.sum() / span),
+            preemptions=int(self.preemptions.sum()),
+            recomputed=int(self.recomputed.sum()),
         )
 
 

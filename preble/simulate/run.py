@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -9,41 +10,37 @@ from heapq import heappop, heappush
 from typing import Any
 
 from preble.backends import Delta, EngineRequest, Evicted, StepTiming
-from preble.backends.sim import SimCore
 from preble.core.scheduler import Scheduler
-from preble.errors import InvalidRequestError
+from preble.errors import InvalidRequestError, NoWorkersError
+from preble.simulate.changes import Change
 from preble.simulate.request import Request
 from preble.simulate.result import Result
 from preble.simulate.sessions import Sessions
+from preble.simulate.worker import Worker
 from preble.tokens import TOKEN_BYTES
 from preble.types import SamplingParams
 
-Report = tuple["Worker", list[Evicted], list[tuple[int, Delta]], list[StepTiming]]
+Report = tuple[Worker, list[Evicted], list[tuple[int, Delta]], list[StepTiming]]
 
-
-class Worker:
-    """A simulated engine, whether a step of it is under way, and the steps it has not told of."""
-
-    __slots__ = ("core", "index", "name", "stepping", "timings")
-
-    def __init__(self, index: int, core: SimCore) -> None:
-        self.index = index
-        self.name = f"w{index}"
-        self.core = core
-        self.stepping = False
-        self.timings: list[StepTiming] = []
+MAX_ATTEMPTS = 3
+"""Workers tried before the death of the last one fails the request, as in `preble.dispatch`."""
 
 
 class Flight:
-    """A request on its way: what the dispatcher knows of it. `wire` names it to the worker, anew for each placement."""
+    """A request on its way: what the dispatcher knows of it. `wire` names it to the worker, anew for each placement.
 
-    __slots__ = ("arrival", "index", "landed", "moved", "output", "tokens", "wire", "worker")
+    The first `offset` bytes of `output` came from earlier workers: they are prompt to the present one.
+    """
+
+    __slots__ = ("arrival", "attempts", "index", "landed", "moved", "offset", "output", "tokens", "wire", "worker")
 
     def __init__(self, index: int, tokens: bytes, arrival: float) -> None:
         self.index = index
         self.tokens = tokens
         self.arrival = arrival
         self.output = bytearray()
+        self.offset = 0
+        self.attempts = 0
         self.landed = False
         self.moved = False
         self.wire = 0
@@ -66,6 +63,7 @@ class Run:
         rebalance_interval: float,
         learning: bool = True,
         progress: Callable[[], object],
+        changes: Sequence[Change] = (),
     ) -> None:
         self.result = Result.empty(len(requests), len(workers))
         self._requests = requests
@@ -76,6 +74,8 @@ class Run:
         self._interval = rebalance_interval
         self._learning = learning
         self._progress = progress
+        self._changes = changes
+        self._draining: list[Worker] = []
         self._bound = max((request.output_tokens for request in requests), default=1)
         self._flights: dict[int, Flight] = {}
         self._by_wire: dict[int, Flight] = {}
@@ -92,6 +92,8 @@ class Run:
 
     def events(self) -> Iterator[float]:
         """Run, and yield the time after each event."""
+        for change in self._changes:
+            self._at(change.at, self._change, change)
         for index, request in enumerate(self._requests):
             if request.arrival is not None:
                 self._at(request.arrival, self._arrive, index)
@@ -99,6 +101,8 @@ class Run:
             now, _, act, about = heappop(self._events)
             act(now, about)
             yield now
+        for worker in self._workers.values():
+            self._leave(worker)
 
     @property
     def idle(self) -> bool:
@@ -111,7 +115,8 @@ class Run:
         assert {flight.wire for flight in self._flights.values()} == set(self._by_wire), "wires and flights differ"
         self._scheduler.check()
         for worker in self._workers.values():
-            worker.core.check()
+            if not worker.gone:
+                worker.core.check()
 
     def _at(self, time: float, act: Callable[[float, Any], None], about: Any) -> None:
         heappush(self._events, (time, next(self._order), act, about))
@@ -129,19 +134,33 @@ class Run:
         self._place(now, flight)
 
     def _place(self, now: float, flight: Flight) -> None:
-        index, request = flight.index, self._requests[flight.index]
+        """Let the scheduler choose, and send. What was generated before becomes prompt."""
+        index, request, result = flight.index, self._requests[flight.index], self.result
         bound = self._bound if request.max_tokens is None else request.max_tokens
-        placement = self._scheduler.submit(index, flight.tokens, max_tokens=bound, session=request.session, now=now)
-        worker = flight.worker = self._workers[placement.worker]
-        flight.wire = next(self._wires)
-        self._by_wire[flight.wire] = flight
-        self.result.worker[index] = worker.index
-        self.result.predicted_cached[index] = placement.cached_tokens
-        self.result.predicted_ttft[index] = placement.predicted_ttft
+        done = len(flight.output) // TOKEN_BYTES
+        tokens = flight.tokens + bytes(flight.output)
+        self._by_wire.pop(flight.wire, None)
         try:
-            worker.core.batcher.add(EngineRequest(flight.wire, flight.tokens, _sampling(request.output_tokens)), now)
-        except InvalidRequestError:
+            placement = self._scheduler.submit(
+                index, tokens, max_tokens=max(0, bound - done), session=request.session, now=now
+            )
+        except NoWorkersError:
             self._end(now, flight)
+            return
+        worker = flight.worker = self._workers[placement.worker]
+        flight.wire, flight.offset, flight.landed = next(self._wires), len(flight.output), False
+        flight.attempts += 1
+        self._by_wire[flight.wire] = flight
+        result.worker[index] = worker.index
+        result.predicted_cached[index] = placement.cached_tokens
+        result.predicted_ttft[index] = placement.predicted_ttft
+        self._send(now, worker, EngineRequest(flight.wire, tokens, _sampling(request.output_tokens - done)))
+
+    def _send(self, now: float, worker: Worker, request: EngineRequest) -> None:
+        try:
+            worker.core.batcher.add(request, now)
+        except InvalidRequestError:
+            self._end(now, self._by_wire[request.id])
         else:
             if not worker.stepping:
                 self._begin(now, worker)
@@ -150,13 +169,15 @@ class Run:
         end = worker.core.begin(now)
         worker.stepping = end is not None
         if end is not None:
-            self.result.busy[worker.index] += end - now
             self._at(end, self._step, worker)
         self._report(now, worker)
 
     def _step(self, now: float, worker: Worker) -> None:
-        worker.timings.append(worker.core.end(now))
-        self._begin(now, worker)
+        if not worker.gone:
+            timing = worker.core.end(now)
+            self.result.busy[worker.index] += timing.seconds
+            worker.timings.append(timing)
+            self._begin(now, worker)
 
     def _report(self, now: float, worker: Worker) -> None:
         batcher = worker.core.batcher
@@ -169,6 +190,8 @@ class Run:
 
     def _hear(self, now: float, report: Report) -> None:
         worker, evictions, deltas, timings = report
+        if worker.gone:
+            return
         if timings and self._learning:
             self._scheduler.observe(worker.name, timings, now=now)
         for evicted in evictions:
@@ -179,23 +202,29 @@ class Run:
                 self._take_in(now, flight, delta)
 
     def _take_in(self, now: float, flight: Flight, delta: Delta) -> None:
+        index, result = flight.index, self.result
         if delta.cached_tokens is not None:
-            self.result.cached[flight.index] = delta.cached_tokens
-            self._scheduler.started(flight.index, cached_tokens=delta.cached_tokens, now=now)
-        flight.output += delta.tokens
+            if not flight.output:
+                result.cached[index] = delta.cached_tokens
+            self._scheduler.started(index, cached_tokens=delta.cached_tokens, now=now)
         if delta.tokens and not flight.landed:
             flight.landed = True
-            self.result.ttft[flight.index] = now - flight.arrival
-            self._scheduler.first_token(flight.index, now=now)
+            if not flight.output:
+                result.ttft[index] = now - flight.arrival
+            self._scheduler.first_token(index, now=now)
+        flight.output += delta.tokens
         if delta.finish_reason is not None:
-            self.result.latency[flight.index] = now - flight.arrival
+            result.latency[index] = now - flight.arrival
             self._end(now, flight)
 
     def _end(self, now: float, flight: Flight) -> None:
         index, output = flight.index, bytes(flight.output)
-        del self._flights[index], self._by_wire[flight.wire]
-        self._scheduler.finish(index, output=output, now=now)
+        del self._flights[index]
+        self._by_wire.pop(flight.wire, None)
+        with contextlib.suppress(KeyError):  # never placed: no worker took requests
+            self._scheduler.finish(index, output=output[flight.offset :], now=now)
         self.result.output_tokens[index] = len(output) // TOKEN_BYTES
+        self._let_go(now)
         for following, gap in self._sessions.ended(index, output):
             self._at(now + gap, self._arrive, following)
         self._progress()
@@ -222,9 +251,50 @@ class Run:
             return
         flight.moved = self.result.moved[flight.index] = True
         self._abort(flight)
-        del self._by_wire[flight.wire]
         self._scheduler.finish(flight.index, now=now)
         self._place(now, flight)
+        self._let_go(now)
+
+    def _change(self, now: float, change: Change) -> None:
+        worker = self._workers[f"w{change.worker}"]
+        if change.action == "join":
+            self._workers[worker.name] = worker.anew()
+            self._workers[worker.name].join(self._scheduler, now)
+        elif change.action == "drain":
+            self._scheduler.drain_worker(worker.name, now=now)
+            self._draining.append(worker)
+            self._let_go(now)
+        elif not worker.gone:
+            self._lose(now, worker)
+
+    def _lose(self, now: float, worker: Worker) -> None:
+        """A worker is gone: its requests go elsewhere with what they have generated so far."""
+        self._leave(worker)
+        orphans = [self._flights[int(str(id))] for id in self._scheduler.remove_worker(worker.name, now=now)]
+        for flight in orphans:
+            self._by_wire.pop(flight.wire, None)
+        for flight in orphans:
+            if flight.attempts >= MAX_ATTEMPTS:
+                self._end(now, flight)
+            else:
+                self.result.retries[flight.index] += 1
+                self._place(now, flight)
+
+    def _let_go(self, now: float) -> None:
+        """Drained workers leave when they have nothing left to do."""
+        for worker in self._draining[:]:
+            if not self._scheduler.requests_on(worker.name):
+                self._leave(worker)
+                self._scheduler.remove_worker(worker.name, now=now)
+
+    def _leave(self, worker: Worker) -> None:
+        """Hear no more of a worker, and keep what it counted."""
+        if not worker.gone:
+            worker.gone = True
+            self.result.preemptions[worker.index] += worker.core.batcher.preemptions
+            self.result.recomputed[worker.index] += worker.core.batcher.recomputed
+        if worker in self._draining:
+            self._draining.remove(worker)
 
 
 @lru_cache

@@ -14,7 +14,7 @@ from msgspec import Meta
 from preble.backends import Delta, EngineInfo, Evicted, Load, StepTiming
 from preble.errors import FrameError
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
-from preble.types import SamplingParams
+from preble.types import MAX_NAME, SamplingParams
 
 VERSION = 1
 """Protocol version: the first thing both sides compare."""
@@ -34,13 +34,15 @@ Text: TypeAlias = Annotated[str, Meta(max_length=10_000)]
 TokenBytes: TypeAlias = Annotated[bytes, Meta(max_length=MAX_TOKENS * TOKEN_BYTES)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
 Salt: TypeAlias = Annotated[str, Meta(max_length=1000)]
+Adapter: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME)]
 Priority: TypeAlias = Annotated[int, Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="submit"):
     """To worker: generate one sequence; `sampling.n` is 1. Answered by deltas or by one failure of the same id.
 
-    `remaining` is the seconds until nobody wants the answer any more, if there is such a time.
+    `remaining` is the seconds until nobody wants the answer any more, if there is such a time. `lora` names an adapter
+    that the engine said it has.
     """
 
     id: Id
@@ -49,6 +51,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     priority: Priority = 0
     cache_salt: Salt = ""
     remaining: Seconds | None = None
+    lora: Adapter = ""
 
     def __post_init__(self) -> None:
         _check_tokens(self.tokens)

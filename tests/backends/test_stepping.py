@@ -242,3 +242,20 @@ async def test_timings_that_nobody_reads_do_not_pile_up(loop):
     for key in range(1, 60):
         await read(loop.generate(request(key, [key], max_tokens=5)))
     assert len(loop.timings()) == 256
+
+
+async def test_a_step_counts_from_the_end_of_the_one_before_it():
+    now = [0.0]
+    batcher = make_batcher()
+    model = HashModel(batcher)
+
+    async def execute(chunks: list[Chunk]) -> list[Sample]:
+        now[0] += 10.0
+        return model.execute(chunks)
+
+    loop = StepLoop(batcher, execute, lambda: now[0])
+    loop.start()
+    async for delta in loop.generate(request(0, range(10), max_tokens=3)):
+        now[0] += 3.0 if delta.tokens else 0.0
+    assert [timing.seconds for timing in loop.timings()] == [10.0, 13.0, 13.0]
+    await loop.close()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preble.core.cost import PRESETS, CostModel, cost_model
-from preble.core.fleet import Fleet
+from preble.core.fleet import Fleet, Slot
 from preble.errors import ConfigurationError
 
 EXTRA_A6000 = 0.00113 * 2000 + 0.00175 * 4000 + 2.19e-6 * 2000 * 4000
@@ -97,6 +97,21 @@ def test_a_fleet_prices_all_its_workers_as_their_models_do(names: list[str], new
     for slot, name in enumerate(names):
         assert seconds[slot] == pytest.approx(PRESETS[name].prefill(new, new + held), rel=1e-6)
         assert fleet.slots[slot].prefill_seconds(new, new + held) == pytest.approx(seconds[slot])
+
+
+@given(presets, st.integers(1, 5000), st.integers(0, 5000), st.integers(1, 600))
+def test_a_chunked_prefill_is_the_sum_of_its_steps(name: str, missed: int, held: int, step: int):
+    slot = Slot("a", 1, 1, PRESETS[name].coefficients())
+    slot.max_batched_tokens = step
+    chunks = [min(step, missed - done) for done in range(0, missed, step)]
+    prices, context, seconds = slot.prices, held, 0.0
+    for chunk in chunks:
+        context += chunk
+        seconds += prices.base + prices.new * chunk + prices.context * context + prices.product * chunk * context
+    expected = seconds if len(chunks) > 1 else slot.prefill_seconds(missed, held + missed)
+    assert slot.chunked_seconds(missed, held + missed) == pytest.approx(expected)
+    slot.max_batched_tokens = None
+    assert slot.chunked_seconds(missed, held + missed) == slot.prefill_seconds(missed, held + missed)
 
 
 def test_a_fleet_prices_a_small_prefill_at_no_less_than_one_token():

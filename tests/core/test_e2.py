@@ -219,6 +219,17 @@ def test_without_prefixes_in_flight_a_follower_goes_elsewhere(
     assert place(scheduler, [*TOOL, 5]) == worker
 
 
+def test_a_receipt_shows_what_was_priced(new_scheduler: NewScheduler):
+    """And beside it what will be found cached, since the prefix in flight lands first."""
+    scheduler = new_scheduler("a", policy=E2(in_flight=False))
+    scheduler.submit(1, TOOL, now=0.0)
+    placement = scheduler.submit(2, TOOL, now=0.0)
+    receipt = scheduler.explain(2)
+    assert [candidate.cached_tokens for candidate in receipt.candidates] == [0]
+    assert receipt.candidates[0].prefill == pytest.approx(len(TOOL) / 1000)
+    assert receipt.predicted_cached_tokens == placement.cached_tokens == len(TOOL) - 1
+
+
 def test_a_landed_prefix_counts_without_those_in_flight(new_scheduler: NewScheduler):
     scheduler = new_scheduler(policy=E2(in_flight=False), block_size=16)
     prepare(scheduler, "a", 1, TOOL, served=True)

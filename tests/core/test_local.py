@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from preble.core.disciplines import Discipline
@@ -397,31 +397,75 @@ def test_patience_is_worth_more_than_waiting_for_a_leader():
     assert take(local, 3) == [2, 3, 1]
 
 
-@settings(max_examples=200)
-@given(
-    discipline=st.sampled_from(get_args(Discipline)),
-    patience=st.integers(1, 6),
-    events=st.lists(st.tuples(st.sampled_from(["add", "pick", "remove"]), st.integers(0, 3), st.integers(-2, 2))),
+class Overtaking:
+    """A queue, and for each request in it how many that came later were taken before it."""
+
+    def __init__(self, discipline: Discipline, patience: int) -> None:
+        self.local = LocalScheduler(discipline, patience=patience)
+        self.overtaken: dict[int, int] = {}
+        self.leading: list[int] = []
+
+    def add(self, id: int, kind: int, priority: int) -> None:
+        self.local.add(id, prompt(kind + 1, length=8), priority=priority, now=0.0)
+        self.overtaken[id] = 0
+
+    def remove(self, kind: int) -> None:
+        if self.overtaken:
+            gone = list(self.overtaken)[kind % len(self.overtaken)]
+            self.local.remove(gone)
+            del self.overtaken[gone]
+
+    def pick(self, slots: int) -> None:
+        for id in self.local.pick(slots, cached=lambda tokens: 4 * (tokens[0] % 2), now=0.0):
+            self.local.admit(id)
+            self.leading.append(id)
+            del self.overtaken[id]
+            for older in self.overtaken:
+                self.overtaken[older] += older < id
+                assert self.overtaken[older] <= self.local.patience
+
+    def land(self) -> None:
+        if self.leading:
+            self.local.prefilled(self.leading.pop(0))
+
+
+moments = st.tuples(
+    st.sampled_from(["add", "add", "add", "pick", "pick", "land", "remove"]), st.integers(0, 3), st.integers(-2, 2)
 )
-def test_no_request_waits_behind_more_later_ones_than_patience_says(discipline, patience, events):
-    local = LocalScheduler(discipline, patience=patience)
-    overtaken: dict[int, int] = {}
-    for number, (event, amount, priority) in enumerate(events):
-        if event == "add":
-            local.add(number, prompt(amount + 1, length=8), priority=priority, now=0.0)
-            overtaken[number] = 0
-        elif event == "remove" and overtaken:
-            gone = list(overtaken)[amount % len(overtaken)]
-            local.remove(gone)
-            del overtaken[gone]
-        elif event == "pick":
-            for id in local.pick(amount, cached=lambda tokens: 4 * (tokens[0] % 2), now=0.0):
-                local.admit(id)
-                del overtaken[id]
-                for older in overtaken:
-                    overtaken[older] += older < id
-                    assert overtaken[older] <= patience
-        local.check()
+
+
+def overtake(discipline: Discipline, patience: int, events: list[tuple[str, int, int]]) -> None:
+    queue = Overtaking(discipline, patience)
+    for number, (event, kind, priority) in enumerate(events):
+        match event:
+            case "add":
+                queue.add(number, kind, priority)
+            case "pick":
+                queue.pick(1 + kind % 2)
+            case "land":
+                queue.land()
+            case "remove":
+                queue.remove(kind)
+        queue.local.check()
+
+
+def overtaking(**options: Any) -> Callable[[Discipline], None]:
+    """What looks for one that waits behind too many."""
+    search = given(patience=st.integers(1, 4), events=st.lists(moments, min_size=20, max_size=80))(overtake)
+    return settings(max_examples=60, **options)(search)
+
+
+@pytest.mark.parametrize("discipline", get_args(Discipline))
+def test_no_request_waits_behind_more_later_ones_than_patience_says(discipline: Discipline):
+    overtaking()(discipline)
+
+
+@pytest.mark.parametrize("discipline", get_args(Discipline))
+def test_a_queue_without_patience_is_found_out(monkeypatch: pytest.MonkeyPatch, discipline: Discipline):
+    """The test of the test above."""
+    monkeypatch.setattr(LocalScheduler, "_out_of_patience", lambda self, now: iter(()))
+    with pytest.raises(AssertionError):
+        overtaking(derandomize=True, database=None, phases=[Phase.generate])(discipline)
 
 
 # --- deadlines ---

@@ -44,14 +44,30 @@ def live(policy: str, seed: int = 0, steps: int = 150) -> list[bytes]:
             case 4:
                 scheduler.evicted("a", prompt, 3, salt=fold("", "a"), now=now)
                 scheduler.observe("b", [StepTiming(5, 50, 250, 0, 0.01)], now=now)
-    scheduler.add_worker("d", kv_tokens=400, cost=LINEAR, now=99.0)
+    scheduler.add_worker("d", kv_tokens=400, cost="small-cpu", max_batched_tokens=8, now=99.0)
     scheduler.drain_worker("b", now=99.0)
-    scheduler.submit("told", [9, 9], worker="d", now=99.0)
+    scheduler.add_worker("e", kv_tokens=400, cost=LINEAR, namespaces=["n", "m"], now=99.0)
+    for step, namespace in enumerate("nxmx", steps):
+        scheduler.submit(step, [1] * 50, namespace=namespace, now=99.0)
+    scheduler.submit("told", [9] * 50, worker="d", now=99.0)
+    crowd(scheduler, "c")
     for orphan in scheduler.remove_worker("a", now=100.0):
         scheduler.submit(orphan, [1, 2, 3], now=100.0)
     scheduler.evicted("c", b"", 0, now=100.0)
     scheduler.check()
     return lines
+
+
+def crowd(scheduler: Scheduler, worker: str) -> None:
+    """Send a worker more than the others have, and carry out those moves that the scheduler then proposes."""
+    newcomers = [f"waits {step}" for step in range(5)]
+    for step, id in enumerate(newcomers):
+        scheduler.submit(id, [step] * 300, worker=worker, now=99.0)
+    for move in scheduler.rebalance(99.5):
+        if move.id not in newcomers:
+            continue
+        scheduler.finish(move.id, now=99.5)
+        scheduler.submit(move.id, [4, 5, 6], worker=move.target, now=99.5)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preble.core.fleet import Fleet
 from preble.core.policies import POLICIES
+from preble.core.policy import Decision, Query
 from preble.core.scheduler import Scheduler
-from preble.errors import InvalidRequestError
+from preble.errors import ConfigurationError, InvalidRequestError, NamespaceNotServedError, NoWorkersError
 from preble.tokens import pack
 from preble.tree import fold
 from tests.core.conftest import LINEAR
@@ -121,3 +124,110 @@ def test_what_is_believed_cached_was_seen_in_the_same_namespace(requests: list[t
 def common(first: list[int], second: list[int]) -> int:
     pairs = zip(first, second, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+# --- workers that serve certain namespaces only ---
+
+
+def place(scheduler: Scheduler, id: int, namespace: str = "", **options: object) -> str:
+    return scheduler.submit(id, [id] * 100, namespace=namespace, now=0.0, **options).worker
+
+
+@pytest.fixture
+def parted(new_scheduler: NewScheduler) -> Scheduler:
+    """`a` serves all, `b` only x, `c` only x and requests without a namespace."""
+    scheduler = new_scheduler("a")
+    scheduler.add_worker("b", kv_tokens=1000, cost=LINEAR, namespaces=["x"], now=0.0)
+    scheduler.add_worker("c", kv_tokens=1000, cost=LINEAR, namespaces=["x", ""], now=0.0)
+    return scheduler
+
+
+def test_a_worker_gets_its_own_namespaces_only(parted: Scheduler):
+    found = {
+        name: {place(parted, 10 * index + id, name) for id in range(10)} for index, name in enumerate(["x", "", "y"])
+    }
+    assert found == {"x": {"a", "b", "c"}, "": {"a", "c"}, "y": {"a"}}
+
+
+def test_a_namespace_that_nobody_serves_is_named(parted: Scheduler):
+    parted.drain_worker("a", now=0.0)
+    with pytest.raises(NamespaceNotServedError, match="no worker serves namespace 'y'") as raised:
+        place(parted, 1, "y")
+    assert raised.value.namespace == "y"
+    assert parted.snapshot().requests == 0
+    parted.add_worker("d", kv_tokens=1000, cost=LINEAR, now=0.0)
+    assert place(parted, 1, "y") == "d"
+    for worker in "bcd":
+        parted.drain_worker(worker, now=0.0)
+    with pytest.raises(NoWorkersError, match="no worker can take requests"):
+        place(parted, 2, "y")
+
+
+def test_nobody_is_told_to_take_what_it_does_not_serve(parted: Scheduler):
+    with pytest.raises(ConfigurationError, match="'b' does not serve"):
+        place(parted, 1, worker="b")
+    assert place(parted, 1, "x", worker="b") == "b"
+
+
+def test_a_policy_that_chooses_one_anyway_is_refused(new_scheduler: NewScheduler):
+    class First:
+        def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
+            return Decision(0, query.namespace)
+
+    scheduler = new_scheduler("", policy=First())
+    for worker in "ab":
+        scheduler.add_worker(worker, kv_tokens=1000, cost=LINEAR, namespaces=[worker], now=0.0)
+    assert scheduler.submit(1, [1], namespace="a", now=0.0).reason == "a"
+    with pytest.raises(ConfigurationError, match="chose slot 0"):
+        place(scheduler, 2, "b")
+
+
+def test_nothing_is_moved_to_where_it_is_not_served(new_scheduler: NewScheduler):
+    scheduler = new_scheduler("a")
+    scheduler.add_worker("b", kv_tokens=1000, cost=LINEAR, namespaces=["x"], now=0.0)
+    for id, namespace in enumerate(["", "", "x", "", "x", ""]):
+        place(scheduler, id, namespace, worker="a")
+    moves = scheduler.rebalance(0.0)
+    assert {(move.id, move.target) for move in moves} == {(2, "b"), (4, "b")}
+
+
+def test_a_receipt_names_those_that_could_have_taken_it(parted: Scheduler):
+    place(parted, 1)
+    assert [candidate.worker for candidate in parted.explain(1).candidates] == ["a", "c"]
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_with_a_worker_per_namespace_there_is_no_choice(new_scheduler: NewScheduler, policy: str):
+    scheduler = new_scheduler("", policy=policy)
+    for worker in "abc":
+        scheduler.add_worker(worker, kv_tokens=1000, cost=LINEAR, namespaces=[worker], now=0.0)
+    for id in range(30):
+        assert scheduler.submit(id, PROMPT, namespace="abc"[id % 3], session="s", now=0.0).worker == "abc"[id % 3]
+    for id in range(30):
+        scheduler.first_token(id, now=1.0)
+        scheduler.finish(id, output=[1, 2], now=1.0)
+        assert scheduler.submit(id, PROMPT, namespace="cab"[id % 3], session="s", now=1.0).worker == "cab"[id % 3]
+
+
+def test_workers_that_share_a_namespace_take_turns_whoever_else_is_served(new_scheduler: NewScheduler):
+    scheduler = new_scheduler("", policy="round-robin")
+    for worker, name in zip("abcd", "xxyy", strict=True):
+        scheduler.add_worker(worker, kv_tokens=1000, cost=LINEAR, namespaces=[name], now=0.0)
+    assert [place(scheduler, id, "xy"[id % 2]) for id in range(8)] == list("acbdacbd")
+
+
+def test_where_all_serve_everything_the_fleet_is_asked_as_it_is(new_scheduler: NewScheduler):
+    scheduler = new_scheduler("ab")
+    assert scheduler.fleet.serving("x") is scheduler.fleet
+    scheduler.add_worker("c", kv_tokens=1000, namespaces=["y"], now=0.0)
+    assert scheduler.fleet.serving("x").live == [0, 1]
+    scheduler.remove_worker("c", now=0.0)
+    assert scheduler.fleet.serving("x") is scheduler.fleet
+
+
+@pytest.mark.parametrize("names", [[], "x", [1]])
+def test_namespaces_are_a_collection_of_names(new_scheduler: NewScheduler, names: Any):
+    scheduler = new_scheduler("a")
+    with pytest.raises(ConfigurationError, match="namespaces: must be names"):
+        scheduler.add_worker("b", kv_tokens=1000, namespaces=names, now=0.0)
+    assert scheduler.workers == ["a"]

@@ -401,7 +401,9 @@ class TestRefusals:
         with pytest.raises(ConfigurationError, match="worker: 'a' is here already"):
             scheduler.add_worker("a", kv_tokens=1, now=0.0)
 
-    @pytest.mark.parametrize(("name", "value"), [("kv_tokens", 0), ("kv_tokens", -5), ("block_size", 0)])
+    @pytest.mark.parametrize(
+        ("name", "value"), [("kv_tokens", 0), ("kv_tokens", -5), ("block_size", 0), ("max_batched_tokens", 0)]
+    )
     def test_a_worker_without_cache_or_blocks(self, scheduler: Scheduler, name: str, value: int):
         with pytest.raises(ConfigurationError, match=f"{name}: must be at least 1, not {value}"):
             scheduler.add_worker("c", **{"kv_tokens": 10, "now": 0.0, name: value})

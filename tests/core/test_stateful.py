@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from preble.core.cost import StepTiming
+from preble.core.fleet import Fleet
 from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
-from preble.errors import NoWorkersError
+from preble.errors import NamespaceNotServedError, NoWorkersError
 from preble.tokens import pack
 from preble.tree import RadixTree
 
@@ -19,6 +29,8 @@ outputs = st.lists(st.integers(0, 1), min_size=1, max_size=4)
 indices = st.integers(0, 99)
 capacities = st.sampled_from([6, 20, 1000])
 costs = st.sampled_from(["mistral-7b-a6000", "small-cpu"])
+namespaces = st.sampled_from(["", "x", "y"])
+served = st.sampled_from([None, None, ("x",), ("", "y")])
 
 
 class Life(RuleBasedStateMachine):
@@ -29,26 +41,37 @@ class Life(RuleBasedStateMachine):
         self.scheduler = Scheduler(policy, seed=seed, receipts=4)
         self.workers: list[str] = []
         self.drained: set[str] = set()
+        self.serves: dict[str, tuple[str, ...] | None] = {}
         self.placed: dict[int, str] = {}
+        self.namespaces: dict[int, str] = {}
         self.orphans: list[int] = []
         self.count = 0
-        self.add_worker(1000, 1, "small-cpu", True)
-        self.add_worker(20, 4, "mistral-7b-a6000", False)
+        self.add_worker(1000, 1, "small-cpu", True, None)
+        self.add_worker(20, 4, "mistral-7b-a6000", False, None)
 
     def pick(self, index: int) -> int:
         return sorted(self.placed)[index % len(self.placed)]
 
-    @rule(kv_tokens=capacities, block_size=st.sampled_from([1, 4]), cost=costs, reports=st.booleans())
-    def add_worker(self, kv_tokens: int, block_size: int, cost: str, reports: bool) -> None:
+    def taking(self, namespace: str) -> set[str]:
+        """The workers that requests of a namespace may be sent to."""
+        here = set(self.workers) - self.drained
+        return {worker for worker in here if (names := self.serves[worker]) is None or namespace in names}
+
+    @rule(kv_tokens=capacities, block_size=st.sampled_from([1, 4]), cost=costs, reports=st.booleans(), names=served)
+    def add_worker(
+        self, kv_tokens: int, block_size: int, cost: str, reports: bool, names: tuple[str, ...] | None
+    ) -> None:
         if len(self.workers) < 4:
             self.count += 1
             self.workers.append(f"w{self.count}")
+            self.serves[self.workers[-1]] = names
             self.scheduler.add_worker(
                 self.workers[-1],
                 kv_tokens=kv_tokens,
                 block_size=block_size,
                 cost=cost,
                 reports_evictions=reports,
+                namespaces=names,
                 now=0.0,
             )
 
@@ -70,9 +93,10 @@ class Life(RuleBasedStateMachine):
         self.drained.add(worker)
         self.scheduler.drain_worker(worker, now=0.0)
 
-    @rule(prompt=tokens, max_tokens=st.integers(0, 8), tenant=st.sampled_from(["", "x", "y"]))
-    def submit(self, prompt: list[int], max_tokens: int, tenant: str) -> None:
+    @rule(prompt=tokens, max_tokens=st.integers(0, 8), tenant=st.sampled_from(["", "x", "y"]), namespace=namespaces)
+    def submit(self, prompt: list[int], max_tokens: int, tenant: str, namespace: str) -> None:
         self.count += 1
+        self.namespaces[self.count] = namespace
         self.place(self.count, prompt, max_tokens, tenant)
 
     @precondition(lambda self: self.orphans)
@@ -82,13 +106,20 @@ class Life(RuleBasedStateMachine):
         if not self.place(id, prompt, 4):
             self.orphans.append(id)
 
-    def place(self, id: int, prompt: list[int], max_tokens: int, tenant: str = "") -> bool:
+    def place(self, id: int, prompt: list[int], max_tokens: int, tenant: str = "", worker: str | None = None) -> bool:
+        namespace = self.namespaces[id]
         try:
-            placement = self.scheduler.submit(id, prompt, max_tokens=max_tokens, tenant=tenant, now=0.0)
+            placement = self.scheduler.submit(
+                id, prompt, max_tokens=max_tokens, namespace=namespace, tenant=tenant, worker=worker, now=0.0
+            )
+        except NamespaceNotServedError:
+            assert not self.taking(namespace)
+            assert set(self.workers) - self.drained
+            return False
         except NoWorkersError:
             assert set(self.workers) <= self.drained
             return False
-        assert placement.worker in set(self.workers) - self.drained
+        assert placement.worker in self.taking(namespace)
         assert 0 <= placement.cached_tokens < len(prompt)
         assert placement.predicted_ttft > 0
         self.placed[id] = placement.worker
@@ -144,7 +175,7 @@ class Life(RuleBasedStateMachine):
         before = self.scheduler.snapshot()
         for move in self.scheduler.rebalance(0.0):
             assert self.placed[move.id] == move.source != move.target
-            assert move.target in set(self.workers) - self.drained
+            assert move.target in self.taking(self.namespaces[move.id])
         assert self.scheduler.snapshot() == before
 
     @precondition(lambda self: self.placed)
@@ -152,7 +183,8 @@ class Life(RuleBasedStateMachine):
     def move(self) -> None:
         for move in self.scheduler.rebalance(0.0):
             self.scheduler.finish(move.id, now=0.0)
-            assert self.place(move.id, [1, 0, 1], 4)
+            assert self.place(move.id, [1, 0, 1], 4, worker=move.target)
+            assert self.placed[move.id] == move.target
 
     @invariant()
     def the_books_are_right(self) -> None:
@@ -181,6 +213,26 @@ Life.TestCase.settings = settings(
     max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestLife = Life.TestCase
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "fault"),
+    [
+        (Scheduler, "_release", lambda self, request: None),
+        (Scheduler, "_release_prefill", lambda self, request: None),
+        (Scheduler, "_resize", lambda self, slot, now: None),
+        (RadixTree, "unpin", lambda self, node, worker: None),
+        (Fleet, "serving", lambda self, namespace: self),
+    ],
+)
+def test_a_life_does_not_survive_a_planted_fault(monkeypatch: pytest.MonkeyPatch, where: type, name: str, fault: Any):
+    """The test of the test above: what it is there to find, it finds."""
+    monkeypatch.setattr(where, name, fault)
+    quick = settings(
+        max_examples=100, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False
+    )
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Life, settings=settings(quick, stateful_step_count=50, deadline=None))
 
 
 def live_a_little() -> None:

@@ -35,9 +35,9 @@ INFO = EngineInfo(model="m", vocab_size=8, context_limit=64, kv_tokens=128, bloc
 
 TO_WORKER = [
     (
-        Submit(7, pack([1, 258]), SamplingParams(max_tokens=5, temperature=0.0), -1, "tent", 2.5),
-        "97a67375626d697407c4080100000002010000de0002aa6d61785f746f6b656e7305ab74656d7065726174757265cb0000000000000000ff"
-        "a474656e74cb4004000000000000",
+        Submit(7, pack([1, 258]), SamplingParams(max_tokens=5, temperature=0.0), -1, "tent", 2.5, "sql"),
+        "98a67375626d697407c4080100000002010000de0002aa6d61785f746f6b656e7305ab74656d7065726174757265cb0000000000000000ff"
+        "a474656e74cb4004000000000000a373716c",
     ),
     (Abort((1, 300)), "92a561626f72749201cd012c"),
     (ResetCache(3), "92ab72657365745f636163686503"),
@@ -47,9 +47,10 @@ FROM_WORKER = [
     (Hello(1, "w0", "ab", "n"), "95a568656c6c6f01a27730a26162a16e"),
     (
         Ready(INFO),
-        "92a5726561647989a56d6f64656ca16daa766f6361625f73697a6508ad636f6e746578745f6c696d697440a96b765f746f6b656e73cc80"
+        "92a572656164798ba56d6f64656ca16daa766f6361625f73697a6508ad636f6e746578745f6c696d697440a96b765f746f6b656e73cc80"
         "aa626c6f636b5f73697a6504ab6d61785f72756e6e696e6702b17265706f7274735f6576696374696f6e73c3ad656f735f746f6b656e"
-        "5f69647390a4636f7374b06d69737472616c2d37622d6136303030",
+        "5f69647390a4636f7374b06d69737472616c2d37622d6136303030a8616461707465727390"
+        "b26d61785f626174636865645f746f6b656e73c0",
     ),
     (StartFailed("model", "no config.json"), "93ac73746172745f6661696c6564a56d6f64656cae6e6f20636f6e6669672e6a736f6e"),
     (
@@ -130,7 +131,8 @@ def _raw(*fields: object) -> bytes:
         pytest.param(_raw("submit", -1, b"", {}, 0), id="negative id"),
         pytest.param(_raw("submit", 1, b"", {"max_tokens": 0}, 0), id="sampling out of bounds"),
         pytest.param(_raw("submit", 1, b"", {"logit_processor": "x"}, 0), id="unknown sampling field"),
-        pytest.param(_raw("submit", 1, b"", {}, 0, "", None, "more"), id="additional field"),
+        pytest.param(_raw("submit", 1, b"", {}, 0, "", None, "", "more"), id="additional field"),
+        pytest.param(_raw("submit", 1, b"", {}, 0, "", None, "a" * 257), id="long adapter"),
         pytest.param(_raw("submit", 1, b"", {}, 0, "", -1.0), id="negative time"),
         pytest.param(_raw("submit", 1), id="missing field"),
         pytest.param(_raw("abort", [1] * (schema.MAX_BATCH + 1)), id="too many ids"),

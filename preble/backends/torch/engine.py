@@ -24,7 +24,7 @@ from preble.backends.torch.sampling import Draw, draw_for, sample
 from preble.backends.torch.weights import load_weights
 from preble.core.disciplines import Discipline
 from preble.core.local import LocalScheduler
-from preble.errors import ConfigurationError, ModelError, NotStartedError
+from preble.errors import ConfigurationError, InvalidRequestError, ModelError, NotStartedError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -102,11 +102,17 @@ class TorchEngine:
             block_size=self._block_size,
             max_running=self._max_running,
             eos_token_ids=config.eos_token_ids,
+            max_batched_tokens=self._max_batched_tokens,
             cost="small-cpu" if self._device.type == "cpu" else "mistral-7b-a6000",
         )
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
-        """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request."""
+        """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.
+
+        Raises InvalidRequestError for an adapter: it applies none.
+        """
+        if request.lora:
+            raise InvalidRequestError(f"the torch engine applies no adapters, asked for {request.lora!r}", field="lora")
         return self._started().generate(request)
 
     def abort(self, id: int) -> None:

@@ -84,7 +84,7 @@ def _terms(load: bytes, free: bytes, victim: bytes, cached: Cached, price: Float
     """L, P and M as they were when these were the fleet's arrays; bytes are quicker to make and to drop than arrays."""
     held = cached.by_slot()
     later = None if tokens < 0 else eviction_seconds(held, np.frombuffer(free), np.frombuffer(victim), tokens)
-    return Terms(np.frombuffer(load), price * (cached.length - held), later)
+    return Terms(np.frombuffer(load), price * (cached.length - held), later, held)
 
 
 def _landed(query: Query, fleet: Fleet) -> Cached:

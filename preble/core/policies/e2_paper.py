@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +18,9 @@ from preble.tokens import TOKEN_BYTES
 from preble.tree import Match, RadixTree
 
 Slots = NDArray[np.intp]
+
+_FORGOTTEN_AT_ONCE = 32
+"""Requests that left H whose pins are undone in one call: more than come in, so what a pause left is soon gone."""
 
 _PREFIXES = 0  # a holder in the tree: it pins the nodes where key portions of requests in the window end
 
@@ -72,7 +75,9 @@ class E2Paper:
 
     State: an own tree, in which slot s is two holders: s as cache, told of every change there, and s as the window,
     pinned by each request in H. So a node's pins are its requests in H, and a node nobody caches and none shares goes
-    by itself. A decision is O(path), with a few operations on arrays; M is walked only where it can decide.
+    by itself. A decision is O(path), with a few operations on arrays; M is walked only where it can decide. After a
+    pause, when much leaves H at once, sums are right at once, but pins go some at each call: until then the shares of M
+    are those of the requests that are still pinned.
     """
 
     def __init__(
@@ -107,6 +112,8 @@ class E2Paper:
         self.prefixes: dict[int, Prefix] = {}
         self._window = Window(window)
         self._waits = Trends(window)
+        self._past: deque[Assignment] = deque()
+        self._pinned: Counter[int] = Counter()
         self._flights: dict[object, _Flight] = {}
         self._seen = 0
         self._match: Match | None = None
@@ -147,6 +154,7 @@ class E2Paper:
         prefill = worker.prefill_seconds(request.uncached, request.length)
         step = worker.prices.new + worker.prices.context * request.length
         self._window.assign(Assignment(slot, node, key, prefill, step), now)
+        self._pinned[slot] += 1
         self._flights[request.id] = _Flight(slot, node, prefix, prefill)
         self._seen += 1
 
@@ -178,8 +186,9 @@ class E2Paper:
 
     def worker_removed(self, slot: int, now: float) -> None:
         """Forget all that was cached or assigned there."""
-        for gone in self._window.drop(slot):
+        for gone in [*self._window.drop(slot), *(gone for gone in self._past if gone.slot == slot)]:
             self._forget(gone)
+        self._past = deque(gone for gone in self._past if gone.slot != slot)
         self.tree.remove_worker(_cache(slot))
         for prefix in self.prefixes.values():
             prefix.replicas &= ~(1 << slot)
@@ -225,7 +234,7 @@ class E2Paper:
 
     def _eviction(self, slot: int, tokens: int, most: float, fleet: Fleet) -> float:
         """M: what it costs to evict `tokens` tokens there; counted no further than beyond `most` seconds."""
-        requests = self._window.requests[slot]
+        requests = self._pinned[slot]
         seconds = 0.0
         if not requests:
             return seconds
@@ -268,10 +277,12 @@ class E2Paper:
 
     def _expire(self, now: float) -> None:
         self._waits.expire(now)
-        for gone in self._window.expire(now):
-            self._forget(gone)
+        self._past.extend(self._window.expire(now))
+        for _ in range(min(_FORGOTTEN_AT_ONCE, len(self._past))):
+            self._forget(self._past.popleft())
 
     def _forget(self, gone: Assignment) -> None:
+        self._pinned[gone.slot] -= 1
         self.tree.unpin(gone.node, _shares(gone.slot))
         prefix = self.prefixes[gone.key]
         prefix.requests -= 1
@@ -284,13 +295,14 @@ class E2Paper:
         self.tree.check()
         self._window.check()
         self._waits.check()
-        window = [assignment for _, assignment in self._window.assignments]
+        window = [*self._past, *(assignment for _, assignment in self._window.assignments)]
         keys = Counter(assignment.key for assignment in window)
         assert self.tree.pins(_PREFIXES) == dict.fromkeys(keys, 1), "key portions pinned are not those in the window"
         assert {key: prefix.requests for key, prefix in self.prefixes.items()} == keys, "prefixes"
         for slot in range(len(self._window.requests)):
             shares = Counter(assignment.node for assignment in window if assignment.slot == slot)
             assert self.tree.pins(_shares(slot)) == shares, f"slot {slot}: pins are not those of the window"
+            assert self._pinned[slot] == shares.total(), f"slot {slot}: requests pinned"
             flights = Counter(flight.node for flight in self._flights.values() if flight.slot == slot)
             assert self.tree.pins(_cache(slot)) == flights, f"slot {slot}: pins are not those of the flights"
 

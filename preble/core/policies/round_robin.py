@@ -7,14 +7,15 @@ from preble.core.policy import Decision, Query
 
 
 class RoundRobin:
-    """Sends request k to the k-th worker, counting round."""
+    """Sends a request to the worker whose last turn is longest ago: to the k-th, counting round, if all serve it."""
 
     def __init__(self) -> None:
-        self._turn = 0
+        self._turns = 0
+        self._last: dict[int, int] = {}
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
         """Return the next live slot."""
-        live = fleet.require_live()
-        slot = live[self._turn % len(live)]
-        self._turn += 1
+        slot = min(fleet.require_live(), key=lambda slot: self._last.get(slot, 0))
+        self._turns += 1
+        self._last[slot] = self._turns
         return Decision(slot, "turn")

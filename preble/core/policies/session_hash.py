@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import count
 
 from preble.core.fleet import Fleet
 from preble.core.policy import Decision, Query
@@ -27,33 +29,47 @@ class SessionHash:
         """`bound` is above 1; `head` is in tokens."""
         self.bound = bound
         self.head = head
-        self._live: list[int] = []
         self._points: list[float] = []
         self._owners: list[int] = []
+        self._fleet: Fleet
+
+    def attached(self, fleet: Fleet) -> None:
+        """Learn which fleet the later calls are about."""
+        self._fleet = fleet
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
         """Return the first slot from the key's point on that is not too busy."""
         live = fleet.require_live()
-        if live is not self._live:
-            self._rebuild(fleet)
         requests = fleet.requests.tolist()
         most = self.bound * (sum(requests[slot] for slot in live) + 1) / len(live)
-        start = bisect_left(self._points, _positions(self._key(query), 1)[0])
-        owner = first = self._owners[start % len(self._owners)]
+        owners = filter(set(live).__contains__, self._from(_positions(self._key(query), 1)[0]))
+        owner = first = next(owners)
         while requests[owner] > most:
-            start += 1
-            owner = self._owners[start % len(self._owners)]
+            owner = next(owners)
         return Decision(owner, "session" if owner == first else "next on the ring")
+
+    def worker_added(self, slot: int, now: float) -> None:
+        """Put its points on the ring."""
+        self._rebuild()
+
+    def worker_removed(self, slot: int, now: float) -> None:
+        """Take them away."""
+        self._rebuild()
+
+    def _from(self, point: float) -> Iterator[int]:
+        """The owners of the points from there on, round and round."""
+        for index in count(bisect_left(self._points, point)):
+            yield self._owners[index % len(self._owners)]
 
     def _key(self, query: Query) -> bytes:
         if query.session is not None:
             return query.session.encode("utf-8", "surrogatepass")  # any str is a key
         return query.match.prompt[: self.head * TOKEN_BYTES]
 
-    def _rebuild(self, fleet: Fleet) -> None:
-        self._live = fleet.live  # replaced with every change of workers, never changed
+    def _rebuild(self) -> None:
+        names = self._fleet.names
         ring = sorted(
-            (point, slot) for slot in fleet.live for point in _positions(str(fleet.names[slot]).encode(), POINTS)
+            (point, slot) for slot in self._fleet.present for point in _positions(str(names[slot]).encode(), POINTS)
         )
         self._points = [point for point, _ in ring]
         self._owners = [slot for _, slot in ring]

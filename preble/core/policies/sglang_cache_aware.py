@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from typing import Any
 
 from preble.core.fleet import Fleet
-from preble.core.policies.guess import GuessIndex
+from preble.core.policies.guess import PAGE, CacheAware
 from preble.core.policies.ties import fewest_ever
 from preble.core.policy import Decision, Query
 from preble.core.request import Request
 from preble.tree import Match
-
-PAGE = 16
-"""Tokens of a page of the index: what does not fill one is not seen."""
 
 
 class SglangCacheAware:
@@ -23,47 +20,34 @@ class SglangCacheAware:
     prefixes are ignored: least requests. Else, if more than `threshold` of the prompt is believed cached anywhere: the
     worker for which the deepest matched piece was first entered; if that one no longer holds it, any holder, here the
     lowest slot. Else least requests. Ties of those: fewest requests ever routed, then the lowest slot.
-    Constants: those of its command line (0.3, 64, 1.5; every 120 s cut to 2^26 units per worker). Those of its library
-    are 0.5, 32, 1.1, 30 s and 10 000 units. State: own guess index, entered in every branch; counts of requests.
+    Constants: those of its command line; of its library 0.5, 32, 1.1, 30 s and 10 000 units. State: own guess index,
+    entered in every branch; counts of requests.
     If no holder takes requests, the original takes the first worker and enters nothing; here it is entered.
     """
 
-    def __init__(
-        self,
-        *,
-        threshold: float = 0.3,
-        absolute: float = 64,
-        relative: float = 1.5,
-        interval: float = 120.0,
-        limit: int = 1 << 26,
-    ) -> None:
-        """`threshold` is a share of the prompt, `absolute` in requests, `interval` in seconds, `limit` in tokens."""
-        self.threshold = threshold
-        self.absolute = absolute
-        self.relative = relative
-        self.index = GuessIndex(page=PAGE, limit=limit, interval=interval)
-        self._routed: Counter[int] = Counter()
+    def __init__(self, **options: Any) -> None:
+        """`options` are those of CacheAware."""
+        self.options = CacheAware(**options)
+        self.index = self.options.index()
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
         """Return the slot, by one of three branches: imbalance, prefix, miss."""
         requests = fleet.requests[fleet.require_live()].tolist()
         most, least = max(requests), min(requests)
-        if most - least > self.absolute and most > self.relative * least:
-            return Decision(fewest_ever(fleet, self._routed), "imbalance")
+        if most - least > self.options.absolute and most > self.options.relative * least:
+            return Decision(fewest_ever(fleet, self.index.entered), "imbalance")
         match = self.index.match(query.match.prompt)
-        if match.tokens / query.length > self.threshold:
+        if match.tokens / query.length > self.options.threshold:
             return Decision(_tenant(match, fleet.live), "prefix")
-        return Decision(fewest_ever(fleet, self._routed), "miss")
+        return Decision(fewest_ever(fleet, self.index.entered), "miss")
 
     def placed(self, request: Request, now: float) -> None:
         """Enter the prompt."""
-        self._routed[request.slot] += 1
         first = array("i", [request.slot]) * (request.length // PAGE)
         self.index.enter(request.tokens, request.slot, now, pages=first)
 
     def worker_removed(self, slot: int, now: float) -> None:
         """Forget the worker."""
-        del self._routed[slot]
         self.index.forget(slot)
 
     def check(self) -> None:

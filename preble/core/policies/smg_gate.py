@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from typing import Any
 
 from preble.core.fleet import Fleet
-from preble.core.policies.guess import GuessIndex
+from preble.core.policies.guess import CacheAware
 from preble.core.policies.ties import fewest, fewest_ever
 from preble.core.policy import Decision, Query
 from preble.core.request import Request
@@ -21,51 +21,38 @@ class SmgGate:
     requests, ties drawn; unless it has more than `relative` times the mean of all, and more than the mean plus
     `absolute`: then least requests. Less matched: least requests (ties: fewest ever routed, then the lowest slot).
     A spill makes a new holder, so that hot prefixes spread. Off by default in the original, and left out: decay by
-    waiting tokens, softmax, the switch by KV use. Constants: those of its command line (0.3, 64, 1.5; every 120 s cut
-    to 2^26 units, which is for the whole tree there and for each worker here); of its library 0.5, 32, 1.1, 10 000.
+    waiting tokens, softmax, the switch by KV use. Constants: those of its command line, but the limit is for the whole
+    tree there and for each worker here; of its library 0.5, 32, 1.1, 10 000.
     State: own guess index in pages of 16 tokens, entered for the final target; counts of requests in flight.
     """
 
-    def __init__(
-        self,
-        *,
-        threshold: float = 0.3,
-        absolute: float = 64,
-        relative: float = 1.5,
-        interval: float = 120.0,
-        limit: int = 1 << 26,
-    ) -> None:
-        """`threshold` is a share of the prompt, `absolute` in requests, `interval` in seconds, `limit` in tokens."""
-        self.threshold = threshold
-        self.absolute = absolute
-        self.relative = relative
-        self.index = GuessIndex(page=16, limit=limit, interval=interval)
-        self._routed: Counter[int] = Counter()
+    def __init__(self, **options: Any) -> None:
+        """`options` are those of CacheAware."""
+        self.options = CacheAware(**options)
+        self.index = self.options.index()
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
         """Return the slot, by one of three branches: prefix, spill, miss."""
         live = fleet.require_live()
         match = self.index.match(query.match.prompt)
-        if match.tokens / query.length <= self.threshold:
-            return Decision(fewest_ever(fleet, self._routed), "miss")
+        if match.tokens / query.length <= self.options.threshold:
+            return Decision(fewest_ever(fleet, self.index.entered), "miss")
         holders = [slot for slot in live if match.levels[-1][1] >> slot & 1][:HOLDERS]
         pick = fewest(holders or live[:1], fleet)
         if self._too_busy(pick, fleet):
-            return Decision(fewest_ever(fleet, self._routed), "spill")
+            return Decision(fewest_ever(fleet, self.index.entered), "spill")
         return Decision(pick, "prefix")
 
     def _too_busy(self, slot: int, fleet: Fleet) -> bool:
         requests, mean = fleet.requests[slot], fleet.requests[fleet.live].mean()
-        return bool(requests > self.relative * mean and requests > mean + self.absolute)
+        return bool(requests > self.options.relative * mean and requests > mean + self.options.absolute)
 
     def placed(self, request: Request, now: float) -> None:
         """Enter the prompt."""
-        self._routed[request.slot] += 1
         self.index.enter(request.tokens, request.slot, now)
 
     def worker_removed(self, slot: int, now: float) -> None:
         """Forget the worker."""
-        del self._routed[slot]
         self.index.forget(slot)
 
     def check(self) -> None:

@@ -227,6 +227,8 @@ async def test_bad_requests_harm_nobody(build):
         for tokens in ([], [320], [-1], prompt(200)):
             with pytest.raises(InvalidRequestError, match="prompt"):
                 await generate(engine, tokens)
+        with pytest.raises(InvalidRequestError, match="lora: the torch engine applies no adapters, asked for 'sql'"):
+            engine.generate(EngineRequest(1, pack(prompt(5)), SamplingParams(), lora="sql"))
         assert len((await generate(engine, prompt(20), 2)).tokens) == 12
 
 

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from preble.core.policies import POLICIES
+from preble.core.policies.aibrix_prefix import AibrixPrefix
+from preble.core.policies.e2_paper import E2Paper
 from preble.core.policies.guess import GuessIndex
+from preble.core.policies.smetric import Smetric
 from preble.core.policies.unfinished import Unfinished
 from preble.core.scheduler import Scheduler
 from preble.errors import NoWorkersError
@@ -30,6 +33,7 @@ class Life:
         self.now = 0.0
         self.count = 0
         self.workers: list[str] = []
+        self.serves: dict[str, list[str] | None] = {}
         self.flying: list[int] = []
         self.decisions: list[tuple[str, str]] = []
         self.add()
@@ -49,14 +53,21 @@ class Life:
         prompt = [shared] * self.random.choice([1, 20, 150]) + [100 + own] * self.random.randrange(90)
         session = self.random.choice([None, f"s{shared}"])
         id = self.next()
+        namespace = self.random.choice(["", "", "x", "y"])
         try:
-            placement = self.scheduler.submit(id, prompt, session=session, now=self.now)
+            placement = self.scheduler.submit(id, prompt, session=session, namespace=namespace, now=self.now)
         except NoWorkersError:
-            assert not self.scheduler.fleet.live
+            assert not self.taking(namespace)
             return
-        assert self.scheduler.fleet.slot(placement.worker) in self.scheduler.fleet.live
+        assert placement.worker in self.taking(namespace)
         self.decisions.append((placement.worker, placement.reason))
         self.flying.append(id)
+
+    def taking(self, namespace: str) -> list[str]:
+        """The workers that may be sent requests of a namespace."""
+        live = {self.scheduler.fleet.names[slot] for slot in self.scheduler.fleet.live}
+        serving = [worker for worker, names in self.serves.items() if names is None or namespace in names]
+        return [worker for worker in serving if worker in live]
 
     def pick(self) -> int | None:
         return self.random.choice(self.flying) if self.flying else None
@@ -81,8 +92,10 @@ class Life:
 
     def add(self) -> None:
         if len(self.workers) < 5:
-            self.workers.append(f"w{self.next()}")
-            self.scheduler.add_worker(self.workers[-1], kv_tokens=600, block_size=16, now=self.now)
+            worker = f"w{self.next()}"
+            self.workers.append(worker)
+            names = self.serves[worker] = self.random.choice([None, None, ["x"], ["", "y"]])
+            self.scheduler.add_worker(worker, kv_tokens=600, block_size=16, namespaces=names, now=self.now)
 
     def drain(self) -> None:
         if self.workers:
@@ -92,7 +105,7 @@ class Life:
         if self.workers:
             worker = self.workers.pop(self.random.randrange(len(self.workers)))
             for id in self.scheduler.remove_worker(worker, now=self.now):
-                if self.scheduler.fleet.live:
+                if self.taking(""):
                     self.scheduler.submit(id, [id, 1, 2], now=self.now)
                 else:
                     self.flying.remove(id)
@@ -135,6 +148,24 @@ def test_any_life_is_survived_and_leaves_nothing(policy: str, seed: int):
     life.check()
 
 
+@pytest.mark.parametrize(
+    ("policy", "where", "name"),
+    [
+        ("dynamo-kv", Unfinished, "remove"),
+        ("llm-d-weighted", Unfinished, "remove"),
+        ("smetric", Smetric, "_release"),
+        ("smg-gate", GuessIndex, "forget"),
+        ("sglang-cache-aware", GuessIndex, "forget"),
+        ("e2-paper", E2Paper, "_forget"),
+        ("aibrix-prefix", AibrixPrefix, "worker_removed"),
+    ],
+)
+def test_a_planted_leak_of_a_policy_is_found(monkeypatch: pytest.MonkeyPatch, policy: str, where: type, name: str):
+    monkeypatch.setattr(where, name, lambda *arguments: 0)
+    with pytest.raises(AssertionError):
+        test_any_life_is_survived_and_leaves_nothing(policy, 0)
+
+
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_the_same_seed_decides_the_same(policy: str):
     first, second = Life(policy, 1).live(150), Life(policy, 1).live(150)
@@ -146,6 +177,8 @@ def test_the_same_seed_decides_the_same(policy: str):
 def test_asking_changes_nothing_that_counts(policy: str):
     """`place` alone, however often, books nothing: the next request may never be submitted."""
     life = Life(policy, 2).live(60)
+    while not life.flying:
+        life.step()
     held = [tree.tokens for tree in trees(life.scheduler.policy)]
     before = life.scheduler.snapshot()
     query = life.scheduler._query(life.scheduler._requests[life.flying[0]])

@@ -439,6 +439,40 @@ def test_any_order_of_events_leaves_its_state_right(events: list[tuple[str, int,
     assert not scheduler.policy._window.requests.any()
 
 
+def test_after_a_pause_the_window_is_right_at_once_and_its_pins_go_some_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    forgotten: list[int] = []
+    forget = E2Paper._forget
+    monkeypatch.setattr(E2Paper, "_forget", lambda self, gone: (forgotten.append(gone.slot), forget(self, gone)))
+    scheduler = Scheduler(E2Paper(window=10.0))
+    scheduler.add_worker("a", kv_tokens=10_000, now=0.0)
+    for id in range(200):
+        serve(scheduler, id, [id] * 20, "a")
+    calls = 0
+    while len(forgotten) < 200:
+        before = len(forgotten)
+        assert not forgotten or scheduler.policy._window.requests[0] == 0
+        scheduler.policy._expire(50.0)
+        assert 0 < len(forgotten) - before <= 32
+        scheduler.check()
+        calls += 1
+    assert calls == 7
+    assert scheduler.policy.prefixes == {}
+
+
+@pytest.mark.parametrize("when", [9.0, 50.0])
+def test_a_worker_that_goes_takes_what_it_had_along(when: float):
+    """Also what left the window and is pinned yet."""
+    scheduler = Scheduler(E2Paper(window=10.0))
+    for worker in "ab":
+        scheduler.add_worker(worker, kv_tokens=10_000, now=0.0)
+    for id in range(200):
+        serve(scheduler, id, [id] * 20, "ab"[id % 2])
+    scheduler.policy._expire(when)
+    scheduler.remove_worker("a", now=when)
+    scheduler.check()
+    assert set(scheduler.policy._pinned.elements()) == {1}
+
+
 @pytest.mark.parametrize(
     ("where", "name", "message"),
     [(Window, "_subtract", "requests in the window"), (E2Paper, "_forget", "key portions")],

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.live import Record, play, summary
+from bench.live import Record, play, serve, summary
 from bench.workloads import Request
-from preble import PrebleCluster
+from preble import PrebleCluster, simulate
 from preble.testing import make_model
 
 
@@ -44,3 +44,15 @@ async def test_times_count_from_the_intended_arrival_and_order_is_kept(tmp_path)
     assert second.ttft >= 0.45
     assert second.end == pytest.approx(second.latency + 0.1)
     assert {second.worker, first.worker} == {"w0"}
+
+
+async def test_closed_loops_go_on_with_what_was_generated():
+    turns = [
+        simulate.Request(arrival=0.0, session="a", segments=((1, 40),), output_tokens=24, output_segment=7),
+        simulate.Request(session="a", turn=1, gap=0.1, segments=((1, 40), (7, 24), (2, 5)), output_tokens=2),
+    ]
+    async with PrebleCluster(backend="sim", workers=1, engine_options={"vocab_size": 1000}) as cluster:
+        first, second = await serve(cluster, turns, 1000, lambda: None)
+    assert (first.prompt_tokens, second.prompt_tokens) == (40, 69)
+    assert second.cached_tokens == 48, "the first output was not found again"
+    assert second.end == pytest.approx(first.end + 0.1 + second.latency)

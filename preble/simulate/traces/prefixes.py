@@ -1,23 +1,13 @@
-"""Public traces as workloads: one function per format, and `FORMATS` by name. Files may be compressed by gzip.
-
-Traces have lengths, times and prefix ids, no text: ids become segments. Times are divided by `speed`.
-"""
+"""Traces that say which prompts share a beginning: segments, block ids, and runs of block ids."""
 
 from __future__ import annotations
 
-import gzip
 import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
-import msgspec
-
-from preble.errors import ConfigurationError
 from preble.simulate.request import Request, Segment
-
-_UNNAMED = 1 << 40
-"""Segments from here on are content that a trace gives no id, shared by nobody."""
+from preble.simulate.traces.files import UNNAMED, records
 
 
 def segments(path: str | Path, *, speed: float = 1.0) -> list[Request]:
@@ -25,7 +15,7 @@ def segments(path: str | Path, *, speed: float = 1.0) -> list[Request]:
 
     Closed loops also have `s` session, `k` turn, `gap` seconds and `os`, the segment that the output becomes.
     """
-    return [_from_segments(row, speed) for row in _rows(path)]
+    return [_from_segments(row, speed) for row in records(path)]
 
 
 def blocks(
@@ -39,7 +29,7 @@ def blocks(
     source = random.Random(seed)  # noqa: S311  not for secrets
     sessions: dict[object, str] = {}
     made = []
-    for index, row in enumerate(_rows(path)):
+    for index, row in enumerate(records(path)):
         chat = row.get("chat_id")
         session = sessions.get(row.get("parent_chat_id"), None if chat is None else f"chat-{chat}")
         if chat is not None and session is not None:
@@ -64,7 +54,7 @@ def agents(path: str | Path, *, speed: float = 1.0, every: float = 60.0, seed: i
     """
     source = random.Random(seed)  # noqa: S311  not for secrets
     start, made, known = 0.0, [], dict[int, Segment]()
-    for index, row in enumerate(_rows(path)):
+    for index, row in enumerate(records(path)):
         first = int(row["k"]) == 0
         if first:
             start += source.expovariate(speed / every)
@@ -80,39 +70,6 @@ def agents(path: str | Path, *, speed: float = 1.0, every: float = 60.0, seed: i
             )
         )
     return made
-
-
-def lengths(path: str | Path, *, speed: float = 1.0) -> list[Request]:
-    """CSV with a header: time in seconds, prompt tokens, output tokens. Nothing is shared."""
-    with _open(path) as file:
-        next(file, None)
-        rows = [line.split(",") for line in file if line.strip()]
-    return [
-        Request(
-            arrival=float(time) / speed,
-            segments=((_UNNAMED + index, max(1, int(prompt))),),
-            output_tokens=max(1, int(output)),
-        )
-        for index, (time, prompt, output) in enumerate(rows)
-    ]
-
-
-FORMATS: dict[str, Callable[..., list[Request]]] = {
-    "segments": segments,
-    "blocks": blocks,
-    "agents": agents,
-    "lengths": lengths,
-}
-
-
-def load(path: str | Path, format: str, *, speed: float = 1.0) -> list[Request]:
-    """Read a trace. Raises ConfigurationError for an unknown format or a file that is not of it, OSError."""
-    if format not in FORMATS:
-        raise ConfigurationError(f"format: unknown {format!r}, one of {', '.join(FORMATS)}")
-    try:
-        return FORMATS[format](path, speed=speed)
-    except (KeyError, ValueError, TypeError, msgspec.DecodeError, EOFError) as error:
-        raise ConfigurationError(f"{path}: not a trace in the format {format!r} ({error!r})") from error
 
 
 def _from_segments(row: dict[str, Any], speed: float) -> Request:
@@ -134,7 +91,7 @@ def _from_blocks(ids: list[int], length: int, block: int, index: int) -> tuple[S
     rest = length - block * len(whole)
     if not rest:
         return tuple(whole)
-    return (*whole, (int(ids[len(whole)]) if len(ids) > len(whole) else _UNNAMED + index, rest))
+    return (*whole, (int(ids[len(whole)]) if len(ids) > len(whole) else UNNAMED + index, rest))
 
 
 def _from_runs(
@@ -144,18 +101,4 @@ def _from_runs(
     ids = (name for first, blocks in runs for name in range(first, first + blocks))
     named = [known.setdefault(name, (name, block)) for name in ids]
     rest = length - block * len(named)
-    return (*named, (_UNNAMED + index, rest)) if rest > 0 else tuple(named)
-
-
-def _rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    decode = msgspec.json.Decoder(dict[str, Any]).decode
-    with _open(path) as file:
-        for line in file:
-            if line.strip():
-                yield decode(line)
-
-
-def _open(path: str | Path) -> TextIO:
-    if str(path).endswith(".gz"):
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
-    return Path(path).open(encoding="utf-8")
+    return (*named, (UNNAMED + index, rest)) if rest > 0 else tuple(named)

@@ -11,7 +11,9 @@ import msgspec
 import numpy as np
 
 from bench.workloads import Request
-from preble import PrebleCluster, SamplingParams
+from preble import PrebleCluster, SamplingParams, simulate
+from preble.simulate.sessions import Sessions
+from preble.tokens import pack
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -27,25 +29,58 @@ class Record(msgspec.Struct, frozen=True):
 
 
 async def play(cluster: PrebleCluster, requests: Sequence[Request], done: Callable[[], object]) -> list[Record]:
-    """Send each request at its arrival, whatever became of those before it; call `done` after each. Greedy."""
+    """Send each text request at its arrival, whatever became of those before it; call `done` after each. Greedy."""
     begin = asyncio.get_running_loop().time()
 
     async def one(request: Request) -> Record:
-        record = await _one(cluster, request, begin)
+        await _until(begin + request.arrival)
+        record = await _send(cluster, request.prompt, request.max_tokens, begin, begin + request.arrival)
         done()
         return record
 
     return await asyncio.gather(*map(one, requests))
 
 
-async def _one(cluster: PrebleCluster, request: Request, begin: float) -> Record:
+async def serve(
+    cluster: PrebleCluster, requests: Sequence[simulate.Request], vocabulary: int, done: Callable[[], object]
+) -> list[Record]:
+    """Play what the simulator plays: open loop by arrival, closed loops by session, with true outputs in later prompts.
+
+    Tokens are taken modulo `vocabulary`. Records are in the order of the requests; `done` is called after each. Greedy.
+    """
+    begin = asyncio.get_running_loop().time()
+    sessions, records = Sessions(requests), dict[int, Record]()
+
+    async def one(index: int, arrival: float) -> None:
+        await _until(arrival)
+        request = requests[index]
+        prompt = _within(sessions.prompt(index), vocabulary)
+        record = await _send(cluster, prompt, request.output_tokens, begin, arrival, request.session)
+        records[index] = record
+        done()
+        for following, gap in sessions.ended(index, pack(record.token_ids)):
+            group.create_task(one(following, begin + record.end + gap))
+
+    async with asyncio.TaskGroup() as group:
+        for index, request in enumerate(requests):
+            if request.arrival is not None:
+                group.create_task(one(index, begin + request.arrival))
+    return [records[index] for index in range(len(requests))]
+
+
+async def _until(time: float) -> None:
+    await asyncio.sleep(time - asyncio.get_running_loop().time())
+
+
+async def _send(
+    cluster: PrebleCluster, prompt: str | bytes, tokens: int, begin: float, arrival: float, session: str | None = None
+) -> Record:
+    """Send a request that was due at `arrival`, a time of the loop's clock, and read it to its end."""
     clock = asyncio.get_running_loop().time
-    arrival = begin + request.arrival
-    await asyncio.sleep(arrival - clock())
     token_ids: list[int] = []
     first = 0.0
-    sampling = SamplingParams(max_tokens=request.max_tokens, temperature=0.0, ignore_eos=True)
-    async for chunk in cluster.stream(request.prompt, sampling):
+    sampling = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+    async for chunk in cluster.stream(prompt, sampling, session=session):
         if chunk.token_ids and not token_ids:
             first = clock()
         token_ids.extend(chunk.token_ids)
@@ -61,6 +96,11 @@ async def _one(cluster: PrebleCluster, request: Request, begin: float) -> Record
         end - arrival,
         end - begin,
     )
+
+
+def _within(prompt: bytes, vocabulary: int) -> bytes:
+    """Take tokens modulo the vocabulary: equal prefixes stay equal."""
+    return (np.frombuffer(prompt, dtype="<i4") % vocabulary).astype("<i4").tobytes()
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:

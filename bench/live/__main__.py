@@ -1,0 +1,195 @@
+"""Workloads against a running cluster under several policies, and the simulator's prediction beside each.
+
+For each workload, a cost model is first fitted to the engine: least squares over the step times that workers report
+of traffic of all shapes. Requests then arrive as often as keeps simulated workers busy for a part of the time
+(--utilisation) under round robin, and every policy gets the same, live and simulated, from cold caches.
+Times count from the intended arrival. Workloads are those of simulations with fewer tokens, sent as token ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from bench.live.calibrate import PHASES, Calibration, calibrate
+from bench.live.comparison import HEADERS, Row, cells, flat, measured, simulated
+from bench.live.fitting import predicted
+from bench.live.recording import recorded
+from bench.live.report import markdown
+from bench.live.setting import Setting, vocabulary_of
+from bench.live.traffic import LIVE, paced, workload
+from bench.progress import progress
+from bench.report import command_line, save
+from preble import PrebleError
+from preble.simulate import Request, simulate
+from preble.testing import make_model
+
+POLICIES = ("round-robin", "sglang-cache-aware", "e2")
+QUICK_POLICIES = ("round-robin", "e2")
+WORKLOADS = ("toolbench", "loogle", "programming", "airline")
+PATHS = ("--json", "--markdown", "--out", "--model")
+
+
+async def run(arguments: argparse.Namespace, console: Console) -> list[Row]:
+    """Calibrate, serve and simulate each workload; print the table and write the files."""
+    setting, rows = described(arguments), list[Row]()
+    calibrations: dict[str, Calibration] = {}
+    for name in arguments.workload:
+        requests = workload(name, arguments.requests, arguments.seed)
+        found = calibrations[name] = await calibrated(setting, requests, arguments)
+        console.print(
+            f"Fitted to {found.steps:,} steps, off by {found.error:.0%} of a step on average; "
+            f"{found.delay * 1e3:.1f} ms a request outside of the engine."
+        )
+        options = setting.simulated(found.cost)
+        arriving = paced(requests, arguments.utilisation, workers=setting.workers, options=options)
+        for policy in arguments.policy:
+            rows.append(await compare(name, policy, arriving, setting, found, arguments.seed))
+    console.print(table(rows))
+    report(rows, calibrations, setting, arguments)
+    return rows
+
+
+def described(arguments: argparse.Namespace) -> Setting:
+    """Return the setting that the command line asks for, with a model made if the engine needs one."""
+    model = arguments.model
+    if model is None and arguments.backend == "torch":
+        model = str(make_model(arguments.out / "model"))
+    return Setting(
+        backend=arguments.backend,
+        model=model,
+        workers=arguments.workers,
+        kv_tokens=arguments.kv_tokens,
+        context_limit=arguments.context_limit,
+        block_size=16,
+        max_running=64,
+        max_batched_tokens=512,
+        vocabulary=vocabulary_of(None if arguments.backend == "sim" else model),  # the sim engine has its own
+        options={"cost": "small-cpu", "time_scale": 1.0} if arguments.backend == "sim" else {},
+    )
+
+
+async def calibrated(setting: Setting, requests: Sequence[Request], arguments: argparse.Namespace) -> Calibration:
+    """Fit the model with prompts as long as those of the workload."""
+    each, longest = arguments.calibration, max(request.prompt_tokens for request in requests)
+    with progress("calibrating", PHASES * each) as done:
+        return await calibrate(
+            setting,
+            requests=each,
+            longest=longest,
+            utilisation=arguments.utilisation,
+            seed=arguments.seed,
+            done=done,
+        )
+
+
+async def compare(
+    name: str, policy: str, requests: Sequence[Request], setting: Setting, found: Calibration, seed: int
+) -> Row:
+    """Serve a workload live and simulated; both schedulers begin with the fitted prices."""
+    with progress(f"{name}, {policy}", len(requests)) as done:
+        (live,) = await recorded(setting, policy, [requests], done, seed=seed, cost=found.cost)
+    result = simulate(
+        requests,
+        policy=policy,
+        workers=setting.workers,
+        options=setting.simulated(found.cost),
+        seed=seed,
+        report_delay=found.delay,
+    )
+    return Row(
+        workload=name,
+        policy=policy,
+        requests=len(live.records),
+        rate=len(live.records) / max(record.end for record in live.records),
+        live=measured(live.records, setting.workers),
+        simulated=simulated(result),
+        steps=sum(timing.seconds for timing in live.steps) / float(predicted(found.cost, live.steps).sum()),
+    )
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Return the rows for a terminal."""
+    grid = Table(*HEADERS)
+    for column in grid.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        grid.add_row(*cells(row))
+    return grid
+
+
+def report(
+    rows: Sequence[Row], calibrations: dict[str, Calibration], setting: Setting, arguments: argparse.Namespace
+) -> None:
+    """Write the files that were asked for."""
+    if arguments.json:
+        more = {"calibrations": calibrations, "backend": setting.backend, "workers": setting.workers}
+        save(arguments.json, "live", flat(rows), **msgspec.to_builtins(more))
+    if arguments.markdown:
+        arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
+        arguments.markdown.write_text(markdown(rows, arguments.command), encoding="utf-8")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(__doc__)
+    parser.add_argument("--backend", default="torch", help="torch, sim or another (%(default)s)")
+    parser.add_argument("--model", help="as the backend takes it (torch: one with 5M random parameters is made)")
+    parser.add_argument("--out", type=Path, default=Path("out/live"), help="where that is made (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="replicas (%(default)s)")
+    parser.add_argument("--kv-tokens", type=int, default=16_384, help="KV cache of each (%(default)s)")
+    parser.add_argument("--context-limit", type=int, default=8_192, help="tokens of the longest (%(default)s)")
+    parser.add_argument("--policy", action="append", help=f"repeatable ({', '.join(POLICIES)})")
+    parser.add_argument(
+        "--workload", action="append", choices=LIVE, help=f"repeatable ({', '.join(WORKLOADS)})", metavar="NAME"
+    )
+    parser.add_argument("--utilisation", type=float, default=0.55, help="of a worker under round robin (%(default)s)")
+    parser.add_argument("--requests", type=int, help="of each workload (300)")
+    parser.add_argument("--calibration", type=int, help="requests in each of its phases (60)")
+    parser.add_argument("--seed", type=int, default=0, help="of workloads and ties (%(default)s)")
+    parser.add_argument(
+        "--quick", action="store_true", help="one workload, 40 requests, two policies: to see that it works"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
+    arguments = parser.parse_args(argv)
+    arguments.workload = arguments.workload or (WORKLOADS[:1] if arguments.quick else WORKLOADS)
+    arguments.policy = arguments.policy or (QUICK_POLICIES if arguments.quick else POLICIES)
+    arguments.requests = arguments.requests or (40 if arguments.quick else 300)
+    arguments.calibration = arguments.calibration or (16 if arguments.quick else 60)
+    arguments.command = command(sys.argv[1:] if argv is None else argv)
+    return arguments
+
+
+def command(argv: Sequence[str]) -> str:
+    """Return the command for the page, without the names of files and folders."""
+    words = iter(["python", "-m", "bench.live", *argv])
+    kept = []
+    for word in words:
+        if word in PATHS:
+            next(words, None)
+        elif word.partition("=")[0] not in PATHS:
+            kept.append(word)
+    return " ".join(kept)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; return 0, or 2 if something is wrong with the setting."""
+    try:
+        asyncio.run(run(parse(argv), Console(highlight=False, width=None if sys.stdout.isatty() else 200)))
+    except PrebleError as error:
+        sys.stderr.write(f"bench.live: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

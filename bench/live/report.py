@@ -1,0 +1,36 @@
+"""The page that a live run leaves in the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from bench.live.comparison import HEADERS, Row, cells
+from bench.report import commit, machine
+
+PAGE = """# Live, and as simulated
+
+`{command}` on {date}, commit {commit}, on {cpu}, {cores} cores; load average before and after: {before}, {after}.
+
+Real requests to real workers, and what `preble.simulate` says of the same requests with a cost model that was fitted to
+the engine right before. Ratios are live / simulated. The last column says how long the live engines' steps took, over
+what the fitted model gives for those very steps: a machine that is slower than during the calibration shows there.
+
+{table}
+"""
+
+
+def markdown(rows: Sequence[Row], command: str) -> str:
+    """Return the page."""
+    host = machine()
+    lines = [HEADERS, ["---"] * 2 + ["---:"] * (len(HEADERS) - 2), *map(cells, rows)]
+    return PAGE.format(
+        command=command,
+        date=datetime.now(UTC).date(),
+        commit=commit() or "unknown",
+        cpu=host["cpu"],
+        cores=host["cores"],
+        before=f"{host['load_average']['before'][0]:.1f}",
+        after=f"{host['load_average']['after'][0]:.1f}",
+        table="\n".join(f"| {' | '.join(line)} |" for line in lines),
+    )

@@ -1,0 +1,97 @@
+"""Public routers as they are, beside Preble: `python -m bench.peers --json FILE --markdown FILE [--quick]`.
+
+SGLang's router (sglang-router 0.3.2, `cache_aware` and `round_robin`) and its successor (smg 1.13.0, `cache_aware`),
+installed from the package registry into environments of their own, run as processes in front of HTTP workers; Preble
+runs in the client's process in front of its own workers. All workers hold the same `sim` engine, and all sides get the
+same requests: tool use after ToolBench, as text over HTTP (four letters a token), as lists of ids to Preble. What does
+not install or start is reported as skipped. Linux only.
+
+First with engines that answer at once, one token per request. One request at a time: time to the first token, to the
+end, and what routing adds to the first token, which is the median of the same workers asked in turn without router or
+scheduler taken off. Then 64 at once: requests per second, and CPU of the client's process and the router's together:
+over HTTP the client is a small one, and with Preble it is the caller of `stream`, who has the router inside. Processes
+share the machine's cores as the system sees fit. The HTTP client has every read acknowledged at once; what an ordinary
+client sees is a column of its own, because sglang-router leaves Nagle's algorithm on towards its clients.
+
+Then with engines that take the time of Mistral 7B on an A6000, in open loop, Poisson, 10 requests/s per worker, caches
+cold, answers of 43 tokens: the share of prompt tokens found in caches, and times since the intended arrival.
+
+Each round starts all processes anew and turns the order of the sides. A figure is the median over rounds; a ratio is
+taken within each round, and there is none where a round's noise is as large as what was added.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from bench.micro.figures import Figures
+from bench.peers.environment import UnavailableError
+from bench.peers.load import Measured
+from bench.peers.sides import CLUSTERS, FULL, QUICK, ROUTERS, SIDES, Scale, overhead, serving
+from bench.peers.table import added, document, note, table
+from bench.progress import progress
+from bench.report import command_line, save
+
+Rounds = dict[str, list[Measured]]
+Skipped = dict[str, str]
+
+
+async def measure(scale: Scale) -> tuple[Rounds, Skipped]:
+    """Return what each round of each side gave, and why some have none."""
+    rounds: Rounds = {side: [{} for _ in range(scale.rounds)] for side in SIDES}
+    skipped: Skipped = {}
+    timed = (*ROUTERS, *CLUSTERS)
+    with progress("instant", scale.rounds * len(SIDES)) as done:
+        for number, side in turns(tuple(SIDES), scale.rounds):
+            rounds[side][number] |= await attempted(side, skipped, partial(overhead, side, scale, number))
+            done()
+    with progress("real time", scale.replays * len(timed) * scale.replayed) as done:
+        for number, side in turns(timed, scale.replays):
+            rounds[side][number] |= await attempted(side, skipped, partial(serving, side, scale, number, done))
+    return {side: measured for side, measured in rounds.items() if side not in skipped}, skipped
+
+
+def turns(sides: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
+    """Yield the sides of each round with its number: another one begins, and every other round runs backwards."""
+    for number in range(rounds):
+        start = number % len(sides)
+        order = [*sides[start:], *sides[:start]]
+        yield from ((number, side) for side in (order[::-1] if number % 2 else order))
+
+
+async def attempted(side: str, skipped: Skipped, measure: Callable[[], Awaitable[Measured]]) -> Measured:
+    """Return what was measured; nothing of a side that was skipped, or is from now on."""
+    if side in skipped:
+        return {}
+    try:
+        return await measure()
+    except UnavailableError as error:
+        skipped[side] = str(error)
+        return {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and report."""
+    parser = command_line(__doc__)
+    parser.add_argument("--markdown", metavar="FILE", help="write the table there, with machine and date")
+    parser.add_argument("--quick", action="store_true", help="under a minute, to see that it works")
+    options = parser.parse_args(argv)
+    scale, figures = QUICK if options.quick else FULL, Figures()
+    rounds, skipped = uvloop.run(measure(scale))
+    note(figures, added(rounds))
+    save(options.json, "peers", figures.metrics, spread=figures.spread, skipped=skipped, quick=options.quick)
+    sys.stdout.write("\n" + table(figures, skipped))
+    if options.markdown:
+        page = document(figures, skipped, __doc__ or "", options.quick)
+        Path(options.markdown).parent.mkdir(parents=True, exist_ok=True)
+        Path(options.markdown).write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

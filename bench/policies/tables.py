@@ -1,0 +1,180 @@
+"""The board as Markdown: the targets, ours against the best peers, what each policy sustains, and every cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from bench.policies.board import HIGHER, METRICS, OURS, PEERS, Board, Bound, Cell, Sustained
+from bench.policies.compare import (
+    Ratio,
+    against_best,
+    against_bound,
+    against_each,
+    at,
+    best_peer,
+    better,
+    by_workload,
+    geometric,
+    loads_of,
+    over_seeds,
+    places,
+    sustained_each,
+    targets,
+)
+
+SHOWN_WORST = 12
+_LEGEND = (
+    "A ratio is how many times better than the best peer rule's value of that metric in that cell, picked after the "
+    "fact: above 1 is better, for times as for hit ratios. ± is the 95 % confidence over seeds, as a part of the ratio."
+)
+_HEADS = {
+    "ttft_mean": "TTFT mean, s",
+    "ttft_p50": "p50, s",
+    "ttft_p99": "p99, s",
+    "latency_mean": "latency mean, s",
+    "latency_p99": "p99, s",
+    "tpot_mean": "TPOT, ms",
+    "hit_ratio": "hit ratio",
+    "imbalance": "imbalance",
+    "throughput": "done a second",
+}
+
+
+def markdown(board: Board, figures: Sequence[str] = ()) -> str:
+    """Return the whole report; `figures` are shown by their paths."""
+    parts = [
+        f"# Policies\n\n{_origin(board)}",
+        "## Targets\n\n" + _targets(board),
+        "\n\n".join(f"![{path}]({path})" for path in figures),
+        "## Against the best peer of each cell\n\n" + _LEGEND + "\n\n" + _against_best(board),
+        "## Against every peer\n\n" + _against_each(board),
+        "## Sustained rate\n\n" + _sustained(board),
+        "## Cells\n\nIn brackets the ratio to the best peer.\n\n" + "\n\n".join(_places(board)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table; all columns but the first are numbers."""
+    heads = list(heads)
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _origin(board: Board) -> str:
+    machine, settings = board.machine, board.settings
+    return (
+        f"`python -m bench.policies`, {board.date}, commit {board.commit}. {machine.get('cpu')}, "
+        f"{machine.get('usable_cores')} cores, Python {machine.get('python')}; times are simulated and do not depend "
+        f"on the machine. Seeds {', '.join(map(str, settings.get('seeds', [])))}."
+    )
+
+
+def _targets(board: Board) -> str:
+    rows, missed = [], []
+    for target in targets(board):
+        rows.append([target.name, f"{target.goal:g}", f"{target.value:.3f}", "yes" if target.met else "**no**"])
+        if not target.met:
+            more = len(target.worst) - SHOWN_WORST
+            shown = [f"* {place}" for place in target.worst[:SHOWN_WORST]] + [f"* and {more} more"] * (more > 0)
+            missed.append(f"Not met: {target.name}. Worst:\n\n" + "\n".join(shown))
+    return "\n\n".join([table([f"`{OURS}` is", "goal", "value", "met"], rows), *missed])
+
+
+def _against_best(board: Board) -> str:
+    metrics = ("ttft_mean", "ttft_p99", "latency_mean")
+    heads = [
+        "workload",
+        "load",
+        *(f"{_HEADS[name].partition(',')[0]} ratio" for name in metrics),
+        "best peer (mean TTFT)",
+    ]
+    heads[3] = "TTFT p99 ratio"
+    rows = []
+    for workload, load in places(board):
+        cells = at(board, workload, load)
+        best = best_peer(cells, "ttft_mean")
+        if OURS in cells and best is not None:
+            rows.append([workload, f"{load:.0%}", *(_sure(cells, name) for name in metrics), best.policy])
+    means = (f"{geometric(against_best(board, name).values()):.3f}" for name in metrics)
+    return table(heads, [*rows, ["geometric mean", "", *means, ""]])
+
+
+def _sure(cells: dict[str, Cell], metric: str) -> str:
+    peer = best_peer(cells, metric)
+    return _ratio(over_seeds(metric, cells[OURS], peer)) if peer else ""
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return ""
+    return f"{ratio.mean:.3f}" + (f" ± {ratio.spread - 1:.1%}" if ratio.spread else "")
+
+
+def _against_each(board: Board) -> str:
+    loads = loads_of(board)
+    each = {load: against_each(board, "ttft_mean", load) for load in loads}
+    rates = sustained_each(board)
+    rows = [
+        [name, *(_number(each[load].get(name)) for load in loads), _number(rates.get(name))]
+        for name in PEERS
+        if name in rates or any(name in each[load] for load in loads)
+    ]
+    heads = ["peer", *(f"mean TTFT at {load:.0%}" for load in loads), "sustained rate"]
+    about = f"How many times better `{OURS}` is than each rule: geometric means over the workloads."
+    return about + "\n\n" + table(heads, rows)
+
+
+def _sustained(board: Board) -> str:
+    policies = list(dict.fromkeys(found.policy for found in board.sustained))
+    rows = []
+    for workload, found in by_workload(board).items():
+        limit = max(row.limit for row in found.values())
+        rows.append([workload, f"{limit:.2f}", *(_rate(found.get(policy)) for policy in policies)])
+    about = (
+        "Requests a second at which the mean TTFT is within its limit, by bisection to 4 % on the first seed. 0: not "
+        "even at the lowest rate tried; -: at any, the sessions are too few to fill the cluster."
+    )
+    return about + "\n\n" + table(["workload", "limit, s", *policies], rows)
+
+
+def _rate(found: Sustained | None) -> str:
+    return "" if found is None else "-" if found.unlimited else f"{found.rate:.3g}"
+
+
+def _places(board: Board) -> Iterator[str]:
+    bounds = {(bound.workload, bound.load): bound for bound in board.bounds}
+    multiples = against_bound(board)
+    for workload, load in places(board):
+        cells = at(board, workload, load)
+        any_cell = next(iter(cells.values()))
+        title = f"### {workload} at {load:.0%}: {any_cell.rate:.3g} requests a second"
+        rows = [[name, *(_value(cell, cells, metric) for metric in METRICS)] for name, cell in cells.items()]
+        bound = bounds.get((workload, load))
+        if bound is not None:
+            rows.append(["*bound*", *(_bound(bound, metric) for metric in METRICS)])
+        note = (
+            f"\n\nMean TTFT of `{OURS}`: {multiples[workload]:.2f} times the bound."
+            if load == 0.5 and workload in multiples
+            else ""
+        )
+        yield title + "\n\n" + table(["policy", *_HEADS.values()], rows) + note
+
+
+def _value(cell: Cell, cells: dict[str, Cell], metric: str) -> str:
+    value, peer = getattr(cell, metric), best_peer(cells, metric)
+    ratio = peer and better(metric, value, getattr(peer, metric))
+    return _shown(metric, value) + (f" ({ratio:.2f})" if ratio else "")
+
+
+def _bound(bound: Bound, metric: str) -> str:
+    value = getattr(bound, metric, None)
+    return "" if value is None else _shown(metric, value)
+
+
+def _shown(metric: str, value: float) -> str:
+    return f"{value * 1e3:.1f}" if metric == "tpot_mean" else f"{value:.3f}" if metric in HIGHER else f"{value:.3g}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
