@@ -17,6 +17,8 @@ TOKEN_BYTES = 4
 MAX_TOKENS = 4 << 20
 """Upper bound on the tokens of one sequence, here and on the wire."""
 
+_MAX_BYTES = MAX_TOKENS * TOKEN_BYTES
+
 _UNSIGNED = np.dtype("<u4")
 
 TokenInput: TypeAlias = Union[Sequence[int], bytes, bytearray, memoryview, "array[int]", NDArray[np.int32]]
@@ -39,14 +41,14 @@ def pack(tokens: TokenInput, *, field: str = "tokens") -> bytes:
         packed = _pack_sequence(tokens, field)
     if len(packed) % TOKEN_BYTES:
         raise InvalidRequestError("length is not a multiple of 4 bytes", field=field)
-    if len(packed) > MAX_TOKENS * TOKEN_BYTES:
+    if len(packed) > _MAX_BYTES:
         raise InvalidRequestError(f"more than {MAX_TOKENS} tokens", field=field)
     return packed
 
 
 def _pack_sequence(tokens: Sequence[int], field: str) -> bytes:
     try:
-        return struct.pack(f"<{len(tokens)}i", *tokens)
+        return struct.Struct(f"<{len(tokens)}i").pack(*tokens)  # `struct.pack` would copy all arguments once more
     except (struct.error, TypeError) as error:
         raise InvalidRequestError(f"not a sequence of 32-bit token ids ({error})", field=field) from None
 

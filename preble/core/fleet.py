@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from preble.core.cached import Cached, Floats
 from preble.core.cost import Coefficients, CostModel, StepTiming
 from preble.core.fit import Fit
 from preble.errors import ConfigurationError, NamespaceNotServedError, NoWorkersError
 
-Floats = NDArray[np.float64]
-
-_MASKS_KEPT = 4096
 _OUTPUT_GUESS = 64.0
 _LEARNING_RATE = 0.05
-_ARRAYS = ("load", "pending", "victim", "free", "requests", "waiting", "uncached")
+_ROWS = ("load", "free", "victim", "pending", "requests", "waiting", "uncached")
 _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=0.0)
 
 
@@ -79,7 +76,7 @@ class Slot:
         """What that prefill adds to the steps of the engine, which take their base time anyway."""
         return (self.prices.new + self.prices.product * length) * missed
 
-    def decode_seconds(self, length: int, max_tokens: int) -> float:
+    def decode_seconds(self, length: int, max_tokens: float) -> float:
         """What one more decoding sequence of that length adds to the steps of everyone, over its expected output."""
         output = self.output if self.output < max_tokens else max_tokens
         return (self.prices.decode_new + self.prices.decode_context * length) * output
@@ -98,11 +95,13 @@ class Fleet:
 
     Arrays by slot: `load` and `pending` are outstanding seconds (all work, and its prefill part), infinite where no
     worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
-    counts those in flight, `waiting` those of them not started, `uncached` their prompt tokens still to be computed;
-    `victim` is what evicting one token will cost later, in seconds. Counts are floats too: converting takes as long as
-    adding. `names` is replaced, never changed, so that it may be kept. `present` are the slots with a worker, `live`
-    those of them that take requests: all but the drained ones. `restricted` says that some serve certain namespaces
-    only; a policy is given the part of the fleet that is `serving` its request.
+    counts those in flight, `waiting` those of them not started, `uncached` their prompt tokens still to be
+    computed; `victim` is what evicting one token will cost later, in seconds. Counts are floats too: converting
+    takes as long as adding. They are rows of one table; memoryviews of the rows read and write one number in a
+    third of the time. `names` is replaced, never changed, so that it may be kept. `present` are the slots with a
+    worker, `live` those of them that take requests: all but the drained ones (`live_mask` has a bit for each). They
+    are `alike` if their blocks are of one size and a token of a prompt costs the same on all. `restricted` says
+    that some serve certain namespaces only; a policy is given the part of the fleet that is `serving` its request.
     """
 
     def __init__(self, seed: int) -> None:
@@ -112,14 +111,7 @@ class Fleet:
         self.slot_of: dict[str, int] = {}
         self.present: list[int] = []
         self.live: list[int] = []
-        self.load: Floats = np.empty(0)
-        self.pending: Floats = np.empty(0)
-        self.victim: Floats = np.empty(0)
-        self.free: Floats = np.empty(0)
-        self.requests: Floats = np.empty(0)
-        self.waiting: Floats = np.empty(0)
-        self.uncached: Floats = np.empty(0)
-        self._indices: dict[int, NDArray[np.intp]] = {}
+        self._lay_out(np.zeros((len(_ROWS), 0)))
         self._changed()
 
     def __len__(self) -> int:
@@ -153,8 +145,7 @@ class Fleet:
             if other.fit.preset == newcomer.fit.preset:
                 newcomer.follow(other.fit)
         self.slot_of[worker] = slot
-        for name in _ARRAYS:
-            getattr(self, name)[slot] = 0.0
+        self._table[:, slot] = 0.0
         self.free[slot] = kv_tokens
         self._changed()
         return slot
@@ -172,8 +163,8 @@ class Fleet:
         slot = self.slot(worker)
         del self.slot_of[worker]
         self.slots[slot] = Slot(None, 0, 1, _NO_WORKER)
-        for name in _ARRAYS:
-            getattr(self, name)[slot] = np.inf if name in ("load", "pending") else 0.0
+        self._table[:, slot] = 0.0
+        self.load[slot] = self.pending[slot] = np.inf
         self._changed()
         return slot
 
@@ -203,25 +194,18 @@ class Fleet:
             raise NamespaceNotServedError(f"no worker serves namespace {namespace!r}", namespace=namespace)
         view = Fleet.__new__(Fleet)  # the same arrays but for these; `copy` takes several times as long
         load, pending = self.load + part.closed, self.pending + part.closed
-        vars(view).update(vars(self), live=part.live, names=part.names, load=load, pending=pending)
+        vars(view).update(
+            vars(self), live=part.live, live_mask=_mask(part.live), names=part.names, load=load, pending=pending
+        )
         return view
 
     def closed(self, namespace: str) -> Floats | float:
         """What to add to a cost by slot so that only those that serve `namespace` can be the least: 0 or infinity."""
         return self._parts.get(namespace, self._others).closed if self.restricted else 0.0
 
-    def cached(self, levels: Sequence[tuple[int, int]], length: int) -> Floats:
-        """Prompt tokens each slot need not compute: whole blocks, and never the last token.
-
-        `levels` are (tokens, mask of the slots that hold so many), from the root down.
-        """
-        cached = np.zeros(len(self.slots))
-        block = self._block
-        for depth, mask in levels:
-            usable = depth if depth < length else length - 1
-            slots = self.indices(mask)
-            cached[slots] = usable - usable % (block if isinstance(block, int) else block[slots])
-        return cached
+    def cached(self, levels: Sequence[tuple[int, int]], length: int) -> Cached:
+        """Prompt tokens each slot need not compute, where masks of slots hold so many of them, from the root down."""
+        return Cached(levels, length, self._block, len(self.slots))
 
     def prefill_seconds(self, cached: Floats, length: int) -> Floats:
         """Seconds each slot needs to prefill what it has not cached of a prompt of `length` tokens."""
@@ -232,30 +216,27 @@ class Fleet:
 
     def work_seconds(self, cached: Floats, length: int) -> Floats:
         """Seconds that prefilling what is not cached of a prompt adds to the steps of each slot."""
-        slope = self._new + self._product * length
-        seconds: Floats = slope * (length - cached)
+        seconds: Floats = self.token_seconds(length) * (length - cached)
         return seconds
 
-    def eviction_seconds(self, cached: Floats, tokens: int) -> Floats:
+    def token_seconds(self, length: int) -> Floats | float:
+        """The same for each token: one number where the workers' prices are equal, else one for each slot."""
+        return self._new + self._product * length
+
+    def eviction_seconds(self, cached: Floats, tokens: float) -> Floats:
         """Seconds that making room on each slot for what it has not cached of `tokens` tokens will cost later."""
-        seconds: Floats = np.maximum(tokens - (cached + self.free), self._nothing) * self.victim
-        return seconds
+        return eviction_seconds(cached, self.free, self.victim, tokens)
 
-    def indices(self, mask: int) -> NDArray[np.intp]:
-        """The slots whose bits are set in `mask`, as an index array."""
-        found = self._indices.get(mask)
-        if found is None:
-            if len(self._indices) >= _MASKS_KEPT:
-                self._indices.clear()
-            raw = np.frombuffer(mask.to_bytes((mask.bit_length() + 7) // 8, "little"), dtype=np.uint8)
-            found = self._indices[mask] = np.flatnonzero(np.unpackbits(raw, bitorder="little"))
-        return found
+    def eviction_seconds_on(self, slot: int, cached: float, tokens: float) -> float:
+        """The same on one slot."""
+        missing: float = tokens - (cached + self._free[slot])
+        return missing * self._victim[slot] if missing > 0 else 0.0
 
     def cheapest(self, cost: Floats, cached: Floats | None = None) -> int:
         """The slot of least cost; ties go to most tokens cached, then the emptiest cache, then a seeded draw."""
         best = int(cost.argmin())
-        least, cost[best] = cost[best], np.inf
-        bound, second = least * (1 + 1e-9), cost[cost.argmin()]
+        least, cost[best] = cost.item(best), np.inf
+        bound, second = least * (1 + 1e-9), cost.item(cost.argmin())
         cost[best] = least
         if second > bound:  # comparing all takes longer, and ties are rare
             return best
@@ -266,6 +247,35 @@ class Fleet:
                 most = max([merits[slot] for slot in ties])
                 ties = [slot for slot in ties if merits[slot] == most]
         return ties[0] if len(ties) == 1 else ties[self.random.randrange(len(ties))]
+
+    def enter(self, slot: int, decode: float) -> None:
+        """A request came that will decode so many seconds; it waits."""
+        self._requests[slot] += 1
+        self._waiting[slot] += 1
+        self._load[slot] += decode
+
+    def charge(self, slot: int, uncached: int, prefill: float) -> None:
+        """Add prompt tokens and the seconds to compute them to what is outstanding there; below 0, take them away."""
+        self._uncached[slot] += uncached
+        self._pending[slot] += prefill
+        self._load[slot] += prefill
+
+    def leave(self, slot: int, decode: float, *, waited: bool) -> None:
+        """A request ended, whose prefill is not outstanding any more."""
+        self._load[slot] -= decode
+        self._waiting[slot] -= waited
+        self._requests[slot] -= 1
+        if not self._requests[slot]:
+            # An idle worker has exactly nothing to do: rounding errors must not add up over days.
+            self._load[slot] = self._pending[slot] = self.idle_load(slot)
+
+    def idle_load(self, slot: int) -> float:
+        """The load of a worker without requests: infinite if it takes none."""
+        return 0.0 if self.slots[slot].takes else np.inf
+
+    def set_free(self, slot: int, tokens: int) -> None:
+        """So many tokens of its cache are not believed held."""
+        self._free[slot] = tokens
 
     def saw_steps(self, slot: int, timings: Iterable[StepTiming]) -> None:
         """Learn what steps cost there, and on those of the same preset that have told nothing yet.
@@ -284,7 +294,7 @@ class Fleet:
         """Learn how much of what is sent there is reused."""
         worker = self.slots[slot]
         worker.reuse += _LEARNING_RATE * (cached_share - worker.reuse)
-        self.victim[slot] = worker.reuse * worker.prices.new
+        self._victim[slot] = worker.reuse * worker.prices.new
 
     def saw_output(self, slot: int, tokens: int) -> None:
         """Learn how long outputs are."""
@@ -295,15 +305,22 @@ class Fleet:
         if None in self.names:
             return self.names.index(None)
         self.slots.append(Slot(None, 0, 1, _NO_WORKER))
-        for name in _ARRAYS:
-            setattr(self, name, np.append(getattr(self, name), 0.0))
+        self._lay_out(np.append(self._table, np.zeros((len(_ROWS), 1)), axis=1))
         return len(self.slots) - 1
+
+    def _lay_out(self, table: Floats) -> None:
+        """Name the rows of the table."""
+        self._table = table
+        self.load, self.free, self.victim, self.pending, self.requests, self.waiting, self.uncached = table
+        cells = cast("list[memoryview[float]]", [memoryview(row) for row in table])
+        self._load, self._free, self._victim, self._pending, self._requests, self._waiting, self._uncached = cells
 
     def _changed(self) -> None:
         """Derive from the slots what is read for every request."""
         self.names = tuple(slot.worker for slot in self.slots)
         self.present = [index for index, name in enumerate(self.names) if name is not None]
         self.live = [index for index in self.present if self.slots[index].takes]
+        self.live_mask = _mask(self.live)
         self.restricted = any(slot.namespaces is not None for slot in self.slots)
         named = {name for slot in self.slots for name in slot.namespaces or ()}
         self._parts = {name: self._part(name) for name in named}
@@ -324,11 +341,17 @@ class Fleet:
         """Derive from the prices of the slots what prices them all at once."""
         prices = [slot.prices for slot in self.slots]
         self._least = np.array([price.least for price in prices])
-        self._nothing = np.zeros(len(prices))
         self._base = _shared([price.base for price in prices])
         self._new = _shared([price.new for price in prices])
         self._context = _shared([price.context for price in prices])
         self._product = _shared([price.product for price in prices])
+        self.alike = not any(isinstance(each, np.ndarray) for each in (self._block, self._new, self._product))
+
+
+def eviction_seconds(cached: Floats, free: Floats, victim: Floats, tokens: float) -> Floats:
+    """Seconds that making room for what is not `cached` of `tokens` tokens will cost later, from a fleet's arrays."""
+    seconds: Floats = np.maximum(tokens - (cached + free), 0.0) * victim
+    return seconds
 
 
 def served_namespaces(names: Iterable[str] | None) -> frozenset[str] | None:
@@ -339,6 +362,11 @@ def served_namespaces(names: Iterable[str] | None) -> frozenset[str] | None:
     if not served or not all(isinstance(name, str) for name in served):
         raise ConfigurationError(f"namespaces: must be names, at least one, or None for all, not {names!r}")
     return served
+
+
+def _mask(slots: Iterable[int]) -> int:
+    """A bit for each of them."""
+    return sum(1 << slot for slot in slots)
 
 
 def _shared(values: list[float]) -> Floats | float:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
-from preble.core.fleet import Fleet, Floats
+from preble.core.cached import Cached, Floats
+from preble.core.fleet import Fleet
 from preble.tree import Match
 
 
 class Query:
-    """A request to place: `length` prompt tokens, of which each slot has `cached`; `match` is what the tree knows."""
+    """A request to place: `length` prompt tokens; `match` is what the tree knows, `believed` what each slot has."""
 
-    __slots__ = ("cached", "length", "match", "max_tokens", "namespace", "priority", "session")
+    __slots__ = ("_cached", "believed", "length", "match", "max_tokens", "namespace", "priority", "session")
 
     def __init__(
         self,
@@ -20,7 +22,7 @@ class Query:
         session: str | None,
         priority: int,
         match: Match,
-        cached: Floats,
+        believed: Cached,
         namespace: str = "",
     ) -> None:
         self.length = length
@@ -28,33 +30,39 @@ class Query:
         self.session = session
         self.priority = priority
         self.match = match
-        self.cached = cached
+        self.believed = believed
         self.namespace = namespace
+        self._cached: Floats | None = None
+
+    @property
+    def cached(self) -> Floats:
+        """Prompt tokens cached, by slot."""
+        if self._cached is None:
+            self._cached = self.believed.by_slot()
+        return self._cached
+
+
+class Terms(NamedTuple):
+    """What a choice was made from, by slot, in seconds; None for what the policy does not price.
+
+    `cached` is what it took to be cached, in tokens, where that is not the query's.
+    """
+
+    load: Floats | None = None
+    prefill: Floats | None = None
+    eviction: Floats | None = None
+    cached: Floats | None = None
 
 
 class Decision:
-    """The slot chosen and why, with the terms of the choice by slot, in seconds, where the policy has them.
+    """The slot chosen and why. `terms` gives the terms of the choice as they were; it is called when someone asks."""
 
-    `cached` is what it took to be cached by slot, in tokens, where that is not the query's.
-    """
+    __slots__ = ("reason", "slot", "terms")
 
-    __slots__ = ("cached", "eviction", "load", "prefill", "reason", "slot")
-
-    def __init__(
-        self,
-        slot: int,
-        reason: str,
-        load: Floats | None = None,
-        prefill: Floats | None = None,
-        eviction: Floats | None = None,
-        cached: Floats | None = None,
-    ) -> None:
+    def __init__(self, slot: int, reason: str, terms: Callable[[], Terms] = Terms) -> None:
         self.slot = slot
         self.reason = reason
-        self.load = load
-        self.prefill = prefill
-        self.eviction = eviction
-        self.cached = cached
+        self.terms = terms
 
 
 class Policy(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 import msgspec
 
-from preble.core.fleet import Floats
+from preble.core.cached import Cached, Floats
 from preble.core.policy import Decision, Query
 
 
@@ -46,7 +46,7 @@ class _Entry:
         self, decision: Decision, query: Query, names: tuple[str | None, ...], predicted_ttft: float, now: float
     ) -> None:
         self.decision = decision
-        self.believed = query.cached  # not the query: its match would keep the whole prompt
+        self.believed = query.believed  # not the query: its match would keep the whole prompt
         self.names = names
         self.predicted_ttft = predicted_ttft
         self.decided_at = now
@@ -91,24 +91,24 @@ class Receipts:
             worker=entry.names[slot] or "",
             reason=entry.decision.reason,
             candidates=candidates(entry.decision, entry.believed, entry.names),
-            predicted_cached_tokens=int(entry.believed[slot]),
+            predicted_cached_tokens=entry.believed.on(slot),
             cached_tokens=entry.cached,
             predicted_ttft=entry.predicted_ttft,
             ttft=entry.ttft,
         )
 
 
-def candidates(decision: Decision, cached: Floats, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
-    """What a decision was made from: an entry per worker; `cached` is what it believed if it does not say otherwise."""
-    if decision.cached is not None:
-        cached = decision.cached
+def candidates(decision: Decision, believed: Cached, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
+    """What a decision was made from: an entry per worker; cached is what is `believed` if it does not say otherwise."""
+    terms = decision.terms()
+    cached = believed.by_slot() if terms.cached is None else terms.cached
     return tuple(
         Candidate(
             worker=worker,
             cached_tokens=int(cached[slot]),
-            load=_seconds(decision.load, slot),
-            prefill=_seconds(decision.prefill, slot),
-            eviction=_seconds(decision.eviction, slot),
+            load=_seconds(terms.load, slot),
+            prefill=_seconds(terms.prefill, slot),
+            eviction=_seconds(terms.eviction, slot),
         )
         for slot, worker in enumerate(names)
         if worker is not None

@@ -36,7 +36,7 @@ class Request:
         self.slot = slot
         self.node = node
         self.submitted_at = now
-        self.cached = int(query.cached[slot])
+        self.cached = query.believed.on(slot)
         self.uncached = 0
         self.prefill = 0.0
         self.decode = 0.0

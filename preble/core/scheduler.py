@@ -207,26 +207,17 @@ class Scheduler:
         a slot without such a worker. Then nothing has changed.
         """
         packed = pack(tokens)
-        known = self._requests.get(id)
-        if known is not None and known.slot >= 0:
-            raise InvalidRequestError(f"{id!r} is in flight", field="id")
-        if not packed:
-            raise InvalidRequestError("must not be empty", field="tokens")
-        if max_tokens < 0:
-            raise InvalidRequestError(f"must be at least 0, not {max_tokens}", field="max_tokens")
-        if negative(packed):
-            raise InvalidRequestError("the first token is negative", field="tokens")
+        self._require_new(id, packed, max_tokens)
         if self._log is not None:
             check_loggable(id, session, namespace, tenant)
         key = self._namespaces.key(fold(namespace, tenant), packed) if namespace or tenant else packed
         match = self.tree.match(key)
-        length = len(packed) // TOKEN_BYTES
-        cached = self.fleet.cached(match.levels, length)
-        query = Query(length, max_tokens, session, priority, match, cached, namespace)
+        cached = self.fleet.cached(match.levels, len(packed) // TOKEN_BYTES)
+        query = Query(cached.length, max_tokens, session, priority, match, cached, namespace)
         fleet = self.fleet.serving(namespace) if self.fleet.restricted else self.fleet
         decision = self.policy.place(query, fleet, now) if worker is None else self._told(worker, fleet)
         slot = decision.slot
-        if not (0 <= slot < len(fleet) and fleet.slots[slot].takes and fleet.names[slot] is not None):
+        if not (0 <= slot < len(fleet.slots) and fleet.slots[slot].takes and fleet.names[slot] is not None):
             raise ConfigurationError(f"policy: chose slot {slot}, which has no worker that takes this request")
         node = self.tree.insert(key, slot, match=match)
         self._requests.pop(id, None)  # an orphan's old place in the order of submission
@@ -237,7 +228,7 @@ class Scheduler:
         self._placed(request, now)
         placement = Placement(self._worker(slot), request.cached, decision.reason, predicted)
         if self._log is not None:
-            choice = candidates(decision, query.cached, fleet.names)
+            choice = candidates(decision, query.believed, fleet.names)
             self._log.add(_submitted(request, packed, tenant, worker, placement, choice))
         return placement
 
@@ -360,7 +351,7 @@ class Scheduler:
         _hook(self.policy, "check")()
         for slot in self.fleet.present:
             here = [request for request in self._requests.values() if request.slot == slot]
-            pending = sum(request.prefill for request in here) + _closed(self.fleet, slot)
+            pending = sum(request.prefill for request in here) + self.fleet.idle_load(slot)
             load = pending + sum(request.decode for request in here)
             assert self.fleet.requests[slot] == len(here), f"slot {slot}: request count"
             strangers = [request.id for request in here if not self.fleet.slots[slot].serves(request.namespace)]
@@ -375,6 +366,17 @@ class Scheduler:
             pins = Counter(request.node for request in here)
             assert self.tree.pins(slot) == pins, f"slot {slot}: pins are not those of the requests in flight"
 
+    def _require_new(self, id: RequestId, packed: bytes, max_tokens: int) -> None:
+        known = self._requests.get(id)
+        if known is not None and known.slot >= 0:
+            raise InvalidRequestError(f"{id!r} is in flight", field="id")
+        if not packed:
+            raise InvalidRequestError("must not be empty", field="tokens")
+        if max_tokens < 0:
+            raise InvalidRequestError(f"must be at least 0, not {max_tokens}", field="max_tokens")
+        if negative(packed):
+            raise InvalidRequestError("the first token is negative", field="tokens")
+
     def _query(self, request: Request) -> Query:
         match = self.tree.match(request.tokens)
         cached = self.fleet.cached(match.levels, request.length)
@@ -383,29 +385,23 @@ class Scheduler:
 
     def _charge(self, request: Request) -> float:
         """Account a request on its slot; return the predicted seconds to its first token."""
-        fleet, slot = self.fleet, request.slot
-        fleet.requests[slot] += 1
-        fleet.waiting[slot] += 1
-        request.decode = fleet.slots[slot].decode_seconds(request.length, request.max_tokens)
-        fleet.load[slot] += request.decode
-        waits = float(fleet.pending[slot])
+        fleet, slot, length = self.fleet, request.slot, request.length
+        worker = fleet.slots[slot]
+        waits: float = fleet.pending.item(slot)
+        request.decode = worker.decode_seconds(length, request.max_tokens)
+        fleet.enter(slot, request.decode)
         self._charge_prefill(request)
-        fleet.saw_prompt(slot, request.cached / request.length)
-        return waits + fleet.slots[slot].chunked_seconds(request.uncached, request.length)
+        fleet.saw_prompt(slot, request.cached / length)
+        return waits + worker.chunked_seconds(request.uncached, length)
 
     def _charge_prefill(self, request: Request) -> None:
-        fleet, slot = self.fleet, request.slot
-        request.uncached = request.length - request.cached
-        request.prefill = fleet.slots[slot].work_seconds(request.uncached, request.length)
-        fleet.uncached[slot] += request.uncached
-        fleet.pending[slot] += request.prefill
-        fleet.load[slot] += request.prefill
+        slot, length = request.slot, request.length
+        request.uncached = length - request.cached
+        request.prefill = self.fleet.slots[slot].work_seconds(request.uncached, length)
+        self.fleet.charge(slot, request.uncached, request.prefill)
 
     def _release_prefill(self, request: Request) -> None:
-        fleet, slot = self.fleet, request.slot
-        fleet.uncached[slot] -= request.uncached
-        fleet.pending[slot] -= request.prefill
-        fleet.load[slot] -= request.prefill
+        self.fleet.charge(request.slot, -request.uncached, -request.prefill)
         request.uncached, request.prefill = 0, 0.0
 
     def _correct(self, request: Request, cached_tokens: int, now: float) -> None:
@@ -421,13 +417,9 @@ class Scheduler:
             self._resize(slot, now)
 
     def _release(self, request: Request) -> None:
-        self._release_prefill(request)
-        self.fleet.load[request.slot] -= request.decode
-        self.fleet.waiting[request.slot] -= not request.started
-        self.fleet.requests[request.slot] -= 1
-        if not self.fleet.requests[request.slot]:
-            # An idle worker has exactly nothing to do: rounding errors must not add up over days.
-            self.fleet.load[request.slot] = self.fleet.pending[request.slot] = _closed(self.fleet, request.slot)
+        if not request.landed:
+            self._release_prefill(request)
+        self.fleet.leave(request.slot, request.decode, waited=not request.started)
 
     def _keep(self, request: Request, generated: bytes) -> None:
         self.fleet.saw_output(request.slot, len(generated) // TOKEN_BYTES)
@@ -443,7 +435,7 @@ class Scheduler:
                 for gone in self.tree.evict(slot, excess, paths=self._evicted is not _ignore):
                     self._evicted(slot, gone.tokens, gone.keep, now)
                 held = self.tree.held_tokens(slot)
-        self.fleet.free[slot] = capacity - held
+        self.fleet.set_free(slot, capacity - held)
 
     def _told(self, worker: str, fleet: Fleet) -> Decision:
         slot = fleet.slot(worker)
@@ -499,11 +491,6 @@ def _submitted(
         tenant=tenant,
         worker=told,
     )
-
-
-def _closed(fleet: Fleet, slot: int) -> float:
-    """The load of an idle worker: infinite if it takes no requests."""
-    return 0.0 if fleet.slots[slot].takes else np.inf
 
 
 def _hook(policy: Policy, name: str) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preble.core.fleet import Floats
+from preble.core.cached import Floats
 
 _OUTPUT_GUESS = 64.0
 _SUMS = ("requests", "prefill", "step", "outputs", "tokens")
@@ -31,7 +31,8 @@ class Window:
     """What was assigned to each slot, and how long outputs were, within the last `seconds`.
 
     Arrays by slot: `requests` counts assignments, `prefill` and `step` sum theirs; `outputs` counts outputs, `tokens`
-    their tokens. Each entry is added once and taken away once, so a decision costs the same however many there are.
+    their tokens, `average` is the mean of these. Each entry is added once and taken away once, so a decision costs
+    the same however many there are.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -43,12 +44,14 @@ class Window:
         self.step: Floats = np.empty(0)
         self.outputs: Floats = np.empty(0)
         self.tokens: Floats = np.empty(0)
+        self.average: Floats = np.empty(0)
 
     def grow(self, slots: int) -> None:
         """Have at least `slots` slots."""
         for name in _SUMS:
             column = getattr(self, name)
             setattr(self, name, np.append(column, np.zeros(max(0, slots - len(column)))))
+        self.average = np.append(self.average, np.full(max(0, slots - len(self.average)), _OUTPUT_GUESS))
 
     def assign(self, assignment: Assignment, now: float) -> None:
         """Add a request."""
@@ -60,16 +63,14 @@ class Window:
     def ended(self, slot: int, tokens: int, now: float) -> None:
         """Add an output of so many tokens."""
         self._ended.append((now, slot, tokens))
-        self.outputs[slot] += 1
-        self.tokens[slot] += tokens
+        self._count(slot, 1, tokens)
 
     def expire(self, now: float) -> Iterator[Assignment]:
         """Forget what is `seconds` old or older, and yield the assignments among it."""
         horizon = now - self.seconds
         while self._ended and self._ended[0][0] <= horizon:
             _, slot, tokens = self._ended.popleft()
-            self.outputs[slot] -= 1
-            self.tokens[slot] -= tokens
+            self._count(slot, -1, -tokens)
         while self.assignments and self.assignments[0][0] <= horizon:
             _, gone = self.assignments.popleft()
             self._subtract(gone)
@@ -82,14 +83,18 @@ class Window:
         self._ended = deque(entry for entry in self._ended if entry[1] != slot)
         for name in _SUMS:
             getattr(self, name)[slot] = 0.0
+        self.average[slot] = _OUTPUT_GUESS
         return gone
 
     def decode(self) -> Floats:
         """Seconds that the requests of each slot decode, if each has the slot's average output."""
-        average = np.full(len(self.tokens), _OUTPUT_GUESS)
-        np.divide(self.tokens, self.outputs, out=average, where=self.outputs > 0)
-        seconds: Floats = self.step * average
+        seconds: Floats = self.step * self.average
         return seconds
+
+    def _count(self, slot: int, outputs: int, tokens: int) -> None:
+        self.outputs[slot] += outputs
+        self.tokens[slot] += tokens
+        self.average[slot] = self.tokens[slot] / self.outputs[slot] if self.outputs[slot] else _OUTPUT_GUESS
 
     def _subtract(self, gone: Assignment) -> None:
         slot = gone.slot
@@ -112,6 +117,8 @@ class Window:
             assert np.isclose(self.step[slot], sum(entry.step for entry in here)), f"slot {slot}: step"
             lengths = [tokens for _, where, tokens in self._ended if where == slot]
             assert (self.outputs[slot], self.tokens[slot]) == (len(lengths), sum(lengths)), f"slot {slot}: outputs"
+            average = sum(lengths) / len(lengths) if lengths else _OUTPUT_GUESS
+            assert self.average[slot] == average, f"slot {slot}: average output"
 
 
 class Trend:

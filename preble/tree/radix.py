@@ -320,14 +320,14 @@ class RadixTree:
         while worker >= len(self._holdings):
             self._holdings.append(Holding())
         nodes, holding, bit = self._nodes, self._holdings[worker], 1 << worker
-        holders, landed, pending = nodes.holders, nodes.landed, holding.pending
+        holders, landed, edge, pending = nodes.holders, nodes.landed, nodes.edge, holding.pending
         path = nodes.path(leaf)
         for node in path:
             if landed[node] & bit:
                 break
             if not holders[node] & bit:
                 holders[node] |= bit
-                holding.tokens += nodes.length(node)
+                holding.tokens += len(edge[node]) // TOKEN_BYTES
             if pin:
                 pending[node] = pending.get(node, 0) + 1
         holding.recency.touch(path)

@@ -9,6 +9,9 @@ from itertools import chain
 SLACK = 64
 """Entries of the log that are never worth squeezing out."""
 
+SPARSE = 4
+"""How many entries there may be for each that counts; fewer would mean more squeezing for little memory."""
+
 SQUEEZE = 4
 """How many old entries are looked at for each new one."""
 
@@ -37,12 +40,19 @@ class Recency:
     def touch(self, path: list[int]) -> None:
         """Make the nodes of `path`, leaf first, the most recently used. O(path), amortized."""
         order, log = self.order, self.log
-        position = len(log)
+        position = end = len(log)
+        first = self.head if self.head > self.read else self.read
+        for node in reversed(path):  # what paths share was often used last: move its entries, they need not die
+            if position == first or log[position - 1] != node:
+                break
+            position -= 1
+        if position != end:
+            del log[position:]
         for node in path:
             order[node] = position
             log.append(node)
             position += 1
-        if self.written != self.read or position > 2 * len(order) + SLACK:
+        if self.written != self.read or position > SPARSE * len(order) + SLACK:
             self._squeeze(SQUEEZE * len(path))
 
     def __iter__(self) -> Iterator[int]:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from preble.tree.recency import Recency
+from preble.tree.recency import SLACK, SPARSE, SQUEEZE, Recency
 
 
 @pytest.fixture
@@ -32,6 +32,22 @@ def test_a_use_makes_recent(recency):
     assert drain(recency) == [3, 4, 2, 1]
 
 
+def test_what_was_used_last_moves_without_a_second_entry(recency):
+    recency.touch([4, 2, 1])
+    recency.touch([4, 2, 1])
+    assert list(recency.log) == [3, 4, 2, 1]
+    assert drain(recency) == [3, 4, 2, 1]
+
+
+def test_places_before_the_oldest_are_not_used_again(recency):
+    recency.replace(3, 0)
+    recency.replace(2, 0)
+    assert recency.oldest() == 1
+    recency.touch([3, 2, 1])
+    recency.check()
+    assert drain(recency) == [3, 2, 1]
+
+
 def test_an_heir_without_a_place_takes_it(recency):
     recency.replace(3, 9)
     assert drain(recency) == [9, 2, 1]
@@ -54,7 +70,7 @@ def test_the_log_stays_short_and_in_order():
         recency.touch([node])
         model.pop(node, None)
         model[node] = None
-        assert len(recency.log) <= (2 * 50 + 65) * 4 // 3 + 4
+        assert len(recency.log) <= (SPARSE * 50 + SLACK + 1) * SQUEEZE // (SQUEEZE - 1) + SQUEEZE
         assert recency.oldest() == next(iter(model))
     assert drain(recency) == list(model)
 

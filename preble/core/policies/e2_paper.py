@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from preble.core.fleet import Fleet, Floats
-from preble.core.policy import Decision, Query
+from preble.core.cached import Floats, indices
+from preble.core.fleet import Fleet
+from preble.core.policy import Decision, Query, Terms
 from preble.core.request import Request
 from preble.core.window import Assignment, Trend, Trends, Window
 from preble.tokens import TOKEN_BYTES
@@ -20,7 +22,7 @@ Slots = NDArray[np.intp]
 _FORGOTTEN_AT_ONCE = 32
 """Requests that left H whose pins are undone in one call: more than come in, so what a pause left is soon gone."""
 
-_PREFIXES = 0  # a holder in the tree: requests in the window, pinned where their key portions end
+_PREFIXES = 0  # a holder in the tree: it pins the nodes where key portions of requests in the window end
 
 
 class Prefix:
@@ -128,13 +130,13 @@ class E2Paper:
         decode = self._window.decode()
         load = self._window.prefill + decode
         prefill = fleet.prefill_seconds(query.cached, query.length)
-        terms = _Terms(decode, load, prefill, np.flatnonzero(np.isfinite(fleet.load)))
+        terms = _Terms(decode, load, prefill, indices(fleet.live_mask))
         matched, holders = _longest(query, fleet, terms.live)
         if query.length - matched < matched:
             slot, reason = self._exploit(query, fleet, terms, holders)
         else:
             slot, reason = self._explore(query, fleet, terms)
-        return Decision(slot, reason, terms.load, terms.prefill, terms.eviction)
+        return Decision(slot, reason, partial(Terms, terms.load, terms.prefill, terms.eviction))
 
     def placed(self, request: Request, now: float) -> None:
         """Count the request in the window, and its prompt as cached there soon."""
@@ -143,8 +145,10 @@ class E2Paper:
         node = tree.insert(request.tokens, _cache(slot), match=self._match)
         key = self._key(node)
         tree.pin(node, _shares(slot))
-        tree.pin(key, _PREFIXES)
-        prefix = self.prefixes.setdefault(key, Prefix())
+        prefix = self.prefixes.get(key)
+        if prefix is None:
+            tree.pin(key, _PREFIXES)
+            prefix = self.prefixes[key] = Prefix()
         prefix.requests += 1
         worker = self._fleet.slots[slot]
         prefill = worker.prefill_seconds(request.uncached, request.length)
@@ -260,7 +264,7 @@ class E2Paper:
     def _replicate(self, prefix: Prefix, held: int, query: Query, fleet: Fleet, terms: _Terms) -> None:
         """Give the prefix a home more, where LoadCost is least; its trend begins anew."""
         prefix.trend = Trend()
-        others = np.setdiff1d(terms.live, fleet.indices(held | prefix.replicas))
+        others = np.setdiff1d(terms.live, indices(held | prefix.replicas))
         if len(others):
             prefix.replicas |= 1 << self._cheapest(others, query, fleet, terms)
 
@@ -280,11 +284,11 @@ class E2Paper:
     def _forget(self, gone: Assignment) -> None:
         self._pinned[gone.slot] -= 1
         self.tree.unpin(gone.node, _shares(gone.slot))
-        self.tree.unpin(gone.key, _PREFIXES)
         prefix = self.prefixes[gone.key]
         prefix.requests -= 1
         if not prefix.requests:
             del self.prefixes[gone.key]
+            self.tree.unpin(gone.key, _PREFIXES)
 
     def check(self) -> None:
         """Raise AssertionError unless tree, window and flights agree."""
@@ -293,7 +297,7 @@ class E2Paper:
         self._waits.check()
         window = [*self._past, *(assignment for _, assignment in self._window.assignments)]
         keys = Counter(assignment.key for assignment in window)
-        assert self.tree.pins(_PREFIXES) == keys, "key portions pinned are not those in the window"
+        assert self.tree.pins(_PREFIXES) == dict.fromkeys(keys, 1), "key portions pinned are not those in the window"
         assert {key: prefix.requests for key, prefix in self.prefixes.items()} == keys, "prefixes"
         for slot in range(len(self._window.requests)):
             shares = Counter(assignment.node for assignment in window if assignment.slot == slot)
@@ -314,7 +318,7 @@ def _shares(slot: int) -> int:
 
 
 def _among(mask: int, fleet: Fleet, live: Slots) -> Slots:
-    slots = fleet.indices(mask)
+    slots = indices(mask)
     return slots if len(live) == len(fleet) else np.intersect1d(slots, live)
 
 

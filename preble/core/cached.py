@@ -1,0 +1,55 @@
+"""How much of a prompt each slot need not compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Slots = NDArray[np.intp]
+
+
+class Cached:
+    """Prompt tokens that slots need not compute: whole blocks, and never the last token. Worked out when asked for.
+
+    `levels` are (tokens, mask of the slots that hold so many), from the root down, of a prompt of `length` tokens.
+    `block` is the size of the slots' blocks, or an array of their sizes.
+    """
+
+    __slots__ = ("_slots", "block", "length", "levels")
+
+    def __init__(self, levels: Sequence[tuple[int, int]], length: int, block: int | Slots, slots: int) -> None:
+        self.levels = levels
+        self.length = length
+        self.block = block
+        self._slots = slots
+
+    def on(self, slot: int) -> int:
+        """Return the tokens on one slot."""
+        for depth, mask in reversed(self.levels):
+            if mask >> slot & 1:
+                usable = self.usable(depth)
+                return usable - usable % (self.block if isinstance(self.block, int) else int(self.block[slot]))
+        return 0
+
+    def by_slot(self) -> Floats:
+        """Return the tokens on every slot."""
+        cached, block = np.zeros(self._slots), self.block
+        for depth, mask in self.levels:
+            usable, slots = self.usable(depth), indices(mask)
+            cached[slots] = usable - usable % (block if isinstance(block, int) else block[slots])
+        return cached
+
+    def usable(self, depth: int) -> int:
+        """Return how many of `depth` tokens held may be of use, before blocks."""
+        return depth if depth < self.length else self.length - 1
+
+
+@lru_cache(maxsize=4096)
+def indices(mask: int) -> Slots:
+    """Return the slots whose bits are set in `mask`, as an index array that nobody may change."""
+    raw = np.frombuffer(mask.to_bytes((mask.bit_length() + 7) // 8, "little"), dtype=np.uint8)
+    return np.flatnonzero(np.unpackbits(raw, bitorder="little"))
