@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from preble.backends import Delta
-from preble.core.replicate import Copy
+from preble.core.replicate import LAST, Copy
 from preble.core.scheduler import Scheduler
-
-LAST = (1 << 31) - 1
-"""The priority of copies: behind all requests."""
 
 
 class Copying:
@@ -25,7 +22,7 @@ class Copying:
 
     def begin(self, copy: Copy, wire: int, now: float) -> None:
         """Account for a copy that is sent now."""
-        self._scheduler.submit(_id(wire), copy.tokens, max_tokens=1, worker=copy.target, now=now)
+        self._scheduler.submit(_id(wire), copy.tokens, max_tokens=1, priority=LAST, worker=copy.target, now=now)
         self._worker_of[wire] = copy.target
 
     def take_in(self, wire: int, delta: Delta, now: float) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import msgspec
 
 from preble.backends import Delta, Load
-from preble.copying import LAST, Copying
-from preble.core.replicate import Copy
+from preble.copying import Copying
+from preble.core.replicate import LAST, Copy
 from preble.core.scheduler import Scheduler, WorkerState
 from preble.errors import (
     DeadlineExceededError,

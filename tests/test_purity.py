@@ -38,7 +38,7 @@ LAYERS = [
     {"tree"},
     {"core"},
     {"backends", "text"},
-    {"transport"},
+    {"transport", "copying"},
     {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
     {"dispatch"},
     {"cluster"},

@@ -13,6 +13,8 @@ from preble.core.cost import Coefficients, CostModel, StepTiming
 from preble.core.fit import Fit
 from preble.errors import ConfigurationError, NamespaceNotServedError, NoWorkersError
 
+DECODE_SHARE = 0.5
+"""The part of decodes that counts as load: they go on beside prefills, and nobody has to wait for their end."""
 _OUTPUT_GUESS = 64.0
 _LEARNING_RATE = 0.05
 _ROWS = ("load", "free", "victim", "pending", "requests", "waiting", "uncached")
@@ -77,9 +79,12 @@ class Slot:
         return (self.prices.new + self.prices.product * length) * missed
 
     def decode_seconds(self, length: int, max_tokens: float) -> float:
-        """What one more decoding sequence of that length adds to the steps of everyone, over its expected output."""
+        """What one more decoding sequence of that length adds to the load, over its expected output.
+
+        The seconds that it adds to the steps of everyone, times the part of them that counts as load.
+        """
         output = self.output if self.output < max_tokens else max_tokens
-        return (self.prices.decode_new + self.prices.decode_context * length) * output
+        return DECODE_SHARE * (self.prices.decode_new + self.prices.decode_context * length) * output
 
 
 class _Part(NamedTuple):
@@ -111,6 +116,7 @@ class Fleet:
         self.slot_of: dict[str, int] = {}
         self.present: list[int] = []
         self.live: list[int] = []
+        self.in_flight = 0
         self._lay_out(np.zeros((len(_ROWS), 0)))
         self._changed()
 
@@ -219,6 +225,11 @@ class Fleet:
         seconds: Floats = self.token_seconds(length) * (length - cached)
         return seconds
 
+    @property
+    def crowd(self) -> float:
+        """Requests in flight for each worker that takes some; 0 without workers."""
+        return self.in_flight / len(self.live) if self.live else 0.0
+
     def token_seconds(self, length: int) -> Floats | float:
         """The same for each token: one number where the workers' prices are equal, else one for each slot."""
         return self._new + self._product * length
@@ -250,6 +261,7 @@ class Fleet:
 
     def enter(self, slot: int, decode: float) -> None:
         """A request came that will decode so many seconds; it waits."""
+        self.in_flight += 1
         self._requests[slot] += 1
         self._waiting[slot] += 1
         self._load[slot] += decode
@@ -262,6 +274,7 @@ class Fleet:
 
     def leave(self, slot: int, decode: float, *, waited: bool) -> None:
         """A request ended, whose prefill is not outstanding any more."""
+        self.in_flight -= 1
         self._load[slot] -= decode
         self._waiting[slot] -= waited
         self._requests[slot] -= 1

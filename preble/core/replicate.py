@@ -14,6 +14,8 @@ HALF_LIFE = 60.0
 """Seconds after which what was paid counts half."""
 LEAST = 64
 """Tokens below which a prefix is not worth a copy."""
+LAST = (1 << 31) - 1
+"""The priority of copies: behind all requests."""
 _PREFIXES = 4096
 
 
@@ -46,7 +48,8 @@ class Rents:
 
     When the requests of a prefix have paid `PRICE` times what it takes to compute it on the least loaded worker, a copy
     is made there, if there is room for it that nobody uses. The break-even rule of ski rental: whatever comes later,
-    the cost is within a constant factor of the least. Kept by tree node, for at most 4096 prefixes, the latest.
+    the cost is within a constant factor of the least. Kept by tree node, for the latest 4096 prefixes; those of a
+    namespace or a tenant are left alone.
     """
 
     def __init__(self) -> None:

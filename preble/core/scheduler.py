@@ -30,7 +30,7 @@ from preble.core.policies import policy_named
 from preble.core.policy import Decision, Policy, Query
 from preble.core.rebalance import Move, moves
 from preble.core.receipt import Candidate, Receipt, Receipts, candidates
-from preble.core.replicate import Copy
+from preble.core.replicate import LAST, Copy
 from preble.core.request import NOWHERE, Request, RequestId
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES, TokenInput, pack
@@ -317,7 +317,11 @@ class Scheduler:
         """
         if not getattr(self.policy, "relieves", False):
             return []
-        waiting = [request for request in self._requests.values() if request.slot >= 0 and not request.started]
+        waiting = [
+            request
+            for request in self._requests.values()
+            if request.slot >= 0 and not request.started and request.priority < LAST
+        ]
         found = moves([(request, self._query(request)) for request in waiting], self.fleet)
         if found and self._log is not None:
             self._log.add(Rebalance(now, tuple((cast(Id, move.id), move.source, move.target) for move in found)))
@@ -326,8 +330,8 @@ class Scheduler:
     def copies(self, now: float) -> list[Copy]:
         """Return prefixes that other workers had better compute in the background, where the policy has such.
 
-        To carry one out, `submit` its tokens for one output token with its target as `worker`, and `finish` that
-        without output. Proposed copies are not proposed again soon.
+        To carry one out, `submit` its tokens for one output token with priority `LAST` and its target as `worker`, and
+        `finish` that without output. Proposed copies are not proposed again soon.
         """
         return self._replicates(self.tree, now) or []
 
@@ -365,6 +369,7 @@ class Scheduler:
             assert self.fleet.free[slot] == free, f"slot {slot}: free tokens"
             pins = Counter(request.node for request in here)
             assert self.tree.pins(slot) == pins, f"slot {slot}: pins are not those of the requests in flight"
+        assert self.fleet.in_flight == self.fleet.requests.sum(), "requests in flight"
 
     def _require_new(self, id: RequestId, packed: bytes, max_tokens: int) -> None:
         known = self._requests.get(id)

@@ -10,8 +10,8 @@ from heapq import heappop, heappush
 from typing import Any
 
 from preble.backends import Delta, EngineRequest, Evicted, StepTiming
-from preble.copying import LAST, Copying
-from preble.core.replicate import Copy
+from preble.copying import Copying
+from preble.core.replicate import LAST, Copy
 from preble.core.scheduler import Scheduler
 from preble.errors import InvalidRequestError, NoWorkersError
 from preble.simulate.changes import Change

@@ -64,15 +64,15 @@ def test_the_weight_of_recomputing_is_a_parameter(new_scheduler: NewScheduler):
 
 
 def test_outstanding_decodes_count_as_load(scheduler: Scheduler):
-    """An output of 64 tokens is expected while none has been seen."""
+    """An output of 64 tokens is expected while none has been seen; half of its time counts."""
     scheduler.policy = First("a")
     scheduler.submit(1, [1], max_tokens=1000, now=0.0)
     scheduler.first_token(1, now=0.0)
     scheduler.policy = E2()
-    prepare(scheduler, "b", 2, [2] * 60, served=False)
+    prepare(scheduler, "b", 2, [2] * 30, served=False)
     assert place(scheduler, TOOL) == "b"
     load = {candidate.worker: candidate.load for candidate in scheduler.explain("asked").candidates}
-    assert load == {"a": pytest.approx(0.064), "b": pytest.approx(0.060)}
+    assert load == {"a": pytest.approx(0.032), "b": pytest.approx(0.030)}
 
 
 def test_a_prefix_in_flight_is_worth_as_much_as_one_that_landed(scheduler: Scheduler):
@@ -87,7 +87,7 @@ def test_a_short_common_prefix_is_exploring(scheduler: Scheduler):
 
 
 def test_a_faster_worker_gets_the_work():
-    scheduler = Scheduler()
+    scheduler = Scheduler(E2(delay=0))
     for worker, milliseconds in (("slow", 4.0), ("fast", 1.0)):
         cost = CostModel(pieces=((0, 0.0, milliseconds, 0.0),))
         scheduler.add_worker(worker, kv_tokens=1000, cost=cost, now=0.0)
@@ -195,6 +195,18 @@ def test_a_shared_prefix_spreads_under_load(new_scheduler: NewScheduler):
     assert max(placed.count(worker) for worker in "abcd") <= 16
 
 
+def test_the_more_requests_run_the_more_a_miss_costs(scheduler: Scheduler):
+    """0.3 s of prefill waits on the holder: more than 2.5 x 0.1 s elsewhere, less than 3.5 x 0.1 s."""
+    prepare(scheduler, "a", 1, TOOL, served=True)
+    prepare(scheduler, "a", 2, [2] * 300, served=False)
+    assert place(scheduler, [*TOOL, 5]) == "b"
+    scheduler.finish("asked", now=0.0)
+    for id in range(3, 13):
+        prepare(scheduler, "b", id, [0], served=False)
+        scheduler.first_token(id, now=0.0)
+    assert place(scheduler, [*TOOL, 6]) == "a"
+
+
 # --- each part can be switched off ---
 
 
@@ -202,7 +214,7 @@ def test_a_shared_prefix_spreads_under_load(new_scheduler: NewScheduler):
 def test_without_decodes_only_prefills_are_load(new_scheduler: NewScheduler, decode: bool, worker: str):
     scheduler = new_scheduler(policy=E2(decode=decode))
     prepare(scheduler, "a", 1, TOOL, served=True)
-    for id in range(2, 12):
+    for id in range(2, 22):
         scheduler.policy = First("a")
         scheduler.submit(id, [id], max_tokens=1000, now=0.0)
         scheduler.first_token(id, now=0.0)

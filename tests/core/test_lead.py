@@ -61,8 +61,8 @@ def test_who_is_ahead_is_the_cheapest_of_all(case, eviction, max_tokens):
     fleet, cached = case
     policy = E2(eviction=eviction)
     tokens = LENGTH + max_tokens if eviction else -np.inf
-    ahead = policy._ahead(cached, fleet.token_seconds(LENGTH), tokens, fleet)
-    assert ahead in (-1, policy._cheapest(cached, tokens, fleet))
+    ahead = policy._ahead(cached, 2.5 * fleet.token_seconds(LENGTH), tokens, fleet)
+    assert ahead in (-1, policy._cheapest(cached, 2.5, tokens, fleet))
 
 
 @given(fleets())
@@ -83,7 +83,7 @@ def test_a_clear_case_is_settled_without_pricing_everyone():
         fleet.add(f"w{slot}", kv_tokens=1000, block_size=1, cost=COST)
         fleet.load[slot] = 0.001 * slot
     cached = fleet.cached([(10, 0b1111), (90, 0b0100)], LENGTH)
-    assert E2()._ahead(cached, fleet.token_seconds(LENGTH), 200, fleet) == 2
+    assert E2()._ahead(cached, 2.5 * fleet.token_seconds(LENGTH), 200, fleet) == 2
 
 
 def test_the_eviction_price_of_the_one_ahead_can_make_another_win():
