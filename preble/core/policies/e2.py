@@ -64,28 +64,31 @@ class E2:
         fleet.require_live()
         cached = query.believed if self.in_flight else _landed(query, fleet)
         tokens = query.length + query.max_tokens if self.eviction else -np.inf
-        price, weight = fleet.token_seconds(query.length), self.weight + self.delay * fleet.crowd
+        price, weight = fleet.token_seconds(query.length), self._weight(fleet)
         slot = self._ahead(cached, weight * price, tokens, fleet)
         if slot < 0:
             slot = self._cheapest(cached, weight, tokens, fleet)
         if self.replicates and not query.namespace:
-            self._pay(query, slot, fleet, now)
+            self._pay(query, slot, weight, fleet, now)
         load = (fleet.load if self.decode else fleet.pending).tobytes()
         terms = partial(_terms, load, fleet.free.tobytes(), fleet.victim.tobytes(), cached, price, tokens)
         return Decision(slot, "exploit" if 2 * cached.on(slot) > query.length else "explore", terms)
 
     def copies(self, tree: RadixTree, now: float) -> list[Copy]:
         """The prefixes to copy now, and where to."""
-        return self._rents.due(tree, self._fleet, now)
+        return self._rents.due(tree, self._fleet, self._weight(self._fleet), now)
 
-    def _pay(self, query: Query, slot: int, fleet: Fleet, now: float) -> None:
+    def _weight(self, fleet: Fleet) -> float:
+        return self.weight + self.delay * fleet.crowd
+
+    def _pay(self, query: Query, slot: int, weight: float, fleet: Fleet, now: float) -> None:
         """Count what this request could have avoided, had the least loaded worker held its prefix as well."""
         cached, load = query.believed, fleet.load
         other = int(load.argmin())
         missing = cached.on(slot) - cached.on(other)
         if missing >= LEAST:
-            seconds = fleet.slots[other].work_seconds(missing, query.length)
-            self._rents.pay(query.match.node, query.match.tokens, load.item(slot) - load.item(other), seconds, now)
+            price = weight * fleet.slots[other].work_seconds(missing, query.length)
+            self._rents.pay(query.match.node, query.match.tokens, load.item(slot) - load.item(other), price, now)
 
     def _ahead(self, cached: Cached, weighted: Any, tokens: float, fleet: Fleet) -> int:
         """The slot that `_cheapest` would return, if no other comes near it, else -1.
