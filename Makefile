@@ -20,6 +20,10 @@ bench: .venv/installed
 	$(BIN)/python -m bench.micro --quick
 	$(BIN)/python -m bench.overhead --quick
 	$(BIN)/python -m bench.demo --quick
+	$(BIN)/python -m bench.policies --quick
+	$(BIN)/python -m bench.scale --quick
+	$(BIN)/python -m bench.peers --quick
+	$(BIN)/python -m bench.live --quick
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .

@@ -23,7 +23,7 @@ def crowd(scheduler: Scheduler, requests: int, *, at: float = 0.0, first: int = 
 
 @pytest.fixture
 def loaded(new_scheduler) -> Scheduler:
-    """Worker `a` has the manual, with two continuations, and 0.3 s of other work: less than the 0.5 s that a miss of the manual counts."""
+    """Worker `a` has the manual, with two continuations, and 0.3 s of other work: a miss would count 0.5 s."""
     scheduler = new_scheduler("ab", kv_tokens=10_000, policy=E2(delay=0))
     for id in ("x", "y"):
         scheduler.submit(id, [*MANUAL, ord(id)], max_tokens=0, worker="a", now=0.0)
