@@ -126,6 +126,8 @@ class Sample:
         """Mark as ended and wake the reader."""
         self.ended = True
         self.ended_at = now
+        if not self.output and not self.landed:
+            self.first_token_at = now
         self.finish_reason = reason
         self.error = error
         self.flight.wake(self)

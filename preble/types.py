@@ -167,7 +167,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """Seconds from submission, on the caller's clock: to the first token, and to the end."""
+    """Seconds from submission, on the caller's clock: to the first token, or the end if none came, and to the end."""
 
     ttft: float
     latency: float
