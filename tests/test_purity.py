@@ -20,6 +20,7 @@ PURE = [
     "errors.py",
     *(path.relative_to(PACKAGE).as_posix() for folder in ("tree", "core") for path in (PACKAGE / folder).rglob("*.py")),
     "backends/batching.py",
+    "backends/block_events.py",
     "backends/cache.py",
 ]
 MODULES_FOR_PURE = {
