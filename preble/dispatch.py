@@ -151,9 +151,14 @@ class Dispatcher:
             if sample is not None:
                 self._take_in(sample, delta, now)
         for wire, reason in step.failed:
-            sample = self._by_wire.get(wire)
-            if sample is not None:
-                self._end(sample, error=EngineError(reason, worker=worker, request_id=sample.flight.id))
+            self.on_failed(worker, wire, EngineError(reason))
+
+    def on_failed(self, worker: str, wire: int, error: PrebleError) -> None:
+        """A worker could not serve a request: it ends with `error`."""
+        sample = self._by_wire.get(wire)
+        if sample is not None:
+            error.worker, error.request_id = worker, sample.flight.id
+            self._end(sample, error=error)
 
     def on_lost(self, worker: str, error: WorkerLostError) -> None:
         """A worker died: forget it, and send its samples elsewhere with what they have generated so far.

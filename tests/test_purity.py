@@ -41,7 +41,7 @@ LAYERS = [
     {"backends", "text"},
     {"transport"},
     {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
-    {"dispatch"},
+    {"dispatch", "replicas"},
     {"cluster"},
     {"testing"},
     {"__main__"},

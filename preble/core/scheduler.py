@@ -223,12 +223,15 @@ class Scheduler:
         return placement
 
     def started(self, id: RequestId, *, cached_tokens: int, now: float) -> None:
-        """The engine began the prefill and truly found `cached_tokens` in its cache: correct what was believed."""
+        """The engine began the prefill and truly found `cached_tokens` in its cache: correct what was believed.
+
+        Some engines tell so at the end only: then the first token says that it began.
+        """
         request = self._requests[id]
-        if request.slot < 0 or request.started:
+        if request.slot < 0 or request.counted:
             return
-        request.started = True
-        self.fleet.waiting[request.slot] -= 1
+        request.counted = True
+        self._begin(request)
         if cached_tokens != request.cached:
             self._correct(request, cached_tokens, now)
         self._receipts.started(id, cached_tokens)
@@ -241,6 +244,7 @@ class Scheduler:
         if request.slot < 0 or request.landed:
             return
         request.landed = True
+        self._begin(request)
         self.tree.land(request.node, request.slot)
         self._release_prefill(request)
         self._receipts.first_token(id, now)
@@ -368,6 +372,11 @@ class Scheduler:
         fleet.pending[slot] += request.prefill
         fleet.load[slot] += request.prefill
 
+    def _begin(self, request: Request) -> None:
+        """It waits no longer."""
+        self.fleet.waiting[request.slot] -= not request.started
+        request.started = True
+
     def _release_prefill(self, request: Request) -> None:
         fleet, slot = self.fleet, request.slot
         fleet.uncached[slot] -= request.uncached
@@ -379,9 +388,10 @@ class Scheduler:
         """The engine found another amount cached than believed: say so to the tree, the load and what is learned."""
         slot, believed, request.cached = request.slot, request.cached, cached_tokens
         self.fleet.saw_prompt(slot, (cached_tokens - believed) / request.length + self.fleet.slots[slot].reuse)
-        if not request.landed:
-            self._release_prefill(request)
-            self._charge_prefill(request)
+        if request.landed:
+            return  # whatever was missing has been computed
+        self._release_prefill(request)
+        self._charge_prefill(request)
         if cached_tokens < believed:
             self.tree.truncate(request.tokens, cached_tokens, slot, block=self.fleet.slots[slot].block_size)
             self._evicted(slot, request.tokens, cached_tokens, now)

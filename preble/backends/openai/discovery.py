@@ -87,7 +87,7 @@ async def describe(http: Http, options: ReplicaOptions, *, model: str | None, te
         cost=options.cost,
     )
     if protocol == "sglang" and info.vocab_size == _ANY_ID:
-        _logger.warning("%s: vocabulary unknown, and SGLang dies of ids outside it: give model= or vocab_size", http.url)
+        _logger.warning("%s: give model= or vocab_size, since SGLang dies of ids outside its vocabulary", http.url)
     return Described(info, await _speech(http, protocol, card.id, text), protocol, vllm)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
 from preble.backends.openai.backoff import pause
 from preble.backends.openai.discovery import Described, describe
+from preble.backends.openai.events import KvEvents
 from preble.backends.openai.http import Http
 from preble.backends.openai.metrics import sglang_load, vllm_load
 from preble.backends.openai.opened import AbortedError, OpenRequest
@@ -54,7 +55,8 @@ class OpenAIEngine:
         self._described: Described | None = None
         self._health = "/health"
         self._load: Load | None = None
-        self._evicted: list[Evicted] = []
+        self._cleared: list[Evicted] = []
+        self._events: KvEvents | None = None
         self._open: dict[int, OpenRequest] = {}
 
     async def start(self) -> EngineInfo:
@@ -68,6 +70,7 @@ class OpenAIEngine:
             try:
                 await self.ping()
                 self._described = await describe(self._http, self.options, model=self._model, text=self.text)
+                self._subscribe(self._described.info)
                 return self._described.info
             except (UnreachableError, OverloadedError, EngineError) as error:
                 failures += 1
@@ -105,8 +108,8 @@ class OpenAIEngine:
 
     def cache_events(self) -> list[Evicted]:
         """Return and forget the evictions since the last call, in order."""
-        evicted, self._evicted = self._evicted, []
-        return evicted
+        cleared, self._cleared = self._cleared, []
+        return cleared + (self._events.evicted() if self._events else [])
 
     def load(self) -> Load:
         """Return what the server told of its load last; if it tells nothing, the requests from here."""
@@ -140,16 +143,26 @@ class OpenAIEngine:
         """
         http, described = self._started()
         await http.post(_RESETS.get(described.protocol, _VLLM_RESET), timeout=_RESET_TIMEOUT)
-        self._evicted.append(Evicted(b"", 0))
+        if self._events is None:  # else an event says so
+            self._cleared.append(Evicted(b"", 0))
 
     async def close(self) -> None:
         """Abort everything and free the connections."""
         for opened in self._open.values():
             opened.abort()
+        if self._events is not None:
+            self._events.close()
         if self._http is not None:
             await self._http.close()
 
-    async def _attempt(self, opened: OpenRequest) -> AsyncIterator[Delta]:
+    def _subscribe(self, info: EngineInfo) -> None:
+        """Begin with the server's KV events; after a restart they begin anew too."""
+        if self._events is not None:
+            self._events.close()
+        address, replay = self.options.kv_events, self.options.kv_replay
+        self._events = KvEvents(address, replay=replay, block_size=info.block_size) if address else None
+
+    async def _attempt(self, opened: OpenRequest) -> AsyncGenerator[Delta, None]:
         """Put what is left of a request to the server, once."""
         if opened.exhausted:
             yield opened.took(Delta(b"", finish_reason="length"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -50,7 +50,7 @@ class Http:
         """Return the answer to an empty POST to `path`, read within `timeout` seconds."""
         return await self._request("POST", path, timeout)
 
-    async def stream(self, path: str, body: bytes) -> AsyncIterator[bytes]:
+    async def stream(self, path: str, body: bytes) -> AsyncGenerator[bytes, None]:
         """POST `body` and yield the data of each event of the answer. Closing the iterator closes the connection.
 
         A server that answers with a document instead of a stream has that as its only event.

@@ -19,14 +19,15 @@ from preble.types import FinishReason, SamplingParams, TokenLogprob
 _SAMPLING = {
     "max_tokens": "max_new_tokens",
     "min_tokens": "min_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "ignore_eos": "ignore_eos",
     "seed": "sampling_seed",
-    **{
-        name: name
-        for name in (
-            "temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "ignore_eos",
-        )
-    },
-}  # fmt: skip
+}
 """Our name of a sampling field, and SGLang's."""
 
 _Logprob = tuple[float | None, TokenId, str | None]

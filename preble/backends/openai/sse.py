@@ -23,7 +23,7 @@ class EventStream:
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take more bytes; return the data of the events that are now complete. Raises EngineError past the limit."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        events = []
+        events: list[bytes] = []
         for line in lines:
             self._take(line.removesuffix(b"\r"), events)
         if len(self._rest) + self._size > self._limit:

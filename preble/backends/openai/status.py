@@ -20,17 +20,17 @@ _BUSY = {429, 503}
 _REFUSED = {401, 403, 404, 405}
 
 
-class _Body(msgspec.Struct):
-    error: msgspec.Raw | None = None
-    message: str | None = None
-    detail: msgspec.Raw | None = None
-
-
 class ErrorBody(msgspec.Struct):
     """The error object of the OpenAI API; `code` is often the HTTP status."""
 
     message: str = ""
     code: int | str | None = None
+
+
+class _Body(msgspec.Struct):
+    error: ErrorBody | str | None = None
+    message: str | None = None
+    detail: str | None = None
 
 
 def typed(status: int, body: bytes, *, retry_after: float | None = None) -> PrebleError:
@@ -68,17 +68,11 @@ def seconds(header: str | None) -> float | None:
 
 
 def _message(body: bytes) -> str:
+    """The explanation in a body, in the forms that servers give it; else the body itself."""
     try:
-        decoded = msgspec.json.decode(body, type=_Body)
-        inner = decoded.error or decoded.detail
-        text = decoded.message or (_inner(bytes(inner)) if inner else "")
+        told = msgspec.json.decode(body, type=_Body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        text = ""
-    return (text or body.decode(errors="replace")).strip()[:LONGEST_MESSAGE] or "no explanation"
-
-
-def _inner(raw: bytes) -> str:
-    try:
-        return msgspec.json.decode(raw, type=ErrorBody).message
-    except msgspec.MsgspecError:
-        return raw.decode(errors="replace").strip('"')
+        told = _Body()
+    inner = told.error.message if isinstance(told.error, ErrorBody) else told.error
+    text = inner or told.message or told.detail or body.decode(errors="replace")
+    return text.strip()[:LONGEST_MESSAGE] or "no explanation"
