@@ -78,7 +78,7 @@ async def describe(http: Http, options: ReplicaOptions, *, model: str | None, te
     sizes, vllm = await _sizes(http, protocol, options.health_timeout)
     info = EngineInfo(
         model=card.id,
-        vocab_size=options.vocab_size or sizes.vocab_size or _vocabulary(model) or _ANY_ID,
+        vocab_size=options.vocab_size or _vocabulary(model) or _ANY_ID,
         context_limit=options.context_limit or card.max_model_len or _CONTEXT_LIMIT,
         kv_tokens=options.kv_tokens or sizes.kv_tokens or _KV_TOKENS,
         block_size=options.block_size or sizes.block_size or _BLOCK_SIZE,

@@ -16,7 +16,6 @@ class Sizes(msgspec.Struct, frozen=True):
     kv_tokens: int | None = None
     block_size: int | None = None
     max_running: int | None = None
-    vocab_size: int | None = None
 
 
 class _SglangLoad(msgspec.Struct):
@@ -33,8 +32,6 @@ class _SglangInfo(msgspec.Struct):
     max_total_num_tokens: int | None = None
     page_size: int | None = None
     max_running_requests: int | None = None
-    vocab_size: int | None = None
-    dp_size: int | None = None
 
 
 _loads = msgspec.json.Decoder(_SglangLoads)
@@ -76,4 +73,4 @@ def sglang_load(body: bytes) -> Load:
 def sglang_sizes(body: bytes) -> Sizes:
     """Return the sizes in an answer of `/server_info`. Raises EngineError if it is not one."""
     info = decoded(body, _info)
-    return Sizes(info.max_total_num_tokens, info.page_size, info.max_running_requests, info.vocab_size)
+    return Sizes(info.max_total_num_tokens, info.page_size, info.max_running_requests)
