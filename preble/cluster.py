@@ -7,7 +7,6 @@ import itertools
 import math
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -125,9 +124,13 @@ class PrebleCluster:
         Raises ConfigurationError naming the argument.
         """
         cluster = cls(model, backend="openai", workers=1, **options)
+
+        def make_engine(**own: Any) -> OpenAIEngine:  # no partial: its repr would show the key
+            return OpenAIEngine(model=cluster.model, api_key=api_key, **{**(engine_options or {}), **own})
+
         cluster._pool = ReplicaPool(
             urls,
-            make_engine=partial(OpenAIEngine, model=cluster.model, api_key=api_key, **(engine_options or {})),
+            make_engine=make_engine,
             kv_events=kv_events,
             on_step=cluster._dispatcher.on_step,
             on_failed=cluster._dispatcher.on_failed,
@@ -314,7 +317,8 @@ class PrebleCluster:
         Raises ConfigurationError if it is not here.
         """
         self._require_started()
-        self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
+        if not (isinstance(self._pool, ReplicaPool) and self._pool.is_lost(worker)):
+            self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
         del self._infos[worker]
         await self._pool.remove(worker, self._close_grace)
 

@@ -103,6 +103,10 @@ class ReplicaPool:
         replica.watch = asyncio.create_task(self._watch(replica), name=f"preble-replica-{name}")
         return info
 
+    def is_lost(self, name: str) -> bool:
+        """Whether a replica is gone and awaited."""
+        return name in self._replicas and not self._replicas[name].serving
+
     async def remove(self, name: str, grace: float) -> None:
         """Leave a replica alone: requests on it are aborted after `grace` seconds. It goes on running."""
         replica = self._replicas.pop(name, None)
@@ -194,7 +198,7 @@ class ReplicaPool:
                 await replica.engine.poll()
                 failures = 0
                 self._tell(replica)
-            except PrebleError as error:
+            except Exception as error:  # whatever goes wrong in a check, the next ones must take place
                 failures += 1
                 if failures >= PATIENCE:
                     return str(error)

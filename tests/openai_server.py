@@ -32,7 +32,13 @@ class OpenAIServer:
     """
 
     def __init__(
-        self, kind: str = "vllm", *, api_key: str | None = None, tokenizer: Tokenizer | None = None, port: int = 0, **options: Any
+        self,
+        kind: str = "vllm",
+        *,
+        api_key: str | None = None,
+        tokenizer: Tokenizer | None = None,
+        port: int = 0,
+        **options: Any,
     ) -> None:
         self.kind = kind
         self.answers: deque[tuple[int, dict[str, str], str]] = deque()
@@ -67,17 +73,19 @@ class OpenAIServer:
         self.engine = SimEngine(**self._options)
         await self.engine.start()
         application = web.Application(middlewares=[self._guard])
-        application.add_routes([
-            web.get("/health", self._health),
-            web.get("/v1/models", self._models),
-            web.get("/metrics", self._metrics),
-            web.get("/server_info", self._info),
-            web.get("/v1/loads", self._loads),
-            web.post("/v1/completions", self._completions),
-            web.post("/generate", self._generate),
-            web.post("/reset_prefix_cache", self._reset),
-            web.post("/flush_cache", self._reset),
-        ])
+        application.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/v1/models", self._models),
+                web.get("/metrics", self._metrics),
+                web.get("/server_info", self._info),
+                web.get("/v1/loads", self._loads),
+                web.post("/v1/completions", self._completions),
+                web.post("/generate", self._generate),
+                web.post("/reset_prefix_cache", self._reset),
+                web.post("/flush_cache", self._reset),
+            ]
+        )
         self._runner = web.AppRunner(application, shutdown_timeout=0.01, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
@@ -134,7 +142,11 @@ class OpenAIServer:
 
     async def _loads(self, request: web.Request) -> web.Response:
         load = self.engine.load()
-        entry = {"num_running_reqs": load.running, "num_waiting_reqs": load.waiting, "num_used_tokens": load.used_tokens}
+        entry = {
+            "num_running_reqs": load.running,
+            "num_waiting_reqs": load.waiting,
+            "num_used_tokens": load.used_tokens,
+        }
         return web.json_response({"loads": [entry]})
 
     async def _reset(self, request: web.Request) -> web.Response:

@@ -34,13 +34,14 @@ class _SglangInfo(msgspec.Struct):
     max_running_requests: int | None = None
 
 
+_NUMBER = r"\d+(?:\.\d+)?(?:[eE][-+]?\d{1,2})?"  # and no NaN
 _loads = msgspec.json.Decoder(_SglangLoads)
 _info = msgspec.json.Decoder(_SglangInfo)
 
 
 def value(page: str, name: str) -> float | None:
     """Return the sum over all label sets of a metric on a Prometheus page; None if it has none."""
-    found = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)", page, re.MULTILINE)
+    found = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? ({_NUMBER})(?: |$)", page, re.MULTILINE)
     return sum(map(float, found)) if found else None
 
 

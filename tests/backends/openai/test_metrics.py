@@ -18,6 +18,8 @@ vllm:num_requests_waiting_by_reason{engine="0",model_name="m {5}",reason="capaci
 vllm:kv_cache_usage_perc{engine="0",model_name="m {5}"} 0.25
 vllm:cache_config_info{_block_size_resolved="True",block_size="32",engine="0",num_gpu_blocks="160",x="None"} 1.0
 process_open_fds 7
+big 1.5e+03 1795262687
+unknown NaN
 """
 SGLANG = b"""{"timestamp": "2026-11-21T12:08:21", "loads": [
   {"dp_rank": 0, "num_running_reqs": 2, "num_waiting_reqs": 1, "num_used_tokens": 300, "token_usage": 0.1},
@@ -28,7 +30,9 @@ def test_a_metric_is_summed_over_its_labels_and_its_name_is_whole():
     assert value(VLLM, "vllm:num_requests_running") == 5.0
     assert value(VLLM, "vllm:num_requests_waiting") == 7.0
     assert value(VLLM, "process_open_fds") == 7.0
+    assert value(VLLM, "big") == 1500.0
     assert value(VLLM, "vllm:num_requests") is None
+    assert value(VLLM, "unknown") is None
 
 
 def test_vllm_s_load_and_sizes():
@@ -36,7 +40,9 @@ def test_vllm_s_load_and_sizes():
     assert vllm_sizes(VLLM) == Sizes(kv_tokens=5120, block_size=32)
 
 
-@pytest.mark.parametrize("page", ["", "llamacpp:requests_processing 3", 'vllm:cache_config_info{block_size="None"} 1.0'])
+@pytest.mark.parametrize(
+    "page", ["", "llamacpp:requests_processing 3", 'vllm:cache_config_info{block_size="None"} 1.0']
+)
 def test_pages_of_others_tell_nothing(page: str):
     assert vllm_load(page, 5120) is None
     assert vllm_sizes(page) == Sizes()

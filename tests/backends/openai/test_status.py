@@ -18,7 +18,8 @@ from preble.errors import (
     [
         (400, InvalidRequestError), (401, ConfigurationError), (403, ConfigurationError), (404, ConfigurationError),
         (408, UnreachableError), (413, InvalidRequestError), (422, InvalidRequestError), (429, OverloadedError),
-        (500, EngineError), (502, UnreachableError), (503, OverloadedError), (504, UnreachableError), (301, EngineError),
+        (500, EngineError), (502, UnreachableError), (503, OverloadedError), (504, UnreachableError),
+        (301, EngineError),
     ],
 )  # fmt: skip
 def test_who_is_at_fault_is_in_the_type(status: int, kind: type[Exception]):

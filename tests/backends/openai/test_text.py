@@ -88,7 +88,7 @@ def test_pieces_of_text_become_ids_of_the_same_text(tokenizer: Tokenizer, size: 
 
 
 def test_a_prompt_s_text_leaves_out_what_the_server_adds(tokenizer: Tokenizer):
-    begin = tokenizers.Tokenizer(models.WordLevel({"<s>": 0, "a": 1, "b": 2}, unk_token="<s>"))
+    begin = tokenizers.Tokenizer(models.WordLevel({"<s>": 0, "a": 1, "b": 2}))
     begin.pre_tokenizer = pre_tokenizers.Whitespace()
     begin.add_special_tokens(["<s>"])
     begin.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
