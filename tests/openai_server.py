@@ -172,8 +172,7 @@ class OpenAIServer:
         if self.kind == "vllm":
             usage["prompt_tokens_details"] = {"cached_tokens": cached}
         await _say(response, {"choices": [], "usage": usage})
-        await response.write(b"data: [DONE]\n\n")
-        return response
+        return await _done(response)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -193,8 +192,7 @@ class OpenAIServer:
             ids += unpack(delta.tokens)
             logprobs += delta.logprobs or ()
             await _say(response, {"output_ids": ids, "meta_info": _meta(delta, ids, cached, logprobs)})
-        await response.write(b"data: [DONE]\n\n")
-        return response
+        return await _done(response)
 
     def _probe(self, body: dict[str, Any]) -> web.Response:
         if self.kind == "text" and (isinstance(body["prompt"], list) or set(body) - STRICT):
@@ -260,6 +258,12 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     await response.prepare(request)
     await response.write(b": welcome\r\n\r\n")
+    return response
+
+
+async def _done(response: web.StreamResponse) -> web.StreamResponse:
+    await response.write(b"data: [DONE]\n\n")
+    await asyncio.sleep(0.002)  # the end of the answer comes in a packet of its own
     return response
 
 

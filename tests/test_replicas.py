@@ -150,9 +150,9 @@ async def test_a_broken_stream_is_mended_where_it_was(pair: Pair):
     assert len(pair.workers()) == 2
 
 
-async def test_when_all_are_gone_requests_end_with_their_tokens():
+async def test_when_all_are_gone_requests_end_with_their_tokens_at_once():
     async with OpenAIServer(**SIM, **SLOW) as server:
-        cluster = await connected(server)
+        cluster = await connected(server, health_interval=3600.0)
         task = asyncio.create_task(cluster.generate(prompt(1), LONG))
         await eventually(lambda: server.engine.load().used_tokens > 70)
         await server.stop()
