@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from preble.backends import BACKENDS, EngineInfo
+from preble.backends.openai.engine import OpenAIEngine
+from preble.backends.openai.options import base_url
 from preble.core.cost import CostModel
 from preble.core.fleet import served_namespaces
 from preble.core.policy import Policy
@@ -31,6 +33,7 @@ from preble.flight import Flight, Sample
 from preble.log_file import LogFile
 from preble.pool import WorkerPool
 from preble.prompt import Prompt, PromptReader
+from preble.replicas import ReplicaPool
 from preble.text import Transcript
 from preble.types import Chunk, ClusterStats, Generation, Routing, SamplingParams
 
@@ -90,7 +93,7 @@ class PrebleCluster:
         self._infos: dict[str, EngineInfo] = {}
         self._reader = PromptReader(None)
         self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
-        self._pool = WorkerPool(
+        self._pool: WorkerPool | ReplicaPool = WorkerPool(
             list(itertools.islice(self._names, workers)),
             backend=backend,
             model=self.model,
@@ -100,6 +103,43 @@ class PrebleCluster:
             on_lost=self._dispatcher.on_lost,
         )
         self._dispatcher.send = self._pool.send
+
+    @classmethod
+    def connect(
+        cls,
+        urls: Sequence[str],
+        *,
+        model: str | os.PathLike[str] | None = None,
+        api_key: str | None = None,
+        kv_events: Sequence[str | None] | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> PrebleCluster:
+        """Describe a cluster of replicas that run already, by base URL: vLLM, SGLang, any server of the OpenAI API.
+
+        A replica's name is its URL. `model` is a folder with the tokenizer; without it prompts are token ids. `api_key`
+        is sent to all. `kv_events` are ZeroMQ addresses where they publish KV events, in the order of `urls`; without
+        one, what a replica evicts is estimated. `engine_options` are fields of
+        `preble.backends.openai.options.ReplicaOptions`, `options` those of a cluster that starts workers, as far as
+        they do not describe these. A replica that is lost comes back by itself; requests on it go on elsewhere.
+        Raises ConfigurationError naming the argument.
+        """
+        cluster = cls(model, backend="openai", workers=1, **options)
+
+        def make_engine(**own: Any) -> OpenAIEngine:  # no partial: its repr would show the key
+            return OpenAIEngine(model=cluster.model, api_key=api_key, **{**(engine_options or {}), **own})
+
+        cluster._pool = ReplicaPool(
+            urls,
+            make_engine=make_engine,
+            kv_events=kv_events,
+            on_step=cluster._dispatcher.on_step,
+            on_failed=cluster._dispatcher.on_failed,
+            on_lost=cluster._dispatcher.on_lost,
+            on_found=lambda worker, info: cluster._add_workers({worker: info}),
+        )
+        cluster._dispatcher.send = cluster._pool.send
+        return cluster
 
     async def __aenter__(self) -> PrebleCluster:
         await self.start()
@@ -123,6 +163,8 @@ class PrebleCluster:
             if self._log is not None:
                 self._log.open()
             self._reader = await asyncio.to_thread(PromptReader, self.model)
+            if isinstance(self._pool, ReplicaPool):
+                self._pool.text = self._reader.tokenizer
             infos = await self._pool.start(self._start_timeout)
             self._add_workers(infos)
         except BaseException:
@@ -245,16 +287,18 @@ class PrebleCluster:
         finally:
             self._draining = False
 
-    async def add_worker(self, *, namespaces: Iterable[str] | None = None) -> str:
+    async def add_worker(self, url: str | None = None, *, namespaces: Iterable[str] | None = None) -> str:
         """Start one more worker like the others, and return its name when it takes requests.
 
-        With `namespaces` it gets requests of these only ("" is that of requests that name none), else of all.
-        Raises ConfigurationError for namespaces that are no names, WorkerStartError, or ClosedError if the cluster is
-        closed meanwhile; then nothing is left of it.
+        A cluster of replicas connects the one at `url` instead. With `namespaces` it gets requests of these only ("" is
+        that of requests that name none), else of all. Raises ConfigurationError for a wrong `url` or namespaces that
+        are no names, WorkerStartError, or ClosedError if the cluster is closed meanwhile; then nothing is left of it.
         """
         self._require_open()
+        if (url is None) != isinstance(self._pool, WorkerPool):
+            raise ConfigurationError("url: is for clusters of replicas, which need one")
         served = served_namespaces(namespaces)
-        worker = next(self._names)
+        worker = next(self._names) if url is None else base_url(url)
         try:
             info = await self._pool.add(worker, self._start_timeout)
         except WorkerStartError:
@@ -279,7 +323,8 @@ class PrebleCluster:
         Raises ConfigurationError if it is not here.
         """
         self._require_started()
-        self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
+        if not (isinstance(self._pool, ReplicaPool) and self._pool.is_lost(worker)):
+            self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
         del self._infos[worker]
         await self._pool.remove(worker, self._close_grace)
 
@@ -425,7 +470,7 @@ def _check_description(model: object, backend: str, workers: int, threads: int, 
     if backend not in BACKENDS and ":" not in backend:
         names = ", ".join(BACKENDS)
         raise ConfigurationError(f'backend: unknown {backend!r}, one of {names}, or "module:Class"')
-    if model is None and backend != "sim" and backend in BACKENDS:
+    if model is None and backend not in ("sim", "openai") and backend in BACKENDS:
         raise ConfigurationError(f"model: the {backend} engine needs the path of a model")
     for name, value, least in (("workers", workers, 1), ("threads", threads, 0), ("max_in_flight", max_in_flight, 1)):
         if not isinstance(value, int) or not least <= value <= 1 << 20:

@@ -159,12 +159,17 @@ class Dispatcher:
                 self._copying.take_in(wire, delta, now)
                 self._tell_idle()
         for wire, reason in step.failed:
-            sample = self._by_wire.get(wire)
-            if wire in self._copying:
-                self._copying.end(wire, now)
-                self._tell_idle()
-            elif sample is not None:
-                self._end(sample, error=EngineError(reason, worker=worker, request_id=sample.flight.id))
+            self.on_failed(worker, wire, EngineError(reason))
+
+    def on_failed(self, worker: str, wire: int, error: PrebleError) -> None:
+        """A worker could not serve a request: it ends with `error`."""
+        sample = self._by_wire.get(wire)
+        if sample is not None:
+            error.worker, error.request_id = worker, sample.flight.id
+            self._end(sample, error=error)
+        elif wire in self._copying:
+            self._copying.end(wire, self._loop.time())
+            self._tell_idle()
 
     def on_lost(self, worker: str, error: WorkerLostError) -> None:
         """A worker died: forget it, and send its samples elsewhere with what they have generated so far.

@@ -64,9 +64,9 @@ class Sample:
         self.started = self.landed = False
 
     def start(self, cached_tokens: int) -> None:
-        """The engine began this attempt's prefill, with so many tokens cached."""
+        """The engine told, perhaps at the end only, how many tokens this attempt's prefill found cached."""
         self.started = True
-        if not self.output:
+        if not self.offset:
             self.cached_tokens = cached_tokens
 
     def land(self, now: float) -> None:

@@ -20,6 +20,7 @@ PURE = [
     "errors.py",
     *(path.relative_to(PACKAGE).as_posix() for folder in ("tree", "core") for path in (PACKAGE / folder).rglob("*.py")),
     "backends/batching.py",
+    "backends/block_events.py",
     "backends/cache.py",
 ]
 MODULES_FOR_PURE = {
@@ -40,7 +41,7 @@ LAYERS = [
     {"backends", "text"},
     {"transport", "copying"},
     {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
-    {"dispatch"},
+    {"dispatch", "replicas"},
     {"cluster"},
     {"testing"},
     {"__main__"},

@@ -16,6 +16,7 @@ from preble.types import FinishReason, SamplingParams, TokenLogprob
 __all__ = ["BACKENDS", "Delta", "Engine", "EngineInfo", "EngineRequest", "Evicted", "Load", "StepTiming"]
 
 BACKENDS = {
+    "openai": "preble.backends.openai.engine:OpenAIEngine",
     "sim": "preble.backends.sim:SimEngine",
     "torch": "preble.backends.torch.engine:TorchEngine",
 }

@@ -16,13 +16,13 @@ NOWHERE = -1
 class Request:
     """A submitted request: packed `tokens`, its `slot`, the tree `node` where its prompt ends, what is charged for it.
 
-    `cached` is what was believed cached there when it was placed, and what the engine really found once it `started`.
+    `cached` is what was believed cached there when it was placed, and what the engine really found once it `counted`.
     `prefill` and `decode` are outstanding seconds, `uncached` outstanding prompt tokens, until the prefill `landed`.
     """
 
     __slots__ = (
-        "cached", "decode", "id", "landed", "length", "max_tokens", "namespace", "node", "prefill", "priority",
-        "session", "slot", "started", "submitted_at", "tokens", "uncached",
+        "cached", "counted", "decode", "id", "landed", "length", "max_tokens", "namespace", "node", "prefill",
+        "priority", "session", "slot", "started", "submitted_at", "tokens", "uncached",
     )  # fmt: skip
 
     def __init__(self, id: RequestId, tokens: bytes, query: Query, slot: int, node: int, now: float) -> None:
@@ -41,4 +41,5 @@ class Request:
         self.prefill = 0.0
         self.decode = 0.0
         self.started = False
+        self.counted = False
         self.landed = False

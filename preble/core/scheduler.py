@@ -233,12 +233,15 @@ class Scheduler:
         return placement
 
     def started(self, id: RequestId, *, cached_tokens: int, now: float) -> None:
-        """The engine began the prefill and truly found `cached_tokens` in its cache: correct what was believed."""
+        """The engine began the prefill and truly found `cached_tokens` in its cache: correct what was believed.
+
+        Some engines tell so at the end only: then the first token says that it began.
+        """
         request = self._requests[id]
-        if request.slot < 0 or request.started:
+        if request.slot < 0 or request.counted:
             return
-        request.started = True
-        self.fleet.waiting[request.slot] -= 1
+        request.counted = True
+        self._begin(request)
         if cached_tokens != request.cached:
             self._correct(request, cached_tokens, now)
         self._receipts.started(id, cached_tokens)
@@ -251,6 +254,7 @@ class Scheduler:
         if request.slot < 0 or request.landed:
             return
         request.landed = True
+        self._begin(request)
         self.tree.land(request.node, request.slot)
         self._release_prefill(request)
         self._receipts.first_token(id, now)
@@ -405,6 +409,11 @@ class Scheduler:
         request.prefill = self.fleet.slots[slot].work_seconds(request.uncached, length)
         self.fleet.charge(slot, request.uncached, request.prefill)
 
+    def _begin(self, request: Request) -> None:
+        """It waits no longer."""
+        self.fleet.waiting[request.slot] -= not request.started
+        request.started = True
+
     def _release_prefill(self, request: Request) -> None:
         self.fleet.charge(request.slot, -request.uncached, -request.prefill)
         request.uncached, request.prefill = 0, 0.0
@@ -413,9 +422,10 @@ class Scheduler:
         """The engine found another amount cached than believed: say so to the tree, the load and what is learned."""
         slot, believed, request.cached = request.slot, request.cached, cached_tokens
         self.fleet.saw_prompt(slot, (cached_tokens - believed) / request.length + self.fleet.slots[slot].reuse)
-        if not request.landed:
-            self._release_prefill(request)
-            self._charge_prefill(request)
+        if request.landed:
+            return  # whatever was missing has been computed
+        self._release_prefill(request)
+        self._charge_prefill(request)
         if cached_tokens < believed:
             self.tree.truncate(request.tokens, cached_tokens, slot, block=self.fleet.slots[slot].block_size)
             self._evicted(slot, request.tokens, cached_tokens, now)

@@ -163,6 +163,19 @@ class TestLoad:
         scheduler.started(2, cached_tokens=0, now=0.0)
         assert load(scheduler, "a") == 0.0
 
+    def test_a_count_that_comes_last_unlearns_nothing_that_was_computed(self, new_scheduler: NewScheduler):
+        scheduler = new_scheduler("a")
+        serve(scheduler, 1, [*TOOL, 1])
+        submit(scheduler, 2, [*TOOL, 2])
+        assert scheduler.fleet.waiting[0] == 1
+        scheduler.first_token(2, now=0.0)
+        assert scheduler.fleet.waiting[0] == 0
+        scheduler.check()
+        scheduler.started(2, cached_tokens=0, now=0.0)
+        assert scheduler.explain(2).cached_tokens == 0
+        scheduler.finish(2, output=[9], now=0.0)
+        assert submit(scheduler, 3, [*TOOL, 3]).cached_tokens == len(TOOL)
+
     def test_expected_output_is_learned_and_bounded_by_max_tokens(self, new_scheduler: NewScheduler):
         scheduler = new_scheduler("a", kv_tokens=10_000)
         submit(scheduler, 1, [1], max_tokens=1000)

@@ -1,0 +1,169 @@
+"""The queue in front of an engine that batches by itself: who may enter it, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from preble.backends import EngineRequest
+from preble.core.local import LocalScheduler
+from preble.errors import InvalidRequestError
+from preble.tokens import TOKEN_BYTES
+from preble.tree import Namespaces
+
+
+class _Ticket:
+    """One request at the door: its key in the queue, and the prompt tokens it will have computed once inside."""
+
+    __slots__ = ("entered", "inside", "key", "pending")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.entered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.inside = False
+        self.pending = 0
+
+
+class Admission:
+    """Lets requests into an engine in the order of a `LocalScheduler`, as few as keep its batch full.
+
+    The engine has its own waiting line, which knows neither our order nor our moves: it is kept short. Inside are at
+    most `max_running` requests and `spare` that wait there for the next slot, so that none stays empty for the time
+    of a round trip. Of those no more are to be prefilled than `ahead` tokens: one step is being computed, and the
+    next must find its tokens there. One request is always let in.
+
+    `cached(tokens, salt)` gives the tokens of a packed prompt that the engine need not compute. Needs a running loop.
+    """
+
+    def __init__(
+        self,
+        local: LocalScheduler,
+        *,
+        cached: Callable[[bytes, str], int],
+        max_running: int,
+        ahead: int,
+        spare: int = 2,
+    ) -> None:
+        self._local = local
+        self._cached = cached
+        self._room = max_running + spare
+        self._ahead = ahead
+        self._namespaces = Namespaces(self._in_use)
+        self._tickets: dict[int, _Ticket] = {}
+        self._inside = 0
+        self._pending = 0
+        self._due: asyncio.Handle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Requests at the door."""
+        return self._local.waiting
+
+    @property
+    def inside(self) -> int:
+        """Requests that were let in and have not left."""
+        return self._inside
+
+    def __contains__(self, id: int) -> bool:
+        return id in self._tickets
+
+    @asynccontextmanager
+    async def enter(self, request: EngineRequest) -> AsyncIterator[bool]:
+        """Wait until the request may go into the engine; inside the block it is there. Yields False if `refuse`d.
+
+        A request whose time is up is not let in: it waits until it is refused or cancelled. Raises
+        InvalidRequestError if a request of this id is here already.
+        """
+        ticket = self._add(request)
+        try:
+            yield await ticket.entered
+        finally:
+            self._leave(request.id)
+
+    def refuse(self, id: int) -> bool:
+        """End the waiting of a request that has not been let in; return whether there was one."""
+        ticket = self._tickets.get(id)
+        if ticket is None or ticket.entered.done():
+            return False
+        self._local.remove(id)
+        ticket.entered.set_result(False)
+        return True
+
+    def refuse_all(self) -> None:
+        """End the waiting of all."""
+        for id in list(self._tickets):
+            self.refuse(id)
+
+    def prefilled(self, id: int) -> None:
+        """The request's first token is there: its prompt is computed, and others may follow."""
+        ticket = self._tickets.get(id)
+        if ticket is not None and ticket.pending:
+            self._pending -= ticket.pending
+            ticket.pending = 0
+            self._local.prefilled(id)
+            self._soon()
+
+    def check(self) -> None:
+        """Raise AssertionError if queue, tickets and counts disagree."""
+        self._local.check()
+        self._namespaces.check()
+        tickets = self._tickets.values()
+        assert self._inside == sum(ticket.inside for ticket in tickets), "the count of those inside is off"
+        assert self._pending == sum(ticket.pending for ticket in tickets), "the count of pending tokens is off"
+        waiting = sum(not ticket.entered.done() for ticket in tickets)
+        assert self._local.waiting == waiting, "the queue holds others than those who wait"
+        assert self._inside <= self._room, "more inside than there is room"
+
+    def _add(self, request: EngineRequest) -> _Ticket:
+        if request.id in self._tickets:
+            raise InvalidRequestError(f"{request.id} is in use", field="id")
+        now = asyncio.get_running_loop().time()
+        deadline = None if request.remaining is None else now + request.remaining
+        key = self._namespaces.key(request.cache_salt, request.tokens)
+        self._local.add(request.id, key, priority=request.priority, deadline=deadline, now=now)
+        ticket = self._tickets[request.id] = _Ticket(key)
+        self._soon()
+        return ticket
+
+    def _leave(self, id: int) -> None:
+        ticket = self._tickets.pop(id)
+        self._local.remove(id)
+        self._pending -= ticket.pending
+        self._inside -= ticket.inside
+        self._soon()
+
+    def _soon(self) -> None:
+        """Look at the queue at the end of this iteration of the loop, once for all that happens in it."""
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_soon(self._open)
+
+    def _open(self) -> None:
+        self._due = None
+        if not self._local.waiting or not self._has_room():
+            return
+        now = asyncio.get_running_loop().time()
+        for id in self._local.pick(self._room - self._inside, cached=self._cached_of, now=now):
+            if not self._has_room():
+                break
+            self._admit(id)
+
+    def _has_room(self) -> bool:
+        return self._inside < self._room and (self._pending < self._ahead or not self._inside)
+
+    def _admit(self, id: int) -> None:
+        self._local.admit(id)
+        ticket = self._tickets[id]
+        ticket.inside = True
+        ticket.pending = max(1, len(ticket.key) // TOKEN_BYTES - self._cached_of(ticket.key))
+        self._inside += 1
+        self._pending += ticket.pending
+        if not ticket.entered.done():
+            ticket.entered.set_result(True)
+
+    def _cached_of(self, key: bytes) -> int:
+        salt, tokens = self._namespaces.prompt(key)
+        return self._cached(tokens, salt)
+
+    def _in_use(self, first: bytes) -> bool:
+        return any(ticket.key.startswith(first) for ticket in self._tickets.values())

@@ -1,0 +1,109 @@
+"""An engine's KV events over ZeroMQ: read when asked for, in order, with gaps asked for again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import zmq
+
+_NOBLOCK = int(zmq.NOBLOCK)
+_NUMBER_BYTES = 8
+_END = (-1).to_bytes(_NUMBER_BYTES, "big", signed=True)
+_PATIENCE = 10_000
+
+
+class EventFeed:
+    """Subscribes to the batches that vLLM or SGLang publish, and hands them to `take(body)` by number, none twice.
+
+    Nothing happens by itself: `drain` reads what has come. If numbers are missing, `replay` (an address) is asked for
+    them and newer batches wait; what it does not have either, or would need more than `patience` newer batches to
+    wait, is lost: `lost()` is called once before the first batch after it.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        take: Callable[[bytes], None],
+        lost: Callable[[], None],
+        replay: str | None = None,
+        topic: str = "",
+        patience: int = _PATIENCE,
+    ) -> None:
+        self._take = take
+        self._lost = lost
+        self._patience = patience
+        self._next = 0
+        self._held: deque[tuple[int, bytes]] = deque()
+        self._asked = False
+        self._context = zmq.Context(io_threads=1)
+        self._live = _connected(self._context.socket(zmq.SUB), endpoint)
+        self._live.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        self._replay = _connected(self._context.socket(zmq.DEALER), replay) if replay else None
+
+    @property
+    def whole(self) -> bool:
+        """True unless batches are missing that have been asked for again."""
+        return not self._held
+
+    def drain(self) -> None:
+        """Take in all batches that have come. Never waits."""
+        while (frames := _received(self._live)) is not None:
+            number, body = int.from_bytes(frames[1], "big"), frames[2]
+            if self._held or number > self._next:
+                self._held.append((number, body))
+            elif number == self._next:
+                self._deliver(body)
+        if self._held:
+            self._heal()
+
+    def close(self) -> None:
+        """Free the sockets. May be called twice."""
+        self._context.destroy(linger=0)
+
+    def _deliver(self, body: bytes) -> None:
+        self._next += 1
+        self._take(body)
+
+    def _heal(self) -> None:
+        if self._replay is None or len(self._held) > self._patience:
+            self._give_up()
+        elif not self._asked:
+            self._asked = True
+            self._replay.send_multipart([b"", self._next.to_bytes(_NUMBER_BYTES, "big")], _NOBLOCK)
+        else:
+            self._read_replay(self._replay)
+
+    def _read_replay(self, replay: zmq.Socket[bytes]) -> None:
+        while (frames := _received(replay)) is not None:
+            if frames[2] == _END:
+                self._give_up()
+                return
+            if int.from_bytes(frames[2], "big") == self._next:
+                self._deliver(frames[3])
+
+    def _give_up(self) -> None:
+        """Go on with what has been held back; whatever is missing before it is lost."""
+        self._asked = False
+        held, self._held = self._held, deque()
+        for number, body in held:
+            if number > self._next:
+                self._lost()
+                self._next = number
+            if number == self._next:
+                self._deliver(body)
+
+
+def _connected(socket: zmq.Socket[bytes], endpoint: str) -> zmq.Socket[bytes]:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)  # dropping silently is what everything here is to prevent
+    socket.connect(endpoint)
+    return socket
+
+
+def _received(socket: zmq.Socket[bytes]) -> list[bytes] | None:
+    try:
+        return socket.recv_multipart(_NOBLOCK)
+    except zmq.Again:
+        return None

@@ -1,0 +1,4 @@
+"""Replicas that run already, by base URL: vLLM, SGLang, or any server of the OpenAI API.
+
+The only package of preble that imports aiohttp, when an engine starts.
+"""

@@ -1,0 +1,237 @@
+"""The `openai` engine: one replica behind a URL, with the face of an engine of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
+from preble.backends.openai.backoff import pause
+from preble.backends.openai.discovery import Described, describe
+from preble.backends.openai.events import KvEvents
+from preble.backends.openai.http import Http
+from preble.backends.openai.metrics import sglang_load, vllm_load
+from preble.backends.openai.opened import AbortedError, OpenRequest
+from preble.backends.openai.options import replica_options
+from preble.backends.openai.retokenize import Text
+from preble.errors import (
+    ConfigurationError,
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    PrebleError,
+    StateError,
+    UnreachableError,
+)
+from preble.tokens import highest
+
+_RESETS = {"sglang": "/flush_cache?timeout=5"}
+_VLLM_RESET = "/reset_prefix_cache"
+_RESET_TIMEOUT = 10.0
+_DRAIN_TIMEOUT = 1.0
+_logger = logging.getLogger("preble.openai")
+
+
+class OpenAIEngine:
+    """Puts requests to a server that runs already. Options are the fields of `ReplicaOptions`.
+
+    `model` is a folder with the model's tokenizer and config.json, or None; `text` is that tokenizer, which only
+    servers without token ids need. `api_key` is sent as a bearer token and shown nowhere. Raises ConfigurationError
+    naming what is wrong.
+    """
+
+    def __init__(
+        self, *, model: str | None = None, api_key: str | None = None, text: Text | None = None, **options: Any
+    ) -> None:
+        self.options = replica_options(options)
+        self.text = text
+        self._model = model
+        self._api_key = api_key
+        self._http: Http | None = None
+        self._described: Described | None = None
+        self._health = "/health"
+        self._load: Load | None = None
+        self._cleared: list[Evicted] = []
+        self._events: KvEvents | None = None
+        self._open: dict[int, OpenRequest] = {}
+
+    async def start(self) -> EngineInfo:
+        """Wait until the server is healthy, however long that takes, and find out what it is. Once more after a loss.
+
+        Raises ConfigurationError if it refuses the API key, or serves no such model.
+        """
+        self._http = self._http or self._connect()
+        failures = 0
+        while True:
+            try:
+                await self.ping()
+                self._described = await describe(self._http, self.options, model=self._model, text=self.text)
+                self._subscribe(self._described.info)
+                return self._described.info
+            except (UnreachableError, OverloadedError, EngineError) as error:
+                failures += 1
+                _logger.log(logging.WARNING if failures == 1 else logging.DEBUG, "waiting for a replica: %s", error)
+                await asyncio.sleep(self._pause(failures, error))
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
+        """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.
+
+        A stream that breaks goes on where it was; a server that is overloaded is asked again. Raises UnreachableError
+        if the server is gone, OverloadedError if it stays overloaded, InvalidRequestError if it refuses the request,
+        EngineError if it fails.
+        """
+        self._check(request)
+        opened = self._open[request.id] = OpenRequest(request)
+        failures = 0
+        try:
+            while not opened.finished:
+                try:
+                    async with aclosing(self._attempt(opened)) as deltas:
+                        async for delta in deltas:
+                            yield delta
+                except (UnreachableError, OverloadedError) as error:
+                    failures += 1
+                    await opened.unless_aborted(self._recover(failures, error))
+        except AbortedError:
+            yield Delta(b"", finish_reason="abort")
+        finally:
+            del self._open[request.id]
+
+    def abort(self, id: int) -> None:
+        """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""
+        if id in self._open:
+            self._open[id].abort()
+
+    def cache_events(self) -> list[Evicted]:
+        """Return and forget the evictions since the last call, in order."""
+        cleared, self._cleared = self._cleared, []
+        return cleared + (self._events.evicted() if self._events else [])
+
+    def load(self) -> Load:
+        """Return what the server told of its load last; if it tells nothing, the requests from here."""
+        return self._load or Load(len(self._open), 0, 0)
+
+    async def ping(self) -> None:
+        """Return if the server says that it is healthy. Raises UnreachableError if it does not say so in time.
+
+        Raises ConfigurationError if it refuses the API key.
+        """
+        try:
+            await self._get(self._health)
+        except ConfigurationError:  # it has no such path: not every server has one for health
+            if self._health == "/v1/models":
+                raise
+            self._health = "/v1/models"
+            await self.ping()
+        except (OverloadedError, EngineError) as error:
+            raise UnreachableError(str(error)) from None
+
+    async def poll(self) -> None:
+        """Look after the server: its health as `ping` does, and its load."""
+        await self.ping()
+        with contextlib.suppress(PrebleError):
+            await self._read_load()
+
+    async def reset_cache(self) -> None:
+        """Let the server forget all cached prefixes that no running request uses.
+
+        Raises ConfigurationError if it cannot (vLLM can only with VLLM_SERVER_DEV_MODE=1).
+        """
+        http, described = self._started()
+        await http.post(_RESETS.get(described.protocol, _VLLM_RESET), timeout=_RESET_TIMEOUT)
+        if self._events is None:  # else an event says so
+            self._cleared.append(Evicted(b"", 0))
+
+    async def close(self) -> None:
+        """Abort everything and free the connections."""
+        for opened in self._open.values():
+            opened.abort()
+        if self._events is not None:
+            self._events.close()
+        if self._http is not None:
+            await self._http.close()
+
+    def _subscribe(self, info: EngineInfo) -> None:
+        """Begin with the server's KV events; after a restart they begin anew too."""
+        if self._events is not None:
+            self._events.close()
+        address, replay = self.options.kv_events, self.options.kv_replay
+        self._events = KvEvents(address, replay=replay, block_size=info.block_size) if address else None
+
+    async def _attempt(self, opened: OpenRequest) -> AsyncGenerator[Delta, None]:
+        """Put what is left of a request to the server, once."""
+        if opened.exhausted:
+            yield opened.took(Delta(b"", finish_reason="length"))
+            return
+        http, described = self._started()
+        request = opened.rest()
+        reader = described.speech.reader(request)
+        async with aclosing(http.stream(described.speech.path, described.speech.body(request))) as events:
+            while not opened.finished:
+                event = await opened.unless_aborted(anext(events, None))
+                delta = reader.end() if event is None else reader.read(event)
+                if delta is not None:
+                    yield opened.took(delta)
+                elif event is None:
+                    raise UnreachableError(f"{http.url}: the stream broke off")
+            await _drain(events)
+
+    async def _recover(self, failures: int, error: PrebleError) -> None:
+        """Wait before the next attempt. Raises if there shall be none."""
+        if isinstance(error, UnreachableError):
+            await self.ping()
+        if failures >= self.options.attempts:
+            if isinstance(error, OverloadedError):
+                raise error
+            raise EngineError(f"failed {failures} times, last: {error}")
+        await asyncio.sleep(self._pause(failures, error))
+
+    async def _read_load(self) -> None:
+        _, described = self._started()
+        if described.protocol == "sglang":
+            self._load = sglang_load(await self._get("/v1/loads"))
+        elif described.vllm:
+            page = (await self._get("/metrics")).decode(errors="replace")
+            self._load = vllm_load(page, described.info.kv_tokens)
+
+    async def _get(self, path: str) -> bytes:
+        assert self._http is not None
+        return await self._http.get(path, timeout=self.options.health_timeout)
+
+    def _started(self) -> tuple[Http, Described]:
+        if self._http is None or self._described is None:
+            raise StateError("the engine is not started")
+        return self._http, self._described
+
+    def _connect(self) -> Http:
+        options = self.options
+        return Http(
+            options.url,
+            api_key=self._api_key,
+            connect_timeout=options.connect_timeout,
+            idle_timeout=options.idle_timeout,
+        )
+
+    def _check(self, request: EngineRequest) -> None:
+        """Refuse ids outside the vocabulary: one of them ends a whole SGLang server."""
+        _, described = self._started()
+        if (top := highest(request.tokens)) >= described.info.vocab_size:
+            raise InvalidRequestError(f"token id {top} is outside [0, {described.info.vocab_size})", field="prompt")
+        if request.id in self._open:
+            raise InvalidRequestError(f"{request.id} is in use", field="id")
+
+    def _pause(self, failures: int, error: PrebleError) -> float:
+        options = self.options
+        return pause(failures, first=options.backoff, limit=options.backoff_limit, told=error.retry_after)
+
+
+async def _drain(events: AsyncIterator[bytes]) -> None:
+    """Read the end of an answer, so that its connection can be used again."""
+    with contextlib.suppress(PrebleError, TimeoutError):
+        async with asyncio.timeout(_DRAIN_TIMEOUT):
+            async for _ in events:
+                pass

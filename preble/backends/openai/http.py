@@ -1,0 +1,128 @@
+"""One replica's HTTP: a pool of connections, bounded answers, and errors that never hold the API key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from preble.backends.openai.sse import EventStream
+from preble.backends.openai.status import seconds, typed
+from preble.errors import ConfigurationError, EngineError, PrebleError, UnreachableError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+MAX_BODY = 16 << 20
+"""Longest answer that is not a stream, in bytes."""
+
+_MAX_ERROR_BODY = 1 << 16
+Shape = TypeVar("Shape")
+_KEEP_ALIVE = 4.0  # seconds, below the 5 after which uvicorn closes an idle connection
+
+
+class Http:
+    """Speaks to the server at `url`. Make it inside a running event loop.
+
+    All methods raise UnreachableError if there is no connection or it breaks, and what `status.typed` says for an
+    answer that is not 2xx.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None, connect_timeout: float, idle_timeout: float) -> None:
+        self._aiohttp = _import()
+        self.url = url
+        self._key = api_key
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._session = self._aiohttp.ClientSession(
+            headers=headers,
+            connector=self._aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE),
+            timeout=self._aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=idle_timeout),
+        )
+
+    async def get(self, path: str, *, timeout: float) -> bytes:
+        """Return the body of GET `path`, read within `timeout` seconds."""
+        return await self._request("GET", path, timeout)
+
+    async def post(self, path: str, *, timeout: float) -> bytes:
+        """Return the answer to an empty POST to `path`, read within `timeout` seconds."""
+        return await self._request("POST", path, timeout)
+
+    async def stream(self, path: str, body: bytes) -> AsyncGenerator[bytes, None]:
+        """POST `body` and yield the data of each event of the answer. Closing the iterator closes the connection.
+
+        A server that answers with a document instead of a stream has that as its only event.
+        """
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        try:
+            async with self._session.post(
+                self.url + path, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                await self._check(response)
+                if response.content_type != "text/event-stream":
+                    yield await _bounded(response, MAX_BODY)
+                    return
+                events = EventStream()
+                async for chunk in response.content.iter_any():
+                    for event in events.feed(chunk):
+                        yield event
+        except (self._aiohttp.ClientError, OSError) as error:
+            raise self._broken(error) from None
+
+    def hidden(self, text: str) -> str:
+        """Return `text` without the API key, should a server repeat it."""
+        return text.replace(self._key, "[api key]") if self._key else text
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def _request(self, method: str, path: str, timeout: float) -> bytes:
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                self._session.request(method, self.url + path, allow_redirects=False) as response,
+            ):
+                await self._check(response)
+                return await _bounded(response, MAX_BODY)
+        except (self._aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            raise self._broken(error) from None
+
+    async def _check(self, response: aiohttp.ClientResponse) -> None:
+        if not 200 <= response.status < 300:
+            body = await response.content.read(_MAX_ERROR_BODY)
+            hidden = self.hidden(body.decode(errors="replace")).encode()
+            raise typed(response.status, hidden, retry_after=seconds(response.headers.get("Retry-After")))
+
+    def _broken(self, error: Exception) -> PrebleError:
+        # Errors of the library hold the request's headers: only their text goes on, and not as a cause.
+        if isinstance(error, self._aiohttp.InvalidURL):
+            return ConfigurationError(f"url: {self.url!r} cannot be used")
+        return UnreachableError(self.hidden(f"{self.url}: {type(error).__name__}: {error}".rstrip(": ")))
+
+
+async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            raise EngineError(f"an answer of more than {limit} bytes")
+    return bytes(body)
+
+
+def decoded(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
+    """Return a JSON document. Raises EngineError if it is not what the decoder wants."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise EngineError(f"an answer that is not understood: {error}") from None
+
+
+def _import() -> ModuleType:
+    try:
+        import aiohttp
+    except ImportError as error:
+        raise ConfigurationError(f'the openai engine needs aiohttp ({error}); pip install "preble[openai]"') from error
+    return aiohttp

@@ -1,0 +1,152 @@
+"""SGLang's own `/generate`: token ids both ways, and cached tokens with the first event."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from preble.backends import Delta, EngineRequest
+from preble.backends.openai.completions import TokenId
+from preble.backends.openai.http import decoded
+from preble.backends.openai.sse import DONE
+from preble.backends.openai.status import ErrorBody, of_event
+from preble.errors import EngineError
+from preble.tokens import pack, unpack
+from preble.types import FinishReason, SamplingParams, TokenLogprob
+
+_SAMPLING = {
+    "max_tokens": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "ignore_eos": "ignore_eos",
+    "seed": "sampling_seed",
+}
+"""Our name of a sampling field, and SGLang's."""
+
+_Logprob = tuple[float | None, TokenId, str | None]
+
+
+class _Finish(msgspec.Struct):
+    type: str
+    matched: int | str | list[int] | None = None
+    message: str = ""
+    status_code: int | None = None
+
+
+class _Meta(msgspec.Struct):
+    finish_reason: _Finish | None = None
+    completion_tokens: Annotated[int, Meta(ge=0)] = 0
+    cached_tokens: int | None = None
+    output_token_logprobs: list[_Logprob] | None = None
+    output_top_logprobs: list[list[_Logprob] | None] | None = None
+
+
+class _Event(msgspec.Struct):
+    output_ids: list[TokenId] = []
+    meta_info: _Meta | None = None
+    error: ErrorBody | None = None
+
+
+_events = msgspec.json.Decoder(_Event)
+
+
+class Generate:
+    """SGLang's native endpoint."""
+
+    path = "/generate"
+
+    def body(self, request: EngineRequest) -> bytes:
+        """Return what to POST."""
+        fields: dict[str, Any] = {
+            "input_ids": list(unpack(request.tokens)),
+            "sampling_params": _sampling(request.sampling),
+            "stream": True,
+        }
+        if request.sampling.logprobs is not None:
+            fields |= {"return_logprob": True, "top_logprobs_num": request.sampling.logprobs}
+        if request.priority:
+            fields["priority"] = request.priority
+        if request.cache_salt:
+            fields["cache_salt"] = request.cache_salt
+        return msgspec.json.encode(fields)
+
+    def reader(self, request: EngineRequest) -> GenerateReader:
+        """Return what understands the events of the answer."""
+        return GenerateReader(request)
+
+
+class GenerateReader:
+    """Reads the events of one answer, whether they repeat all ids so far or hold new ones only."""
+
+    def __init__(self, request: EngineRequest) -> None:
+        self._logprobs = request.sampling.logprobs is not None
+        self._stops = frozenset(request.sampling.stop_token_ids)
+        self._seen = 0
+        self._told = False
+
+    def read(self, event: bytes) -> Delta | None:
+        """Return what an event says, if anything. Raises the error it tells of, or EngineError if it is malformed."""
+        if event == DONE:
+            return None
+        message = decoded(event, _events)
+        if message.error is not None:
+            raise of_event(message.error)
+        return self._read(message.output_ids, message.meta_info) if message.meta_info else None
+
+    def end(self) -> Delta | None:
+        """Return None: the last event with tokens holds the finish reason."""
+        return None
+
+    def _read(self, output: list[int], meta: _Meta) -> Delta:
+        ids = output[-new:] if (new := meta.completion_tokens - self._seen) > 0 else []
+        self._seen += len(ids)
+        cached = None if self._told else meta.cached_tokens
+        self._told = True
+        logprobs = _logprobs(meta, len(ids)) if self._logprobs and ids else None
+        return Delta(pack(ids), cached, _finish(meta.finish_reason), self._stop(meta.finish_reason), logprobs)
+
+    def _stop(self, finish: _Finish | None) -> int | None:
+        matched = finish.matched if finish else None
+        return matched if isinstance(matched, int) and matched in self._stops else None
+
+
+def _sampling(sampling: SamplingParams) -> dict[str, Any]:
+    fields = {theirs: getattr(sampling, ours) for ours, theirs in _SAMPLING.items()}
+    if sampling.seed is None:
+        del fields["sampling_seed"]
+    fields["top_k"] = sampling.top_k or -1
+    fields["skip_special_tokens"] = False
+    if sampling.stop_token_ids:
+        fields["stop_token_ids"] = list(sampling.stop_token_ids)
+    return fields
+
+
+def _finish(finish: _Finish | None) -> FinishReason | None:
+    if finish is None:
+        return None
+    if finish.type in ("stop", "length"):
+        return "stop" if finish.type == "stop" else "length"
+    status = finish.status_code or 0
+    if finish.type == "abort" and finish.message and status:
+        raise of_event(ErrorBody(finish.message, status))
+    if finish.type == "abort":
+        return "abort"
+    raise EngineError(f"the server ended the request: {finish.type[:100]}")
+
+
+def _logprobs(meta: _Meta, count: int) -> tuple[TokenLogprob, ...]:
+    chosen = (meta.output_token_logprobs or [])[-count:]
+    tops = (meta.output_top_logprobs or [])[-count:] or [None] * count
+    if len(chosen) != count or len(tops) != count:
+        raise EngineError("the server sent tokens without their log-probabilities")
+    return tuple(
+        TokenLogprob(id, logprob or 0.0, tuple((other, value or 0.0) for value, other, _ in top or ()))
+        for (logprob, id, _), top in zip(chosen, tops, strict=True)
+    )

@@ -1,0 +1,78 @@
+"""What an HTTP status, or an error event in a stream, means to the caller."""
+
+from __future__ import annotations
+
+import msgspec
+
+from preble.errors import (
+    ConfigurationError,
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    PrebleError,
+    UnreachableError,
+)
+
+LONGEST_MESSAGE = 1000
+
+_GATEWAY = {408, 502, 504}
+_BUSY = {429, 503}
+_REFUSED = {401, 403, 404, 405}
+
+
+class ErrorBody(msgspec.Struct):
+    """The error object of the OpenAI API; `code` is often the HTTP status."""
+
+    message: str = ""
+    code: int | str | None = None
+
+
+class _Body(msgspec.Struct):
+    error: ErrorBody | str | None = None
+    message: str | None = None
+    detail: str | None = None
+
+
+def typed(status: int, body: bytes, *, retry_after: float | None = None) -> PrebleError:
+    """Return the error of an answer with this status.
+
+    Refused credentials, paths or models are ConfigurationError, too much load OverloadedError with the server's
+    `retry_after` in seconds, a gateway without its server UnreachableError, other 4xx InvalidRequestError, the rest
+    EngineError.
+    """
+    message = f"HTTP {status}: {_message(body)}"
+    if status in _REFUSED:
+        return ConfigurationError(message)
+    if status in _BUSY:
+        return OverloadedError(message, retry_after=retry_after)
+    if status in _GATEWAY:
+        return UnreachableError(message)
+    if 400 <= status < 500:
+        return InvalidRequestError(message, field="request")
+    return EngineError(message)
+
+
+def of_event(error: ErrorBody) -> PrebleError:
+    """Return the error that an event of a stream tells of."""
+    status = error.code if isinstance(error.code, int) and 400 <= error.code < 600 else 500
+    return typed(status, error.message.encode())
+
+
+def seconds(header: str | None) -> float | None:
+    """Return what a Retry-After header says, in seconds; None for a date or nonsense."""
+    try:
+        value = float(header or "")
+    except ValueError:
+        return None
+    return value if 0 <= value <= 86_400 else None
+
+
+def _message(body: bytes) -> str:
+    """The explanation in a body, in the forms that servers give it; else the body itself."""
+    try:
+        told = msgspec.json.decode(body, type=_Body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        told = _Body()
+    inner = told.error.message if isinstance(told.error, ErrorBody) else told.error
+    text = inner or told.message or told.detail or body.decode(errors="replace")
+    return text.strip()[:LONGEST_MESSAGE] or "no explanation"

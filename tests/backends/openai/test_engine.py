@@ -1,0 +1,312 @@
+"""The `openai` engine against a server in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+pytest.importorskip("aiohttp", reason="the openai engine needs aiohttp")
+
+from preble.backends import Delta, EngineRequest
+from preble.backends.openai.engine import OpenAIEngine
+from preble.backends.sim import SimEngine
+from preble.errors import (
+    ConfigurationError,
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    UnreachableError,
+)
+from preble.tokens import pack, unpack
+from preble.types import SamplingParams
+from tests.openai_server import OpenAIServer
+
+FAST = {"backoff": 0.001, "backoff_limit": 0.002, "vocab_size": 4096}
+GREEDY = SamplingParams(max_tokens=12, temperature=0.0)
+PROMPT = [(7 * index) % 4000 + 6 for index in range(100)]
+KEY = "sk-very-secret-key"
+
+
+@pytest.fixture(params=["vllm", "sglang"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest_asyncio.fixture
+async def server(kind: str) -> AsyncIterator[OpenAIServer]:
+    async with OpenAIServer(kind) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def engine(server: OpenAIServer) -> AsyncIterator[OpenAIEngine]:
+    engine = OpenAIEngine(url=server.url, **FAST)
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+async def run(
+    engine: OpenAIEngine | SimEngine, sampling: SamplingParams = GREEDY, prompt: list[int] = PROMPT, **fields: Any
+) -> list[Delta]:
+    request = EngineRequest(1, pack(prompt), sampling, **fields)
+    return [delta async for delta in engine.generate(request)]
+
+
+def tokens(deltas: list[Delta]) -> list[int]:
+    return [token for delta in deltas for token in unpack(delta.tokens)]
+
+
+async def expected(sampling: SamplingParams = GREEDY) -> list[Delta]:
+    engine = SimEngine(vocab_size=4096)
+    await engine.start()
+    deltas = await run(engine, sampling)
+    await engine.close()
+    return deltas
+
+
+async def test_a_server_tells_its_sizes(engine: OpenAIEngine, server: OpenAIServer):
+    info = await engine.start()
+    assert (info.model, info.context_limit, info.kv_tokens, info.block_size) == ("sim", 2048, 4096, 16)
+    assert not info.reports_evictions
+    assert info.vocab_size == 4096
+
+
+async def test_tokens_and_the_finish_are_those_of_the_server_s_engine(engine: OpenAIEngine):
+    deltas = await run(engine)
+    assert tokens(deltas) == tokens(await expected())
+    assert [delta.finish_reason for delta in deltas if delta.finish_reason] == ["length"]
+    assert deltas[-1].finish_reason == "length"
+
+
+async def test_cached_tokens_are_told_once(engine: OpenAIEngine):
+    first, second = await run(engine), await run(engine)
+    assert [d.cached_tokens for d in first if d.cached_tokens is not None] == [0]
+    assert [d.cached_tokens for d in second if d.cached_tokens is not None] == [96]
+
+
+async def test_logprobs_and_stop_tokens_come_over(engine: OpenAIEngine):
+    sampling = SamplingParams(max_tokens=12, temperature=0.0, logprobs=3)
+    wanted = await expected(sampling)
+    got = await run(engine, sampling)
+    logprobs = [entry for delta in got for entry in delta.logprobs or ()]
+    assert logprobs == [entry for delta in wanted for entry in delta.logprobs or ()]
+    stop = tokens(wanted)[4]
+    last = (await run(engine, SamplingParams(max_tokens=12, temperature=0.0, stop_token_ids=(stop,))))[-1]
+    assert (last.finish_reason, last.stop_reason) == ("stop", stop)
+
+
+async def test_sampling_salt_and_priority_are_sent(engine: OpenAIEngine, server: OpenAIServer):
+    sampling = SamplingParams(max_tokens=3, temperature=0.5, top_p=0.9, top_k=7, min_p=0.1, seed=5, ignore_eos=True)
+    await run(engine, sampling, priority=-3, cache_salt="tenant")
+    body = server.bodies[0]
+    fields = body if server.kind == "vllm" else {**body, **body["sampling_params"]}
+    for name in ("temperature", "top_p", "top_k", "min_p", "ignore_eos"):
+        assert fields[name] == getattr(sampling, name)
+    assert fields["seed" if server.kind == "vllm" else "sampling_seed"] == 5
+    assert (body["priority"], body["cache_salt"]) == (-3, "tenant")
+
+
+async def test_a_broken_stream_goes_on_where_it_was(engine: OpenAIEngine, server: OpenAIServer):
+    server.cuts.extend([5, 3])
+    deltas = await run(engine)
+    assert tokens(deltas) == tokens(await expected())
+    assert deltas[-1].finish_reason == "length"
+    assert len([d for d in deltas if d.cached_tokens is not None]) == 1
+    assert len(server.bodies) == 3
+    prompts = [len(body.get("prompt") or body["input_ids"]) for body in server.bodies]
+    assert prompts[0] < prompts[1] < prompts[2]
+
+
+async def test_a_stream_that_breaks_each_time_ends_with_an_error(engine: OpenAIEngine, server: OpenAIServer):
+    server.cuts.extend([1] * 10)
+    with pytest.raises(EngineError, match="failed 4 times"):
+        await run(engine)
+    assert len(server.bodies) == 4
+
+
+async def test_overload_is_waited_out_as_long_as_the_server_says(engine: OpenAIEngine, server: OpenAIServer):
+    server.answers.extend([(429, {"Retry-After": "0.001"}, "later"), (503, {}, "")])
+    assert tokens(await run(engine)) == tokens(await expected())
+    assert len(server.bodies) == 3
+
+
+async def test_overload_that_stays_is_the_caller_s(engine: OpenAIEngine, server: OpenAIServer):
+    server.answers.extend([(429, {"Retry-After": "7"}, '{"error": {"message": "too many"}}')] * 4)
+    with pytest.raises(OverloadedError, match="too many") as caught:
+        await run(engine)
+    assert caught.value.retry_after == 7.0
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, InvalidRequestError), (422, InvalidRequestError), (401, ConfigurationError), (404, ConfigurationError),
+     (500, EngineError)],
+)  # fmt: skip
+async def test_refusals_are_not_tried_again(
+    engine: OpenAIEngine, server: OpenAIServer, status: int, error: type[Exception]
+):
+    server.answers.append((status, {}, '{"error": {"message": "this is why"}}'))
+    with pytest.raises(error, match="this is why"):
+        await run(engine)
+    assert len(server.bodies) == 1
+
+
+async def test_an_error_in_the_stream_is_raised(engine: OpenAIEngine, server: OpenAIServer):
+    event = b'data: {"error": {"message": "out of memory", "code": 500}}\n\ndata: [DONE]\n\n'
+    server.answers.append((200, {"Content-Type": "text/event-stream"}, event.decode()))
+    with pytest.raises(EngineError, match="out of memory"):
+        await run(engine)
+
+
+@pytest.mark.parametrize("nonsense", ["data: {nonsense\n\n", 'data: {"choices": 3, "output_ids": "x"}\n\n'])
+async def test_nonsense_in_the_stream_is_an_error(engine: OpenAIEngine, server: OpenAIServer, nonsense: str):
+    server.answers.append((200, {"Content-Type": "text/event-stream"}, nonsense))
+    with pytest.raises(EngineError, match="not understood"):
+        await run(engine)
+
+
+async def test_a_stream_without_an_end_is_a_broken_one(engine: OpenAIEngine, server: OpenAIServer):
+    server.answers.append((200, {"Content-Type": "text/event-stream"}, "data: [DONE]\n\n"))
+    assert tokens(await run(engine)) == tokens(await expected())
+
+
+async def test_ids_outside_the_vocabulary_are_not_sent(engine: OpenAIEngine, server: OpenAIServer):
+    with pytest.raises(InvalidRequestError, match="4096"):
+        await run(engine, prompt=[4096])
+    assert not server.bodies
+
+
+async def test_abort_ends_the_stream_here_and_the_request_there(kind: str):
+    async with OpenAIServer(kind, time_scale=1.0) as server:
+        engine = OpenAIEngine(url=server.url, **FAST)
+        await engine.start()
+        deltas: list[Delta] = []
+        async for delta in engine.generate(EngineRequest(9, pack(PROMPT), SamplingParams(max_tokens=2000))):
+            deltas.append(delta)
+            if len(deltas) == 2:
+                asyncio.get_running_loop().call_soon(engine.abort, 9)
+        assert deltas[-1] == Delta(b"", finish_reason="abort")
+        await until(lambda: server.engine.load().running == 0)
+        engine.abort(9)
+        await engine.close()
+
+
+async def test_a_closed_iterator_ends_the_request_there(kind: str):
+    async with OpenAIServer(kind, time_scale=1.0) as server:
+        engine = OpenAIEngine(url=server.url, **FAST)
+        await engine.start()
+        stream = engine.generate(EngineRequest(9, pack(PROMPT), SamplingParams(max_tokens=2000)))
+        await anext(stream)
+        await stream.aclose()
+        await until(lambda: server.engine.load().running == 0)
+        assert engine.load().running == 0
+        await engine.close()
+
+
+async def test_one_connection_serves_one_request_after_the_other(engine: OpenAIEngine, server: OpenAIServer):
+    before = len(server.connections)
+    for _ in range(5):
+        await run(engine)
+    assert len(server.connections) <= before + 1
+
+
+async def test_load_is_what_the_server_tells(kind: str):
+    async with OpenAIServer(kind, time_scale=1.0, max_running=1) as server:
+        engine = OpenAIEngine(url=server.url, **FAST)
+        await engine.start()
+        streams = [
+            engine.generate(EngineRequest(number, pack(PROMPT), SamplingParams(max_tokens=500))) for number in (1, 2)
+        ]
+        tasks = [asyncio.create_task(anext(stream)) for stream in streams]
+        await until(lambda: server.engine.load().running + server.engine.load().waiting == 2)
+        await engine.poll()
+        load = engine.load()
+        assert (load.running, load.waiting) == (1, 1)
+        assert load.used_tokens >= 96
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await engine.close()
+
+
+async def test_the_cache_can_be_reset_and_says_so(engine: OpenAIEngine):
+    await run(engine)
+    await engine.reset_cache()
+    assert [event.tokens for event in engine.cache_events()] == [b""]
+    assert [d.cached_tokens for d in await run(engine) if d.cached_tokens is not None] == [0]
+
+
+async def test_a_server_that_is_gone_is_unreachable(engine: OpenAIEngine, server: OpenAIServer):
+    await server.stop()
+    with pytest.raises(UnreachableError):
+        await run(engine)
+    with pytest.raises(UnreachableError):
+        await engine.poll()
+
+
+async def test_a_start_waits_until_the_server_is_there():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    engine = OpenAIEngine(url=f"http://127.0.0.1:{port}", **FAST)
+    starting = asyncio.create_task(engine.start())
+    await asyncio.sleep(0)
+    async with OpenAIServer(port=port):
+        assert (await starting).model == "sim"
+        await engine.close()
+
+
+async def test_a_key_is_sent_and_shown_nowhere(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.DEBUG)
+    async with OpenAIServer(api_key=KEY) as server:
+        engine = OpenAIEngine(url=server.url, api_key=KEY, **FAST)
+        await engine.start()
+        server.answers.append((500, {}, f"I do not like {KEY}"))
+        with pytest.raises(EngineError, match="I do not like") as failed:
+            await run(engine)
+        await server.stop()
+        with pytest.raises(UnreachableError) as gone:
+            await run(engine)
+        await engine.close()
+        shown = [caplog.text, repr(engine), repr(engine.options), *chain(failed.value), *chain(gone.value)]
+    assert not [text for text in shown if KEY in text]
+
+
+async def test_a_wrong_key_is_an_error_at_once_and_shown_nowhere(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.DEBUG)
+    async with OpenAIServer(api_key="another") as server:
+        engine = OpenAIEngine(url=server.url, api_key=KEY, **FAST)
+        with pytest.raises(ConfigurationError, match="wrong key") as caught:
+            await engine.start()
+        await engine.close()
+    assert not [text for text in [caplog.text, *chain(caught.value)] if KEY in text]
+
+
+async def test_a_model_that_is_not_there_is_named():
+    async with OpenAIServer() as server:
+        engine = OpenAIEngine(url=server.url, served_model="llama", **FAST)
+        with pytest.raises(ConfigurationError, match=r"'llama', it has: sim"):
+            await engine.start()
+        await engine.close()
+
+
+def chain(error: BaseException | None) -> list[str]:
+    """All that an error and those behind it show."""
+    shown = []
+    while error is not None:
+        shown += [str(error), repr(error), repr(vars(error))]
+        error = error.__cause__ or error.__context__
+    return shown
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)

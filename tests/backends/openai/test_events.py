@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+
+pytest.importorskip("aiohttp", reason="the openai engine needs aiohttp")
+
+from preble.backends import Evicted
+from preble.backends.openai.engine import OpenAIEngine
+from preble.backends.openai.events import KvEvents
+from preble.tokens import pack
+from tests.openai_server import OpenAIServer
+
+IDS = list(range(10, 42))
+STORED = {"type": "BlockStored", "block_hashes": [1, 2], "parent_block_hash": None, "token_ids": IDS, "block_size": 16}
+REMOVED = {"type": "BlockRemoved", "block_hashes": [2]}
+
+
+class Publisher:
+    """Publishes as vLLM does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.context = zmq.Context()
+        self.endpoint = f"ipc://{folder}/e"
+        self.socket = self.context.socket(zmq.XPUB)
+        self.socket.bind(self.endpoint)
+        self.number = 0
+
+    def publish(self, *events: object) -> None:
+        body = msgspec.msgpack.encode([0.0, events, 0])
+        self.socket.send_multipart([b"kv", self.number.to_bytes(8, "big"), body])
+        self.number += 1
+
+    def subscribed(self) -> None:
+        """Wait until somebody is; XPUB tells when one leaves, too."""
+        while True:
+            assert self.socket.poll(5000)
+            if self.socket.recv().startswith(b"\x01"):
+                return
+
+
+@pytest.fixture
+def publisher(tmp_path: Path):
+    publisher = Publisher(tmp_path)
+    yield publisher
+    publisher.context.destroy(linger=0)
+
+
+async def evictions(source: KvEvents | OpenAIEngine) -> list[Evicted]:
+    read = source.cache_events if isinstance(source, OpenAIEngine) else source.evicted
+    async with asyncio.timeout(10):
+        while not (found := read()):
+            await asyncio.sleep(0.005)
+    return found
+
+
+async def test_a_replica_that_publishes_events_reports_its_evictions(publisher: Publisher):
+    async with OpenAIServer() as server:
+        engine = OpenAIEngine(url=server.url, kv_events=publisher.endpoint, vocab_size=4096)
+        assert (await engine.start()).reports_evictions
+        publisher.subscribed()
+        publisher.publish(STORED)
+        publisher.publish(REMOVED)
+        assert await evictions(engine) == [Evicted(pack(IDS), 16)]
+        await engine.close()
+
+
+async def test_a_restarted_server_counts_its_events_anew(publisher: Publisher):
+    async with OpenAIServer() as server:
+        engine = OpenAIEngine(url=server.url, kv_events=publisher.endpoint, vocab_size=4096)
+        for _ in range(2):
+            await engine.start()
+            publisher.subscribed()
+            publisher.number = 0
+            publisher.publish(STORED, REMOVED)
+            assert await evictions(engine) == [Evicted(pack(IDS), 16)]
+        await engine.close()
+
+
+async def test_events_that_are_not_understood_forget_everything(publisher: Publisher, caplog: pytest.LogCaptureFixture):
+    events = KvEvents(publisher.endpoint, replay=None, block_size=16)
+    publisher.subscribed()
+    publisher.publish(STORED)
+    publisher.publish({"type": "BlockPainted"})
+    assert await evictions(events) == [Evicted(b"", 0)]
+    assert "KV events" in caplog.text
+    events.close()

@@ -1,0 +1,271 @@
+"""A server of the OpenAI API in the test's own event loop, over the `sim` engine; it fails when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections import deque
+from typing import Any
+
+from aiohttp import web
+
+from preble.backends import Delta, EngineRequest
+from preble.backends.sim import SimEngine
+from preble.text import Tokenizer
+from preble.tokens import pack, unpack
+from preble.types import SamplingParams
+
+FIELDS = (
+    "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "logprobs", "ignore_eos",
+    "stop_token_ids",
+)  # fmt: skip
+STRICT = {"model", "prompt", "stream", "stream_options", "max_tokens", "temperature", "top_p", "presence_penalty",
+          "frequency_penalty", "seed"}  # fmt: skip
+
+
+class OpenAIServer:
+    """Speaks as vLLM does (`kind="vllm"`), as SGLang, or as a server that knows no token ids (`kind="text"`).
+
+    `answers` are (status, headers, body) given instead of the next completions. A stream is cut once after each
+    number in `cuts` of events, and says what is in `garbage` before it ends. `bodies` are the requests that came.
+    """
+
+    def __init__(
+        self,
+        kind: str = "vllm",
+        *,
+        api_key: str | None = None,
+        tokenizer: Tokenizer | None = None,
+        port: int = 0,
+        **options: Any,
+    ) -> None:
+        self.kind = kind
+        self.answers: deque[tuple[int, dict[str, str], str]] = deque()
+        self.cuts: deque[int] = deque()
+        self.garbage: deque[bytes] = deque()
+        self.bodies: list[dict[str, Any]] = []
+        self.healthy = asyncio.Event()
+        self.healthy.set()
+        self.status = 200
+        self.connections: set[Any] = set()
+        self.engine: SimEngine
+        self._options = {"vocab_size": 4096, "context_limit": 2048, "kv_tokens": 4096, **options}
+        self._api_key = api_key
+        self._tokenizer = tokenizer
+        self._ids = itertools.count(1)
+        self._port = port
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    async def __aenter__(self) -> OpenAIServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen, at the address of the last time if there was one, with an empty cache."""
+        self.engine = SimEngine(**self._options)
+        await self.engine.start()
+        application = web.Application(middlewares=[self._guard])
+        application.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/v1/models", self._models),
+                web.get("/metrics", self._metrics),
+                web.get("/server_info", self._info),
+                web.get("/v1/loads", self._loads),
+                web.post("/v1/completions", self._completions),
+                web.post("/generate", self._generate),
+                web.post("/reset_prefix_cache", self._reset),
+                web.post("/flush_cache", self._reset),
+            ]
+        )
+        self._runner = web.AppRunner(application, shutdown_timeout=0.01, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Die: cut all connections and listen no more."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            if runner.server:
+                for connection in list(runner.server.connections):
+                    if connection.transport:
+                        connection.transport.abort()
+            await runner.cleanup()
+            await self.engine.close()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.connections.add(request.transport)
+        if self._api_key and request.headers.get("Authorization") != f"Bearer {self._api_key}":
+            shown = request.headers.get("Authorization", "")
+            return web.json_response({"error": {"message": f"wrong key: {shown}", "code": 401}}, status=401)
+        return await handler(request)
+
+    async def _health(self, request: web.Request) -> web.Response:
+        await self.healthy.wait()
+        return web.Response(status=self.status if self.kind != "text" else 404)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        await self.healthy.wait()
+        owner = {"vllm": "vllm", "sglang": "sglang"}.get(self.kind, "someone")
+        card = {"id": "sim", "object": "model", "owned_by": owner}
+        if self.kind != "text":
+            card["max_model_len"] = self._options["context_limit"]
+        return web.json_response({"object": "list", "data": [card]})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        if self.kind != "vllm":
+            raise web.HTTPNotFound
+        load, options = self.engine.load(), self.engine.options
+        labels = '{engine="0",model_name="sim"}'
+        blocks = options.kv_tokens // options.block_size
+        return web.Response(
+            text=f'vllm:cache_config_info{{block_size="{options.block_size}",num_gpu_blocks="{blocks}"}} 1.0\n'
+            f"vllm:num_requests_running{labels} {load.running}.0\nvllm:num_requests_waiting{labels} {load.waiting}.0\n"
+            f"vllm:kv_cache_usage_perc{labels} {load.used_tokens / options.kv_tokens}\n"
+        )
+
+    async def _info(self, request: web.Request) -> web.Response:
+        options = self.engine.options
+        sizes = {"max_total_num_tokens": options.kv_tokens, "page_size": options.block_size}
+        return web.json_response({**sizes, "max_running_requests": options.max_running, "internal_states": [{}]})
+
+    async def _loads(self, request: web.Request) -> web.Response:
+        load = self.engine.load()
+        entry = {
+            "num_running_reqs": load.running,
+            "num_waiting_reqs": load.waiting,
+            "num_used_tokens": load.used_tokens,
+        }
+        return web.json_response({"loads": [entry]})
+
+    async def _reset(self, request: web.Request) -> web.Response:
+        await self.engine.reset_cache()
+        return web.Response()
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if not body.get("stream"):
+            return self._probe(body)
+        if refusal := self._refusal(body):
+            return refusal
+        prompt = body["prompt"]
+        ids = self._tokenizer.encode(prompt) if self._tokenizer and isinstance(prompt, str) else prompt
+        response = await _stream(request)
+        cached, prompt_length = 0, len(ids)
+        count = 0
+        async for delta in self._deltas(request, response, ids, body):
+            cached = cached if delta.cached_tokens is None else delta.cached_tokens
+            count += len(delta.tokens) // 4
+            await _say(response, {"choices": [self._choice(delta, body)]})
+        usage = {"prompt_tokens": prompt_length, "completion_tokens": count}
+        if self.kind == "vllm":
+            usage["prompt_tokens_details"] = {"cached_tokens": cached}
+        await _say(response, {"choices": [], "usage": usage})
+        return await _done(response)
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if refusal := self._refusal(body):
+            return refusal
+        sampling = {**body["sampling_params"]}
+        sampling["max_tokens"] = sampling.pop("max_new_tokens")
+        sampling["min_tokens"] = sampling.pop("min_new_tokens")
+        if body.get("return_logprob"):
+            sampling["logprobs"] = body["top_logprobs_num"]
+        response = await _stream(request)
+        ids: list[int] = []
+        logprobs: list[Any] = []
+        cached = 0
+        async for delta in self._deltas(request, response, body["input_ids"], sampling):
+            cached = cached if delta.cached_tokens is None else delta.cached_tokens
+            ids += unpack(delta.tokens)
+            logprobs += delta.logprobs or ()
+            await _say(response, {"output_ids": ids, "meta_info": _meta(delta, ids, cached, logprobs)})
+        return await _done(response)
+
+    def _probe(self, body: dict[str, Any]) -> web.Response:
+        if self.kind == "text" and (isinstance(body["prompt"], list) or set(body) - STRICT):
+            return web.json_response({"error": {"message": "no such thing", "code": 400}}, status=400)
+        return web.json_response({"choices": [{"text": "x", "token_ids": [7]}]})
+
+    def _refusal(self, body: dict[str, Any]) -> web.Response | None:
+        self.bodies.append(body)
+        if self.answers:
+            status, headers, text = self.answers.popleft()
+            return web.Response(status=status, headers=headers, text=text)
+        if self.kind == "text" and set(body) - STRICT:
+            return web.json_response({"error": {"message": "unknown field", "code": 400}}, status=400)
+        return None
+
+    async def _deltas(self, request: web.Request, response: web.StreamResponse, ids: list[int], body: dict[str, Any]):
+        sampling = SamplingParams(**{name: body[name] for name in FIELDS if body.get(name) not in (None, -1)})
+        cut = self.cuts.popleft() if self.cuts else None
+        stream = self.engine.generate(EngineRequest(next(self._ids), pack(ids), sampling))
+        try:
+            events = 0
+            async for delta in stream:
+                yield delta
+                events += 1
+                if events == cut:
+                    request.transport.abort()
+                    raise ConnectionResetError
+            if self.garbage:
+                await response.write(self.garbage.popleft())
+        finally:
+            await stream.aclose()
+
+    def _choice(self, delta: Delta, body: dict[str, Any]) -> dict[str, Any]:
+        ids = list(unpack(delta.tokens))
+        choice: dict[str, Any] = {"index": 0, "text": "", "finish_reason": delta.finish_reason}
+        if self._tokenizer:
+            choice["text"] = self._tokenizer.decode(ids)
+        if self.kind == "vllm":
+            choice |= {"token_ids": ids, "stop_reason": delta.stop_reason, "text": "?" * len(ids)}
+        if delta.logprobs:
+            choice["logprobs"] = {
+                "tokens": [f"token_id:{entry.token_id}" for entry in delta.logprobs],
+                "token_logprobs": [entry.logprob for entry in delta.logprobs],
+                "top_logprobs": [{f"token_id:{id}": value for id, value in entry.top} for entry in delta.logprobs],
+            }
+        return choice
+
+
+def _meta(delta: Delta, ids: list[int], cached: int, logprobs: list[Any]) -> dict[str, Any]:
+    finish = None
+    if delta.finish_reason:
+        finish = {"type": delta.finish_reason, "matched": delta.stop_reason}
+    return {
+        "finish_reason": finish,
+        "completion_tokens": len(ids),
+        "cached_tokens": cached,
+        "output_token_logprobs": [(entry.logprob, entry.token_id, None) for entry in logprobs],
+        "output_top_logprobs": [[(value, id, None) for id, value in entry.top] for entry in logprobs],
+    }
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    await response.prepare(request)
+    await response.write(b": welcome\r\n\r\n")
+    return response
+
+
+async def _done(response: web.StreamResponse) -> web.StreamResponse:
+    await response.write(b"data: [DONE]\n\n")
+    await asyncio.sleep(0.002)  # the end of the answer comes in a packet of its own
+    return response
+
+
+async def _say(response: web.StreamResponse, event: dict[str, Any]) -> None:
+    await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
