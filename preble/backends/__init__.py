@@ -18,6 +18,7 @@ __all__ = ["BACKENDS", "Delta", "Engine", "EngineInfo", "EngineRequest", "Evicte
 BACKENDS = {
     "sim": "preble.backends.sim:SimEngine",
     "torch": "preble.backends.torch.engine:TorchEngine",
+    "vllm": "preble.backends.vllm.engine:VllmEngine",
 }
 
 
