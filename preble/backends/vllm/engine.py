@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal
@@ -148,7 +148,7 @@ class VllmEngine:
         self._admission.check()
         self._held.check()
 
-    async def _inside(self, request: EngineRequest) -> AsyncIterator[Delta]:
+    async def _inside(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
         """Yield the deltas of a request that may go into the engine now."""
         from preble.backends.vllm.requests import delta
 
@@ -161,7 +161,7 @@ class VllmEngine:
                 yield delta(output, request.sampling, first=first)
                 first = False
 
-    async def _outputs(self, request: EngineRequest) -> AsyncIterator[Any]:
+    async def _outputs(self, request: EngineRequest) -> AsyncGenerator[Any, None]:
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError

@@ -74,7 +74,7 @@ def _logprobs(completion: Any, count: int | None) -> tuple[TokenLogprob, ...] | 
 
 
 def _logprob(token: int, position: dict[int, Any], count: int) -> TokenLogprob:
-    """vLLM lists the chosen token too, wherever it ranks."""
+    """Return one token's entry. vLLM lists the chosen token too, wherever it ranks."""
     likely = sorted(position.items(), key=lambda item: item[1].rank)
     top = tuple((id, entry.logprob) for id, entry in likely[: count + 1] if entry.rank <= count)
     return TokenLogprob(token, position[token].logprob, top[:count])
