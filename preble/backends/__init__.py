@@ -19,6 +19,7 @@ BACKENDS = {
     "openai": "preble.backends.openai.engine:OpenAIEngine",
     "sim": "preble.backends.sim:SimEngine",
     "torch": "preble.backends.torch.engine:TorchEngine",
+    "vllm": "preble.backends.vllm.engine:VllmEngine",
 }
 
 
