@@ -26,11 +26,11 @@ def a_step(draw: random.Random, cost: CostModel) -> StepTiming:
     decodes = draw.randrange(1, 32)
     held = decodes * draw.randrange(100, 2000)
     if draw.random() < 2 / 3:
-        return StepTiming(decodes, held, 0, decodes, cost.decode(decodes, held))
+        return StepTiming(decodes, held, 0, 0, decodes, cost.decode(decodes, held))
     new = draw.randrange(2, 2048)
     context = new + draw.choice([0, 500, 6000])
     seconds = cost.step([(new, context)], decodes, held)
-    return StepTiming(new + decodes, context + held, new * context, decodes, seconds)
+    return StepTiming(new + decodes, context + held, context, new * context, decodes, seconds)
 
 
 def steps(count: int, cost: CostModel = TRUE, *, seed: int = 0) -> Iterator[StepTiming]:
@@ -39,7 +39,7 @@ def steps(count: int, cost: CostModel = TRUE, *, seed: int = 0) -> Iterator[Step
 
 
 def slowed(timing: StepTiming, factor: float) -> StepTiming:
-    return StepTiming(timing.new, timing.context, timing.product, timing.decodes, timing.seconds * factor)
+    return msgspec.structs.replace(timing, seconds=timing.seconds * factor)
 
 
 def errors(prices: Coefficients, cost: CostModel) -> list[float]:
@@ -115,7 +115,7 @@ class TestCaution:
     def test_what_is_never_seen_stays_near_the_preset(self):
         preset = PRESETS["mistral-7b-a6000"]
         fit = Fit(preset.coefficients())
-        fit.observe(StepTiming(1, context, 0, 1, preset.decode(1, context) * 2) for context in range(100, 1100))
+        fit.observe(StepTiming(1, context, 0, 0, 1, preset.decode(1, context) * 2) for context in range(100, 1100))
         assert fit.prices.decode(1, 500) == pytest.approx(2 * preset.decode(1, 500), rel=0.05)
         assert fit.prices.prefill(2000, 2000) == pytest.approx(preset.coefficients().prefill(2000, 2000))
 
@@ -142,7 +142,7 @@ class TestCaution:
 
 
 counts = st.one_of(st.integers(0, 3000), st.integers(0, (1 << 64) - 1))
-timings = st.builds(StepTiming, counts, counts, counts, counts, st.floats(0, LONGEST_STEP))
+timings = st.builds(StepTiming, counts, counts, counts, counts, counts, st.floats(0, LONGEST_STEP))
 
 
 @settings(deadline=None)
@@ -230,7 +230,7 @@ class TestScheduler:
     def test_a_few_decodes_do_not_bring_back_a_presets_prefill(self, scheduler: Scheduler):
         scheduler.add_worker("c", kv_tokens=10_000, cost="mistral-7b-a6000", now=0.0)
         scheduler.observe("a", steps(400), now=1.0)
-        scheduler.observe("c", [StepTiming(1, 500, 0, 1, TRUE.decode(1, 500))] * 40, now=1.0)
+        scheduler.observe("c", [StepTiming(1, 500, 0, 0, 1, TRUE.decode(1, 500))] * 40, now=1.0)
         assert scheduler.prices("c").prefill(1000, 1000) == pytest.approx(TRUE.prefill(1000, 1000), rel=0.05)
 
     def test_a_preset_far_too_slow_starves_nobody(self):
