@@ -241,6 +241,8 @@ async def test_timings_travel_with_heartbeats_if_the_engine_tells_any(bench, mon
         *good,
         StepTiming(1, 5, 0, 0, 1, float("nan")),
         StepTiming(1, 5, 0, 0, 1, -1.0),
+        StepTiming(2, 5, 6, 10, 0, 0.2),
+        StepTiming(2, 5, 5, 10, 3, 0.2),
     ]
     bench.engine.timings = lambda: [told.pop(0)] if told else []
     async with asyncio.timeout(10):

@@ -25,6 +25,8 @@ _MATERIAL = 0.02
 """Prices are replaced when some typical size moved by more than this share."""
 _CLIP = 2.0
 """Steps off by more than so many typical errors (medians) are outliers: they pull no harder than at this distance."""
+_AGREEMENT = 0.05
+"""Two lines are the same worker's if they differ by no more than this share of the steps it took."""
 _CALM = 0.01
 _LEARNING_RATE = 1.05
 _INSTANT = 1e-6
@@ -95,6 +97,11 @@ class Line:
             self.known = True
         return taken
 
+    def agrees(self, other: Line) -> bool:
+        """Whether `other` prices the steps seen here as this does: the differences are small, in the mean square."""
+        difference = self.values - other.values
+        return bool(difference @ self._moments @ difference <= _AGREEMENT**2 * (self._targets @ self.values))
+
     def check(self) -> None:
         """Raise AssertionError if what is accumulated cannot come from steps, or a learned value is no price."""
         assert np.isfinite(self.values).all(), "a value is not finite"
@@ -138,7 +145,7 @@ class Fit:
     Two lines: steps with prefills over (1, new tokens, context of the prefills, new x context, context of the decodes
     beside them), and steps of decodes over (1, sequences, context). Both contexts are read by attention, at different
     prices: in one sum, the decodes would hide what cached tokens cost a prefill. An engine takes at least a time for
-    any step; so small prefills that took no longer teach the second line, once it is known.
+    any step; so small prefills that took no longer teach the second line.
     """
 
     def __init__(self, preset: Coefficients) -> None:
@@ -166,6 +173,15 @@ class Fit:
         prefill, decode = self._prefill.follow(other._prefill), self._decode.follow(other._decode)
         if prefill or decode:
             self._publish()
+
+    @property
+    def seen(self) -> int:
+        """Steps with prefills so far, the rarer and the dearer kind."""
+        return self._prefill.observed
+
+    def agrees(self, other: Fit) -> bool:
+        """Whether what `other` has learned holds for the steps seen here as well."""
+        return self._prefill.agrees(other._prefill) and self._decode.agrees(other._decode)
 
     def check(self) -> None:
         """Raise AssertionError if a line is broken."""
@@ -197,11 +213,11 @@ class Fit:
             self._prefill.learn(rows[:, _PREFILL_FEATURES], rows[:, _SECONDS])
 
     def _flat(self, rows: Floats) -> NDArray[np.bool_]:
-        """Which steps with prefills took what any step takes, as far as that is known."""
+        """Which steps with prefills took what any step takes, by what is known of that."""
         base, new, context = self._decode.coefficients
         floor = base + new + context * rows[:, _CONTEXT]
-        level: NDArray[np.bool_] = (rows[:, _NEW] <= _SMALL) & (rows[:, _SECONDS] < _LEVEL * floor)
-        return level & self._decode.known
+        flat: NDArray[np.bool_] = (rows[:, _NEW] <= _SMALL) & (rows[:, _SECONDS] < _LEVEL * floor)
+        return flat
 
     def _publish(self) -> None:
         old, prefill, decode = self.prices, self._prefill.coefficients[:4], self._decode.coefficients

@@ -52,12 +52,6 @@ class Slot:
         """Whether it may be sent requests of `namespace`; None stands for one that no worker names."""
         return self.namespaces is None or namespace in self.namespaces
 
-    def follow(self, teacher: Fit) -> None:
-        """Price by what is known now, where nothing is by what `teacher` knows."""
-        if teacher is not self.fit:
-            self.fit.follow(teacher)
-        self.prices = self.fit.prices
-
     def prefill_seconds(self, missed: int, length: int) -> float:
         """Seconds to prefill the last `missed` tokens of a prompt of `length` tokens."""
         prices = self.prices
@@ -149,9 +143,9 @@ class Fleet:
         newcomer = self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
         newcomer.max_batched_tokens = max_batched_tokens
         newcomer.namespaces = namespaces
-        for other in self.slots:
-            if other.fit.preset == newcomer.fit.preset:
-                newcomer.follow(other.fit)
+        for other in self._alike(newcomer.fit):
+            newcomer.fit.follow(other.fit)
+        self._share(newcomer.fit)
         self.slot_of[worker] = slot
         for name in _ARRAYS:
             getattr(self, name)[slot] = 0.0
@@ -274,10 +268,9 @@ class Fleet:
         """
         teacher = self.slots[slot].fit
         if teacher.observe(timings):
-            for index, worker in enumerate(self.slots):
-                if worker.fit.preset == teacher.preset:
-                    worker.follow(teacher)
-                    self.victim[index] = worker.reuse * worker.prices.new
+            for worker in self._alike(teacher):
+                worker.fit.follow(teacher)
+            self._share(teacher)
             self._priced()
 
     def saw_prompt(self, slot: int, cached_share: float) -> None:
@@ -290,6 +283,24 @@ class Fleet:
         """Learn how long outputs are."""
         worker = self.slots[slot]
         worker.output += _LEARNING_RATE * (tokens - worker.output)
+
+    def _alike(self, fit: Fit) -> list[Slot]:
+        """The slots whose prices began as those of `fit`."""
+        return [slot for slot in self.slots if slot.fit.preset == fit.preset]
+
+    def _share(self, fit: Fit) -> None:
+        """Price each worker of its preset by the one that has seen most of those whose prices hold for its own steps.
+
+        Or noise would make one of several equal workers the cheapest for everybody.
+        """
+        leaders: list[Fit] = []
+        for worker in sorted(self._alike(fit), key=lambda worker: -worker.fit.seen):
+            leader = next(filter(worker.fit.agrees, leaders), worker.fit)
+            worker.prices = leader.prices
+            if leader is worker.fit:
+                leaders.append(leader)
+        for index, worker in enumerate(self.slots):
+            self.victim[index] = worker.reuse * worker.prices.new
 
     def _empty_slot(self) -> int:
         if None in self.names:
