@@ -27,13 +27,13 @@ class Slot:
 
     Its engine computes at most `max_batched_tokens` in a step, None for any number.
     It `takes` requests if a worker is here and is not drained, of `namespaces` only unless that is None. `fit` learns
-    the prices from its steps. `output` is the running mean of output tokens, `reuse` the running share of prompt tokens
-    that were cached.
+    from its steps; the prices are those of `leader`, its own or that of a worker like it. `output` is the running mean
+    of output tokens, `reuse` the running share of prompt tokens that were cached.
     """
 
     __slots__ = (
-        "block_size", "fit", "kv_tokens", "max_batched_tokens", "namespaces", "output", "prices", "reuse", "takes",
-        "worker",
+        "block_size", "fit", "kv_tokens", "leader", "max_batched_tokens", "namespaces", "output", "prices", "reuse",
+        "takes", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: str | None, kv_tokens: int, block_size: int, prices: Coefficients) -> None:
@@ -44,13 +44,17 @@ class Slot:
         self.kv_tokens = kv_tokens
         self.block_size = block_size
         self.prices = prices
-        self.fit = Fit(prices)
+        self.fit = self.leader = Fit(prices)
         self.output = _OUTPUT_GUESS
         self.reuse = 0.0
 
     def serves(self, namespace: str | None) -> bool:
         """Whether it may be sent requests of `namespace`; None stands for one that no worker names."""
         return self.namespaces is None or namespace in self.namespaces
+
+    def price_by(self, leader: Fit) -> None:
+        """Take the prices of `leader` from now on."""
+        self.leader, self.prices = leader, leader.prices
 
     def prefill_seconds(self, missed: int, length: int) -> float:
         """Seconds to prefill the last `missed` tokens of a prompt of `length` tokens."""
@@ -143,9 +147,10 @@ class Fleet:
         newcomer = self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
         newcomer.max_batched_tokens = max_batched_tokens
         newcomer.namespaces = namespaces
-        for other in self._alike(newcomer.fit):
+        alike = self._alike(newcomer.fit)
+        for other in alike:
             newcomer.fit.follow(other.fit)
-        self._share(newcomer.fit)
+        newcomer.price_by(max(alike, key=_seen).leader)
         self.slot_of[worker] = slot
         for name in _ARRAYS:
             getattr(self, name)[slot] = 0.0
@@ -262,12 +267,12 @@ class Fleet:
         return ties[0] if len(ties) == 1 else ties[self.random.randrange(len(ties))]
 
     def saw_steps(self, slot: int, timings: Iterable[StepTiming]) -> None:
-        """Learn what steps cost there, and on those of the same preset that have told nothing yet.
+        """Learn what steps cost there, and on those of the same preset that have told nothing yet or agree.
 
         From now on they are priced by that. What is charged already stays.
         """
-        teacher = self.slots[slot].fit
-        if teacher.observe(timings):
+        teacher, leader = self.slots[slot].fit, self.slots[slot].leader
+        if teacher.observe(timings) and (leader is teacher or not teacher.agrees(leader)):
             for worker in self._alike(teacher):
                 worker.fit.follow(teacher)
             self._share(teacher)
@@ -294,9 +299,9 @@ class Fleet:
         Or noise would make one of several equal workers the cheapest for everybody.
         """
         leaders: list[Fit] = []
-        for worker in sorted(self._alike(fit), key=lambda worker: -worker.fit.seen):
+        for worker in sorted(self._alike(fit), key=_seen, reverse=True):
             leader = next(filter(worker.fit.agrees, leaders), worker.fit)
-            worker.prices = leader.prices
+            worker.price_by(leader)
             if leader is worker.fit:
                 leaders.append(leader)
         for index, worker in enumerate(self.slots):
@@ -350,6 +355,10 @@ def served_namespaces(names: Iterable[str] | None) -> frozenset[str] | None:
     if not served or not all(isinstance(name, str) for name in served):
         raise ConfigurationError(f"namespaces: must be names, at least one, or None for all, not {names!r}")
     return served
+
+
+def _seen(slot: Slot) -> int:
+    return slot.fit.seen
 
 
 def _shared(values: list[float]) -> Floats | float:
