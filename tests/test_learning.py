@@ -66,6 +66,27 @@ def test_predicted_times_to_first_token_come_closer():
     assert error(learning=True) < 0.25 < 0.75 < error(learning=False)
 
 
+def documents(count: int) -> list[Request]:
+    """Questions, one a second or so, on documents of some thousand tokens: several to a document."""
+    draw, now, made = random.Random(0), 0.0, []
+    for index in range(count):
+        now += draw.expovariate(1.0)
+        document = draw.randrange(count // 6)
+        segments = (document, 6_000 + 1_000 * (document % 12)), (10_000 + index, draw.randrange(20, 400))
+        made.append(Request(segments=segments, output_tokens=draw.randrange(1, 60), arrival=now))
+    return made
+
+
+def test_learning_what_the_preset_says_changes_no_placement():
+    """Workers that noise tells apart would no longer be ties, which go to the emptiest cache."""
+    taught, told = (
+        simulate(documents(150), workers=4, options=SimOptions(kv_tokens=60_000), learning=learning)
+        for learning in (True, False)
+    )
+    assert (taught.worker == told.worker).mean() > 0.95
+    assert taught.ttft.mean() == pytest.approx(told.ttft.mean(), rel=0.02)
+
+
 def test_without_learning_the_preset_stands():
     scheduler, _ = served("mistral-7b-a100", "small-cpu", conversations(20), learning=False)
     assert scheduler.prices("w0") == PRESETS["small-cpu"].coefficients()

@@ -235,8 +235,15 @@ async def test_timings_travel_with_heartbeats_if_the_engine_tells_any(bench, mon
     desk.send(Submit(1, pack([5, 2]), GREEDY))
     await desk.result(1)
     assert not any(step.timings for step in desk.steps)
-    good = [StepTiming(1, 5, 0, 1, 0.1), StepTiming(2, 5, 10, 0, 0.2)]
-    told = [StepTiming(-1, 5, 0, 1, 0.1), *good, StepTiming(1, 5, 0, 1, float("nan")), StepTiming(1, 5, 0, 1, -1.0)]
+    good = [StepTiming(1, 5, 0, 0, 1, 0.1), StepTiming(2, 5, 5, 10, 0, 0.2)]
+    told = [
+        StepTiming(-1, 5, 0, 0, 1, 0.1),
+        *good,
+        StepTiming(1, 5, 0, 0, 1, float("nan")),
+        StepTiming(1, 5, 0, 0, 1, -1.0),
+        StepTiming(2, 5, 6, 10, 0, 0.2),
+        StepTiming(2, 5, 5, 10, 3, 0.2),
+    ]
     bench.engine.timings = lambda: [told.pop(0)] if told else []
     async with asyncio.timeout(10):
         while told:

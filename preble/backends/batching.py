@@ -343,7 +343,7 @@ class Batcher:
 
 def step_timing(chunks: Iterable[Chunk], seconds: float) -> StepTiming:
     """Describe a step of these chunks that took so many seconds."""
-    new = context = product = decodes = 0
+    new = context = prefill_context = product = decodes = 0
     for chunk in chunks:
         end = chunk.start + chunk.count
         new += chunk.count
@@ -351,8 +351,9 @@ def step_timing(chunks: Iterable[Chunk], seconds: float) -> StepTiming:
         if chunk.count == 1:
             decodes += 1
         else:
+            prefill_context += end
             product += chunk.count * end
-    return StepTiming(new, context, product, decodes, seconds)
+    return StepTiming(new, context, prefill_context, product, decodes, seconds)
 
 
 def _prefill(sequence: Sequence, budget: int) -> Chunk:

@@ -20,20 +20,22 @@ class StepTiming(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one step of an engine computed, and how long it took.
 
     `new` tokens over a total `context` (each sequence's tokens, these included), of which `decodes` single ones;
-    `product` is the sum of new * context over its prefills.
+    `prefill_context` is the context of its prefills alone, `product` the sum of new * context over them.
     """
 
     new: _Count
     context: _Count
+    prefill_context: _Count
     product: _Count
     decodes: _Count
     seconds: Annotated[float, Meta(ge=0, le=LONGEST_STEP)]
 
     @property
     def plausible(self) -> bool:
-        """Whether a cluster would take it in: nothing negative, no more than a day."""
-        counts = min(self.new, self.context, self.product, self.decodes)
-        return counts >= 0 and 0 <= self.seconds <= LONGEST_STEP
+        """Whether a cluster would take it in: nothing negative, no part more than the whole, no more than a day."""
+        counts = min(self.new, self.context, self.prefill_context, self.product, self.decodes)
+        parts = self.decodes <= self.new and self.prefill_context <= self.context
+        return counts >= 0 and parts and 0 <= self.seconds <= LONGEST_STEP
 
 
 class Coefficients(msgspec.Struct, frozen=True):

@@ -26,13 +26,13 @@ class Slot:
 
     Its engine computes at most `max_batched_tokens` in a step, None for any number.
     It `takes` requests if a worker is here and is not drained, of `namespaces` only unless that is None. `fit` learns
-    the prices from its steps. `output` is the running mean of output tokens, `reuse` the running share of prompt tokens
-    that were cached.
+    from its steps; the prices are those of `leader`, its own or that of a worker like it. `output` is the running mean
+    of output tokens, `reuse` the running share of prompt tokens that were cached.
     """
 
     __slots__ = (
-        "block_size", "fit", "kv_tokens", "max_batched_tokens", "namespaces", "output", "prices", "reuse", "takes",
-        "worker",
+        "block_size", "fit", "kv_tokens", "leader", "max_batched_tokens", "namespaces", "output", "prices", "reuse",
+        "takes", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: str | None, kv_tokens: int, block_size: int, prices: Coefficients) -> None:
@@ -43,7 +43,7 @@ class Slot:
         self.kv_tokens = kv_tokens
         self.block_size = block_size
         self.prices = prices
-        self.fit = Fit(prices)
+        self.fit = self.leader = Fit(prices)
         self.output = _OUTPUT_GUESS
         self.reuse = 0.0
 
@@ -51,11 +51,9 @@ class Slot:
         """Whether it may be sent requests of `namespace`; None stands for one that no worker names."""
         return self.namespaces is None or namespace in self.namespaces
 
-    def follow(self, teacher: Fit) -> None:
-        """Price by what is known now, where nothing is by what `teacher` knows."""
-        if teacher is not self.fit:
-            self.fit.follow(teacher)
-        self.prices = self.fit.prices
+    def price_by(self, leader: Fit) -> None:
+        """Take the prices of `leader` from now on."""
+        self.leader, self.prices = leader, leader.prices
 
     def prefill_seconds(self, missed: int, length: int) -> float:
         """Seconds to prefill the last `missed` tokens of a prompt of `length` tokens."""
@@ -147,9 +145,10 @@ class Fleet:
         newcomer = self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
         newcomer.max_batched_tokens = max_batched_tokens
         newcomer.namespaces = namespaces
-        for other in self.slots:
-            if other.fit.preset == newcomer.fit.preset:
-                newcomer.follow(other.fit)
+        alike = self._alike(newcomer.fit)
+        for other in alike:
+            newcomer.fit.follow(other.fit)
+        newcomer.price_by(max(alike, key=_seen).leader)
         self.slot_of[worker] = slot
         self._table[:, slot] = 0.0
         self.free[slot] = kv_tokens
@@ -291,16 +290,15 @@ class Fleet:
         self._free[slot] = tokens
 
     def saw_steps(self, slot: int, timings: Iterable[StepTiming]) -> None:
-        """Learn what steps cost there, and on those of the same preset that have told nothing yet.
+        """Learn what steps cost there, and on those of the same preset that have told nothing yet or agree.
 
         From now on they are priced by that. What is charged already stays.
         """
-        teacher = self.slots[slot].fit
-        if teacher.observe(timings):
-            for index, worker in enumerate(self.slots):
-                if worker.fit.preset == teacher.preset:
-                    worker.follow(teacher)
-                    self.victim[index] = worker.reuse * worker.prices.new
+        teacher, leader = self.slots[slot].fit, self.slots[slot].leader
+        if teacher.observe(timings) and (leader is teacher or not teacher.agrees(leader)):
+            for worker in self._alike(teacher):
+                worker.fit.follow(teacher)
+            self._share(teacher)
             self._priced()
 
     def saw_prompt(self, slot: int, cached_share: float) -> None:
@@ -313,6 +311,24 @@ class Fleet:
         """Learn how long outputs are."""
         worker = self.slots[slot]
         worker.output += _LEARNING_RATE * (tokens - worker.output)
+
+    def _alike(self, fit: Fit) -> list[Slot]:
+        """The slots whose prices began as those of `fit`."""
+        return [slot for slot in self.slots if slot.fit.preset == fit.preset]
+
+    def _share(self, fit: Fit) -> None:
+        """Price each worker of its preset by the one that has seen most of those whose prices hold for its own steps.
+
+        Or noise would make one of several equal workers the cheapest for everybody.
+        """
+        leaders: list[Fit] = []
+        for worker in sorted(self._alike(fit), key=_seen, reverse=True):
+            leader = next(filter(worker.fit.agrees, leaders), worker.fit)
+            worker.price_by(leader)
+            if leader is worker.fit:
+                leaders.append(leader)
+        for index, worker in enumerate(self.slots):
+            self.victim[index] = worker.reuse * worker.prices.new
 
     def _empty_slot(self) -> int:
         if None in self.names:
@@ -380,6 +396,10 @@ def served_namespaces(names: Iterable[str] | None) -> frozenset[str] | None:
 def _mask(slots: Iterable[int]) -> int:
     """A bit for each of them."""
     return sum(1 << slot for slot in slots)
+
+
+def _seen(slot: Slot) -> int:
+    return slot.fit.seen
 
 
 def _shared(values: list[float]) -> Floats | float:

@@ -103,10 +103,10 @@ def test_a_step_tells_what_it_computed_and_how_long_it_took():
     simulated = core()
     simulated.batcher.add(request(0, range(40), max_tokens=3), 0.0)
     assert simulated.begin(1.0) is not None
-    assert simulated.end(1.5) == StepTiming(40, 40, 1600, 0, 0.5)
+    assert simulated.end(1.5) == StepTiming(40, 40, 40, 1600, 0, 0.5)
     simulated.batcher.add(request(1, range(36), max_tokens=3), 1.5)
     simulated.begin(2.0)
-    assert simulated.end(2.25) == StepTiming(1 + 4, 41 + 36, 4 * 36, 1, 0.25)
+    assert simulated.end(2.25) == StepTiming(1 + 4, 41 + 36, 36, 4 * 36, 1, 0.25)
 
 
 def test_time_is_what_the_cost_model_says():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from preble.core.cost import LONGEST_STEP, PRESETS, Coefficients, CostModel, StepTiming
 from preble.core.fit import Fit
+from preble.core.fleet import Slot
 from preble.core.scheduler import Scheduler
 
 TRUE = CostModel(pieces=((0, 12.0, 0.05, 0.0),), attention_context=0.001, extra_product=5e-7)
@@ -26,11 +27,11 @@ def a_step(draw: random.Random, cost: CostModel) -> StepTiming:
     decodes = draw.randrange(1, 32)
     held = decodes * draw.randrange(100, 2000)
     if draw.random() < 2 / 3:
-        return StepTiming(decodes, held, 0, decodes, cost.decode(decodes, held))
+        return StepTiming(decodes, held, 0, 0, decodes, cost.decode(decodes, held))
     new = draw.randrange(2, 2048)
     context = new + draw.choice([0, 500, 6000])
     seconds = cost.step([(new, context)], decodes, held)
-    return StepTiming(new + decodes, context + held, new * context, decodes, seconds)
+    return StepTiming(new + decodes, context + held, context, new * context, decodes, seconds)
 
 
 def steps(count: int, cost: CostModel = TRUE, *, seed: int = 0) -> Iterator[StepTiming]:
@@ -39,13 +40,41 @@ def steps(count: int, cost: CostModel = TRUE, *, seed: int = 0) -> Iterator[Step
 
 
 def slowed(timing: StepTiming, factor: float) -> StepTiming:
-    return StepTiming(timing.new, timing.context, timing.product, timing.decodes, timing.seconds * factor)
+    return msgspec.structs.replace(timing, seconds=timing.seconds * factor)
 
 
 def errors(prices: Coefficients, cost: CostModel) -> list[float]:
     """Relative errors of prices at all the sizes above."""
     prefills = [prices.prefill(*size) / cost.prefill(*size) - 1 for size in PREFILLS]
     return prefills + [prices.decode(*size) / cost.decode(*size) - 1 for size in DECODES]
+
+
+AGENTS = [(64, 8_000), (500, 12_000), (500, 60_000), (2000, 30_000), (2000, 110_000), (8000, 60_000), (20_000, 20_000)]
+"""Tokens missed, and length, of coding agents' prompts."""
+PUBLISHED = sorted(preset for preset in PRESETS if preset != "small-cpu")
+
+
+def agents(requests: int, cost: CostModel) -> Iterator[StepTiming]:
+    """Prefills of little behind long contexts, in steps of 2048 beside decodes of long contexts; then decodes."""
+    draw = random.Random(0)
+    for _ in range(requests):
+        length = round(2 ** draw.uniform(13, 17))
+        done = length - min(round(2 ** draw.uniform(3, 14)), length)
+        decodes = draw.randrange(6)
+        held = sum(draw.randrange(8_000, 120_000) for _ in range(decodes))
+        while done < length:
+            new = min(2048 - decodes, length - done)
+            done += new
+            seconds = cost.step([(new, done)], decodes, held)
+            yield StepTiming(new + decodes, done + held, done, new * done, decodes, seconds)
+        for step in range(draw.randrange(40)):
+            context = length + held + step * (decodes + 1)
+            yield StepTiming(decodes + 1, context, 0, 0, decodes + 1, cost.decode(decodes + 1, context))
+
+
+def added(prices: Coefficients, missed: int, length: int) -> float:
+    """Seconds that such a prefill adds to the steps of a worker, as placements price it."""
+    return Slot("w", 1, 1, prices).work_seconds(missed, length)
 
 
 presets = pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -68,7 +97,10 @@ class TestConvergence:
     def test_a_flat_start_is_the_least_and_does_not_tilt_the_slope(self):
         cost = CostModel(pieces=((0, 30.0, 0.0, 0.0), (300, 0.0, 0.1, 0.0)))
         fit = Fit(PRESETS["llama-3-70b-h100-tp2"].coefficients())
-        fit.observe(steps(600, cost))
+        fit.observe(steps(300, cost))
+        draw = random.Random(0)
+        for new in (draw.randrange(2, 250) for _ in range(300)):
+            fit.observe([StepTiming(new, new, new, new * new, 0, cost.prefill(new, new))])
         assert fit.prices.least == pytest.approx(0.030, rel=0.03)
         assert [fit.prices.prefill(new, new) for new in (10, 1000, 2000)] == pytest.approx([0.03, 0.1, 0.2], rel=0.03)
 
@@ -88,6 +120,38 @@ class TestConvergence:
         fit = Fit(TRUE.coefficients())
         fit.observe(slowed(timing, 100.0 if index < 5 else 1.0) for index, timing in enumerate(steps(200)))
         assert max(map(abs, errors(fit.prices, TRUE))) < 0.1
+
+    @pytest.mark.parametrize(
+        ("true", "preset"), [(true, preset) for true in PUBLISHED for preset in PUBLISHED if true != preset]
+    )
+    def test_200_requests_of_long_contexts_tell_what_placements_ask(self, true: str, preset: str):
+        fit, cost = Fit(PRESETS[preset].coefficients()), PRESETS[true]
+        fit.observe(agents(200, cost))
+        published = cost.coefficients()
+        for size in AGENTS:
+            assert added(fit.prices, *size) == pytest.approx(added(published, *size), rel=0.1), size
+        for length in (8_000, 30_000, 110_000):
+            step = cost.decode(1, length)
+            assert fit.prices.decode(1, length) == pytest.approx(step, rel=0.05)
+            # What one more decode adds may be next to nothing: then that is what must be learned.
+            more = fit.prices.decode_new + fit.prices.decode_context * length
+            true_more = published.decode_new + published.decode_context * length
+            assert more == pytest.approx(true_more, rel=0.1, abs=0.01 * step)
+
+    def test_contexts_of_decodes_do_not_hide_those_of_prefills(self):
+        cost = CostModel(pieces=((0, 10.0, 0.1, 0.0),), attention_context=1e-4, extra_context=2e-3, extra_product=2e-6)
+        fit = Fit(PRESETS["mistral-7b-a100"].coefficients())
+        fit.observe(agents(200, cost))
+        found, true = fit.prices, cost.coefficients()
+        assert (found.new, found.context, found.product, found.decode_context) == pytest.approx(
+            (true.new, true.context, true.product, true.decode_context), rel=0.03
+        )
+
+    def test_a_change_of_speed_shows_within_500_steps(self):
+        fit = Fit(TRUE.coefficients())
+        fit.observe(steps(1000))
+        fit.observe(slowed(timing, 2.0) for timing in steps(500, seed=1))
+        assert min(errors(fit.prices, TRUE)) > 0.15
 
     def test_a_worker_that_slows_down_is_followed(self):
         fit = Fit(TRUE.coefficients())
@@ -115,7 +179,7 @@ class TestCaution:
     def test_what_is_never_seen_stays_near_the_preset(self):
         preset = PRESETS["mistral-7b-a6000"]
         fit = Fit(preset.coefficients())
-        fit.observe(StepTiming(1, context, 0, 1, preset.decode(1, context) * 2) for context in range(100, 1100))
+        fit.observe(StepTiming(1, context, 0, 0, 1, preset.decode(1, context) * 2) for context in range(100, 1100))
         assert fit.prices.decode(1, 500) == pytest.approx(2 * preset.decode(1, 500), rel=0.05)
         assert fit.prices.prefill(2000, 2000) == pytest.approx(preset.coefficients().prefill(2000, 2000))
 
@@ -142,7 +206,7 @@ class TestCaution:
 
 
 counts = st.one_of(st.integers(0, 3000), st.integers(0, (1 << 64) - 1))
-timings = st.builds(StepTiming, counts, counts, counts, counts, st.floats(0, LONGEST_STEP))
+timings = st.builds(StepTiming, counts, counts, counts, counts, counts, st.floats(0, LONGEST_STEP))
 
 
 @settings(deadline=None)
@@ -172,6 +236,14 @@ def test_any_linear_worker_is_learned(base: float, new: float, context: float, p
     fit = Fit(PRESETS[preset].coefficients())
     fit.observe(steps(600, cost))
     assert max(map(abs, errors(fit.prices, cost))) < 1 / 6
+
+
+def test_steps_whose_sums_cannot_be_told_apart_leave_something_to_solve():
+    fit = Fit(PRESETS["small-cpu"].coefficients())
+    for exponent in (40, 50, 63):
+        size = 1 << exponent
+        fit.observe([StepTiming(size, size, size, size, 0, 1.0)] * 64)
+    fit.check()
 
 
 class TestScheduler:
@@ -227,10 +299,24 @@ class TestScheduler:
         assert scheduler.prices("d").prefill(1000, 1000) == pytest.approx(3 * TRUE.prefill(1000, 1000), rel=0.05)
         assert scheduler.prices("a").prefill(1000, 1000) == pytest.approx(TRUE.prefill(1000, 1000), rel=0.05)
 
+    def test_noise_does_not_tell_equal_workers_apart(self, scheduler: Scheduler):
+        """Else the one that noise made the cheapest would get all that others could serve as well."""
+        for name in "cd":
+            scheduler.add_worker(name, kv_tokens=10_000, cost="mistral-7b-a6000", now=0.0)
+        for seed, name in enumerate("acd"):
+            draw = random.Random(seed)
+            noisy = [slowed(timing, draw.gauss(1.0, 0.1)) for timing in steps(400, seed=seed)]
+            scheduler.observe(name, noisy, now=1.0)
+        assert scheduler.prices("a") == scheduler.prices("c") == scheduler.prices("d")
+        assert max(map(abs, errors(scheduler.prices("a"), TRUE))) < 0.1
+        scheduler.observe("c", (slowed(timing, 1.3) for timing in steps(2000)), now=2.0)
+        assert scheduler.prices("a") == scheduler.prices("d")
+        assert scheduler.prices("c").prefill(1000, 1000) == pytest.approx(1.3 * TRUE.prefill(1000, 1000), rel=0.1)
+
     def test_a_few_decodes_do_not_bring_back_a_presets_prefill(self, scheduler: Scheduler):
         scheduler.add_worker("c", kv_tokens=10_000, cost="mistral-7b-a6000", now=0.0)
         scheduler.observe("a", steps(400), now=1.0)
-        scheduler.observe("c", [StepTiming(1, 500, 0, 1, TRUE.decode(1, 500))] * 40, now=1.0)
+        scheduler.observe("c", [StepTiming(1, 500, 0, 0, 1, TRUE.decode(1, 500))] * 40, now=1.0)
         assert scheduler.prices("c").prefill(1000, 1000) == pytest.approx(TRUE.prefill(1000, 1000), rel=0.05)
 
     def test_a_preset_far_too_slow_starves_nobody(self):

@@ -43,7 +43,7 @@ def live(policy: str, seed: int = 0, steps: int = 150) -> list[bytes]:
                 scheduler.finish(id, output=[1] * draw.randrange(5), now=now)
             case 4:
                 scheduler.evicted("a", prompt, 3, salt=fold("", "a"), now=now)
-                scheduler.observe("b", [StepTiming(5, 50, 250, 0, 0.01)], now=now)
+                scheduler.observe("b", [StepTiming(5, 50, 50, 250, 0, 0.01)], now=now)
     scheduler.add_worker("d", kv_tokens=400, cost="small-cpu", max_batched_tokens=8, now=99.0)
     scheduler.drain_worker("b", now=99.0)
     scheduler.add_worker("e", kv_tokens=400, cost=LINEAR, namespaces=["n", "m"], now=99.0)

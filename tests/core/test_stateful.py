@@ -157,7 +157,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.workers)
     @rule(index=indices, new=st.integers(1, 3000), decodes=st.integers(0, 4), seconds=st.floats(0.0, 10.0))
     def observe(self, index: int, new: int, decodes: int, seconds: float) -> None:
-        steps = [StepTiming(new, 2 * new, 2 * new * new, min(new, decodes), seconds)] * 8
+        steps = [StepTiming(new, 2 * new, 2 * new, 2 * new * new, min(new, decodes), seconds)] * 8
         self.scheduler.observe(self.workers[index % len(self.workers)], steps, now=0.0)
 
     @precondition(lambda self: self.workers)

@@ -60,7 +60,7 @@ def test_one_oversized_item_still_leaves(monkeypatch):
 
 def test_timings_leave_with_the_step_they_are_given_to_and_are_not_kept():
     box = Outbox()
-    timing = StepTiming(1, 5, 0, 1, 0.1)
+    timing = StepTiming(1, 5, 0, 0, 1, 0.1)
     assert box.step(LOAD, [timing]).timings == (timing,)
     assert box.step(LOAD).timings == ()
     assert not box
