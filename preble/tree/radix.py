@@ -264,7 +264,7 @@ class RadixTree:
         nodes, bit = self._nodes, 1 << worker
         match = self.match(tokens)
         keep = max(0, keep - keep % nodes.page)
-        cut = keep + block - 1
+        cut = (keep + block - 1) // nodes.page * nodes.page
         node, parent, whole = match.node, nodes.parent, match.offset == nodes.length(match.node)
         while nodes.end[parent[node]] > cut:
             node = parent[node]
