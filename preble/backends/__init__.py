@@ -17,6 +17,7 @@ __all__ = ["BACKENDS", "Delta", "Engine", "EngineInfo", "EngineRequest", "Evicte
 
 BACKENDS = {
     "sim": "preble.backends.sim:SimEngine",
+    "sglang": "preble.backends.sglang.engine:SGLangEngine",
     "torch": "preble.backends.torch.engine:TorchEngine",
 }
 

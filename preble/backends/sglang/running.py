@@ -1,0 +1,128 @@
+"""A started SGLang with our queue in front of it, and what its events say that it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from preble.backends import Delta, EngineRequest, Evicted, Load
+from preble.backends.admission import Admission
+from preble.backends.block_events import HeldBlocks, decode
+from preble.backends.event_feed import EventFeed
+from preble.backends.sglang.answer import Answer
+from preble.backends.sglang.options import TOPIC
+from preble.backends.sglang.process import Process
+from preble.backends.sglang.sampling import check, parameters
+from preble.core.local import LocalScheduler
+from preble.errors import EngineError
+from preble.tokens import unpack
+
+_AHEAD = 2  # steps: one is computed while the next one's requests must be there
+
+
+class Running:
+    """Requests on their way through the queue and SGLang. `max_running` is what SGLang computes together."""
+
+    def __init__(self, process: Process, local: LocalScheduler, max_running: int) -> None:
+        self._process = process
+        self._limits = process.limits
+        self._eos_token_ids = process.eos_token_ids
+        self._held = HeldBlocks(process.block_size)
+        self._feed = EventFeed(
+            process.events, replay=process.replay, topic=TOPIC, take=self._take, lost=self._held.forget
+        )
+        self._admission = Admission(local, cached=self._cached, max_running=max_running, ahead=_AHEAD * process.chunk)
+        self._names: dict[int, str] = {}
+        self._numbers = itertools.count()
+        self._resetting = asyncio.Lock()
+        self._emptied = asyncio.Event()
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
+        """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request."""
+        check(request, self._limits)
+        async with self._admission.enter(request) as inside:
+            if inside:
+                async with aclosing(self._inside(request)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+            else:
+                yield Delta(b"", finish_reason="abort")
+
+    def abort(self, id: int) -> None:
+        """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""
+        if not self._admission.refuse(id) and (name := self._names.get(id)):
+            self._process.abort(name)
+
+    def cache_events(self) -> list[Evicted]:
+        """Return and forget the evictions since the last call, in order."""
+        self._feed.drain()
+        return self._held.evicted()
+
+    def load(self) -> Load:
+        """Return the load as SGLang published it last, and who waits here."""
+        return self._process.load(self._admission.waiting)
+
+    async def reset_cache(self) -> None:
+        """Let the requests inside end, holding back the others, and forget all cached prefixes."""
+        async with self._resetting:
+            self._admission.pause()
+            try:
+                while self._names:
+                    self._emptied.clear()
+                    await self._emptied.wait()
+                await self._process.flush()
+            finally:
+                self._admission.resume()
+
+    def close(self) -> None:
+        """Abort everything and end SGLang."""
+        self._admission.refuse_all()
+        for name in self._names.values():
+            self._process.abort(name)
+        self._feed.close()
+        self._process.close()
+
+    def check(self) -> None:
+        """Raise AssertionError if the queue or the books of what is held are wrong."""
+        self._admission.check()
+        self._held.check()
+
+    async def _inside(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
+        answer = Answer(request.sampling, self._eos_token_ids)
+        name = self._names[request.id] = f"{next(self._numbers)}."  # SGLang aborts all that begin with the name given
+        try:
+            async with aclosing(self._process.generate(**self._request(request, name))) as outputs:
+                async for output in outputs:
+                    delta = answer.delta(output)
+                    if delta.tokens:
+                        self._admission.prefilled(request.id)
+                    yield delta
+                    if answer.ended:
+                        return
+        except ValueError as error:
+            raise EngineError(f"SGLang: {error}") from error
+        finally:
+            del self._names[request.id]
+            if not self._names:
+                self._emptied.set()
+
+    def _request(self, request: EngineRequest, name: str) -> dict[str, Any]:
+        return {
+            "rid": name,
+            "input_ids": list(unpack(request.tokens)),
+            "sampling_params": parameters(request, self._limits),
+            "return_logprob": request.sampling.logprobs is not None,
+            "top_logprobs_num": request.sampling.logprobs or 0,
+            "priority": request.priority,
+            "cache_salt": request.cache_salt or None,
+        }
+
+    def _cached(self, tokens: bytes, salt: str) -> int:
+        self._feed.drain()
+        return self._held.match(tokens, salt)
+
+    def _take(self, body: bytes) -> None:
+        self._held.apply(decode(body))
