@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-engines lint bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -16,6 +16,14 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
+# The real engines, on a CPU: about 4 GB, in an environment of their own.
+.venv-engines/installed: pyproject.toml tests/engines/environment.sh tests/engines/constraints.txt
+	PYTHON=$(PYTHON) tests/engines/environment.sh .venv-engines
+	touch $@
+
+test-engines: .venv-engines/installed
+	.venv-engines/bin/python -m pytest tests/engines
+
 bench: .venv/installed
 	$(BIN)/python -m bench.micro --quick
 	$(BIN)/python -m bench.overhead --quick
@@ -27,4 +35,4 @@ lint: .venv/installed
 	$(BIN)/python -m mypy
 
 clean:
-	rm -rf .venv out dist
+	rm -rf .venv .venv-engines out dist

@@ -19,6 +19,7 @@ BACKENDS = {
     "sim": "preble.backends.sim:SimEngine",
     "sglang": "preble.backends.sglang.engine:SGLangEngine",
     "torch": "preble.backends.torch.engine:TorchEngine",
+    "vllm": "preble.backends.vllm.engine:VllmEngine",
 }
 
 

@@ -1,0 +1,203 @@
+"""`VllmEngine`: vLLM's own batching and cache, in the order of our queue."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Literal
+
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
+from preble.backends.admission import Admission
+from preble.backends.block_events import HeldBlocks, decode
+from preble.backends.checks import check_prompt
+from preble.backends.event_feed import EventFeed
+from preble.backends.vllm.configuration import TOPIC, check_options, configure, describe
+from preble.backends.vllm.environment import prepare
+from preble.core.disciplines import Discipline
+from preble.core.local import LocalScheduler
+from preble.errors import ConfigurationError, EngineError, InvalidRequestError, NotStartedError
+from preble.tokens import unpack
+
+Mode = Literal["async", "inline"]
+
+_STEPS_AHEAD = 2
+
+
+class VllmEngine:
+    """Serves a model with vLLM.
+
+    `model` is a folder or a name on the Hugging Face hub. `mode="async"` is vLLM's usual form with a process for its
+    core; `mode="inline"` keeps everything in this process: it starts sooner, needs less memory, and leaves nothing
+    behind, but its steps share the interpreter with the event loop. `discipline` orders the queue. All other options
+    are those of vLLM's EngineArgs.
+    """
+
+    def __init__(
+        self, *, model: str | None = None, discipline: Discipline = "groups", mode: Mode = "async", **options: Any
+    ) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise ConfigurationError('backend "vllm": vLLM is not installed')
+        if mode not in ("async", "inline"):
+            raise ConfigurationError(f"mode: must be async or inline, not {mode!r}")
+        self._model = check_options(model, options)
+        self._discipline: Discipline = discipline
+        self._mode = mode
+        self._options = options
+        self._folder = Path(tempfile.mkdtemp(prefix="preble-vllm-"))
+        self._llm: Any = None
+        self._info: EngineInfo | None = None
+        self._aborts: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def start(self) -> EngineInfo:
+        """Load the model, in a thread. Raises ConfigurationError in vLLM's words, and ModelError."""
+        prepare(self._model, self._folder)
+        config = await asyncio.to_thread(configure, self._model, self._options, self._folder)
+        self._held = HeldBlocks(config.cache_config.block_size)
+        self._feed = EventFeed(
+            f"ipc://{self._folder}/events",
+            replay=f"ipc://{self._folder}/replay",
+            topic=TOPIC,
+            take=lambda body: self._held.apply(decode(body)),
+            lost=self._held.forget,
+        )
+        self._llm, self._last_step = await _launch(config, self._mode)
+        self._info = info = describe(config)
+        self._admission = Admission(
+            LocalScheduler(self._discipline, page=info.block_size),
+            cached=self._held.match,
+            max_running=info.max_running,
+            ahead=_STEPS_AHEAD * config.scheduler_config.max_num_batched_tokens,
+        )
+        return info
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
+        """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.
+
+        Raises InvalidRequestError if it can never run, EngineError if vLLM fails it or has died.
+        """
+        if self._info is None:
+            raise NotStartedError("the engine has not been started")
+        if self._closed:
+            raise EngineError("the engine is closed")
+        check_prompt(request.tokens, self._info)
+        async with self._admission.enter(request) as inside:
+            if not inside:
+                yield Delta(b"", finish_reason="abort")
+                return
+            async with aclosing(self._inside(request)) as deltas:
+                async for delta in deltas:
+                    yield delta
+
+    def abort(self, id: int) -> None:
+        """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""
+        if self._info is None or id not in self._admission or self._admission.refuse(id):
+            return
+        task = asyncio.get_running_loop().create_task(self._llm.abort(str(id)))
+        self._aborts.add(task)
+        task.add_done_callback(self._aborts.discard)
+
+    def cache_events(self) -> list[Evicted]:
+        """Return and forget the evictions since the last call, in order. Raises EngineError if they make no sense."""
+        if self._info is None or self._closed:
+            return []
+        self._feed.drain()
+        return self._held.evicted()
+
+    def load(self) -> Load:
+        """Return the load after vLLM's last step. Raises EngineError if vLLM has died, which ends the worker."""
+        if self._info is None or self._closed:
+            return Load(0, 0, 0)
+        if self._llm.errored:
+            raise EngineError("vLLM's engine has died")
+        inside, door = self._admission.inside, self._admission.waiting
+        if not inside:
+            return Load(0, door, 0)
+        waiting = min(inside, self._last_step.waiting)
+        return Load(inside - waiting, door + waiting, round(self._last_step.used * self._info.kv_tokens))
+
+    async def reset_cache(self) -> None:
+        """Forget all cached prefixes. vLLM can do this only to all at once: what runs is computed again."""
+        if self._info is None:
+            raise NotStartedError("the engine has not been started")
+        if not await self._llm.reset_prefix_cache():
+            await self._llm.reset_prefix_cache(reset_running_requests=True)
+        self._feed.drain()
+        self._held.forget()  # vLLM tells of it with its next step only
+
+    async def close(self) -> None:
+        """Abort everything, end vLLM's processes and free the model. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._info is not None:
+            self._admission.refuse_all()
+        if self._llm is not None:
+            await asyncio.to_thread(self._llm.shutdown)
+            self._feed.close()
+            self._llm = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def check(self) -> None:
+        """Raise AssertionError if the queue, or what the events say, is inconsistent."""
+        self._admission.check()
+        self._held.check()
+
+    async def _inside(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
+        """Yield the deltas of a request that may go into the engine now."""
+        from preble.backends.vllm.requests import delta
+
+        first = True
+        async with aclosing(self._outputs(request)) as outputs:
+            async for output in outputs:
+                if first:
+                    self._feed.drain()  # so that those who follow are looked up in a cache that holds this prompt
+                    self._admission.prefilled(request.id)
+                yield delta(output, request.sampling, first=first)
+                first = False
+
+    async def _outputs(self, request: EngineRequest) -> AsyncGenerator[Any, None]:
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        from preble.backends.vllm.requests import sampling_params
+
+        try:
+            prompt = tokens_input(list(unpack(request.tokens)), cache_salt=request.cache_salt or None)
+            parameters = sampling_params(request.sampling)
+            stream = self._llm.generate(prompt, parameters, str(request.id), priority=request.priority)
+            async with aclosing(stream) as outputs:
+                async for output in outputs:
+                    yield output
+        except VLLMClientError as error:
+            raise InvalidRequestError(str(error), field=getattr(error, "parameter", None) or "sampling") from error
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineError(f"vLLM: {error}") from error
+
+
+async def _launch(config: Any, mode: Mode) -> tuple[Any, Any]:
+    """Return the running engine, and what will know of its last step."""
+    from preble.backends.vllm.statistics import LastStep
+
+    recorder = LastStep()
+    if mode == "inline":
+        from preble.backends.vllm.inline import InlineLLM
+
+        inline = InlineLLM(config, recorder)
+        try:
+            await inline.start()
+        except ValueError as error:  # e.g. a context that the KV cache has no room for
+            raise ConfigurationError(f"vllm: {error}") from error
+        return inline, recorder
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    def launch() -> Any:
+        return AsyncLLM.from_vllm_config(config, stat_loggers=[lambda *_: recorder], disable_log_stats=True)
+
+    return await asyncio.to_thread(launch), recorder

@@ -1,0 +1,80 @@
+"""One request in vLLM's words, and vLLM's answers in ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm import SamplingParams as VllmSamplingParams
+from vllm.sampling_params import RequestOutputKind
+
+from preble.backends import Delta
+from preble.errors import EngineError
+from preble.tokens import pack
+from preble.types import FinishReason, SamplingParams, TokenLogprob
+
+_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "repetition": "stop"}
+_UNSEEDED = -1
+_INSTEAD = (1 << 63) - 1
+
+
+def sampling_params(sampling: SamplingParams) -> VllmSamplingParams:
+    """Return vLLM's form of `sampling`: token ids only, as they come. Stop strings are the cluster's business.
+
+    Raises vLLM's own error for what it cannot do.
+    """
+    return VllmSamplingParams(
+        max_tokens=sampling.max_tokens,
+        min_tokens=sampling.min_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=sampling.ignore_eos,
+        seed=_INSTEAD if sampling.seed == _UNSEEDED else sampling.seed,  # to vLLM, -1 is no seed
+        logprobs=sampling.logprobs,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def delta(output: Any, sampling: SamplingParams, *, first: bool) -> Delta:
+    """Return what a RequestOutput says. The cached tokens are those of the `first`: a preemption changes them.
+
+    Raises EngineError if vLLM failed the request.
+    """
+    completion = output.outputs[0]
+    finish, stopped_by = _finish_reason(completion.finish_reason), completion.stop_reason
+    first = first and finish != "abort"  # aborted in the engine's line, it has not been looked up
+    return Delta(
+        pack(list(completion.token_ids)),
+        (output.num_cached_tokens or 0) if first else None,
+        finish,
+        stopped_by if stopped_by in sampling.stop_token_ids else None,
+        _logprobs(completion, sampling.logprobs),
+    )
+
+
+def _finish_reason(reason: str | None) -> FinishReason | None:
+    if reason is None:
+        return None
+    if reason not in _FINISH:
+        raise EngineError(f"vLLM ended the request: {reason}")
+    return _FINISH[reason]
+
+
+def _logprobs(completion: Any, count: int | None) -> tuple[TokenLogprob, ...] | None:
+    if count is None or not completion.logprobs:
+        return None
+    pairs = zip(completion.token_ids, completion.logprobs, strict=True)
+    return tuple(_logprob(token, position, count) for token, position in pairs)
+
+
+def _logprob(token: int, position: dict[int, Any], count: int) -> TokenLogprob:
+    """Return one token's entry. vLLM lists the chosen token too, wherever it ranks."""
+    likely = sorted(position.items(), key=lambda item: item[1].rank)
+    top = tuple((id, entry.logprob) for id, entry in likely[: count + 1] if entry.rank <= count)
+    return TokenLogprob(token, position[token].logprob, top[:count])
