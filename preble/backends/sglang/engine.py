@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
-from preble.backends.sglang.options import check_options
+from preble.backends.sglang.options import check_model, check_options
 from preble.backends.sglang.process import Process
 from preble.backends.sglang.running import Running
 from preble.core.disciplines import Discipline
 from preble.core.local import LocalScheduler
-from preble.errors import ConfigurationError, EngineError, NotStartedError
+from preble.errors import EngineError, NotStartedError
 
 
 class SGLangEngine:
@@ -24,12 +24,10 @@ class SGLangEngine:
     """
 
     def __init__(self, *, model: str | None = None, discipline: Discipline = "groups", **options: Any) -> None:
-        if not model:
-            raise ConfigurationError("model: the sglang engine needs a model folder or name")
         check_options(options)
         LocalScheduler(discipline)  # an unknown one is refused now, not after SGLang has started
-        self._model = model
-        self._discipline = discipline
+        self._model = check_model(model)
+        self._discipline: Discipline = discipline
         self._options = options
         self._running: Running | None = None
         self._closed = False
@@ -41,20 +39,13 @@ class SGLangEngine:
         """
         await asyncio.sleep(0)  # what was said before goes out before
         process = Process(self._model, self._options)
-        max_running = await process.max_running()
-        local = LocalScheduler(self._discipline, page=process.block_size)
-        self._running = Running(process, local, max_running)
-        limits = process.limits
-        return EngineInfo(
-            model=self._model,
-            vocab_size=limits.vocab_size,
-            context_limit=limits.room,
-            kv_tokens=process.kv_tokens,
-            block_size=process.block_size,
-            max_running=max_running,
-            eos_token_ids=tuple(sorted(process.eos_token_ids)),
-            cost="small-cpu" if process.cpu else "mistral-7b-a6000",
-        )
+        try:
+            limits = await process.limits(self._model)
+        except BaseException:
+            process.close()
+            raise
+        self._running = Running(process, limits, self._discipline)
+        return limits.info
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from preble.backends import Load
+from preble.backends import EngineInfo, Load
 from preble.backends.sglang.answer import aborted
 from preble.backends.sglang.options import arguments, set_environment
 from preble.backends.sglang.sampling import Limits
@@ -51,43 +51,29 @@ class Process:
             os.unlink(self._manager.load_snapshot_reader.path)
 
     @property
-    def limits(self) -> Limits:
-        """What a request may be."""
-        return Limits(
-            self._manager.model_config.vocab_size,
-            # What would need the whole KV cache is never begun: a page for each end of it, at least, must be free.
-            min(self._manager.context_len - _RESERVED, self.kv_tokens - 2 * self.block_size),
-            bool(self._manager.config_value("enable_deterministic_inference")),
-            self._manager.tokenizer is not None,
-        )
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]:
-        """Every token that ends a text."""
-        tokenizer = self._manager.tokenizer
-        own = {getattr(tokenizer, "eos_token_id", None), *(getattr(tokenizer, "additional_stop_token_ids", None) or ())}
-        return frozenset(self._manager.model_config.hf_eos_token_id or ()) | (own - {None})
-
-    @property
-    def kv_tokens(self) -> int:
-        """Size of the KV cache."""
-        return int(self._engine._scheduler_init_result.scheduler_infos[0]["max_total_num_tokens"])
-
-    @property
-    def block_size(self) -> int:
-        """Tokens per KV block."""
-        return int(self._manager.config_value("page_size"))
-
-    @property
     def chunk(self) -> int:
         """Most tokens that one step prefills."""
         size = int(self._manager.config_value("chunked_prefill_size") or 0)
-        return size if size > 0 else self.limits.room
+        return size if size > 0 else int(self._manager.config_value("max_prefill_tokens"))
 
-    async def max_running(self) -> int:
-        """Most requests that are computed together."""
-        (state,) = await self._manager.get_internal_state()
-        return int(state["effective_max_running_requests_per_dp"])
+    async def limits(self, model: str) -> Limits:
+        """Return what requests may be, and what the engine can do."""
+        manager = self._manager
+        (state,) = await manager.get_internal_state()
+        kv_tokens = int(self._engine._scheduler_init_result.scheduler_infos[0]["max_total_num_tokens"])
+        block_size = int(manager.config_value("page_size"))
+        info = EngineInfo(
+            model=model,
+            vocab_size=manager.model_config.vocab_size,
+            # What would need the whole KV cache is never begun: a page at each end must stay free.
+            context_limit=min(manager.context_len - _RESERVED, kv_tokens - 2 * block_size),
+            kv_tokens=kv_tokens,
+            block_size=block_size,
+            max_running=int(state["effective_max_running_requests_per_dp"]),
+            eos_token_ids=_eos_token_ids(manager),
+            cost="small-cpu" if self.cpu else "mistral-7b-a6000",
+        )
+        return Limits(info, bool(manager.config_value("enable_deterministic_inference")), manager.tokenizer is not None)
 
     def generate(self, **request: Any) -> Any:
         """Return an asynchronous generator of outputs; the arguments are the fields of SGLang's request."""
@@ -117,6 +103,8 @@ class Process:
 
     def close(self) -> None:
         """End SGLang's processes, and every other child of this one, and remove its files."""
+        for task in self._manager.asyncio_tasks:
+            task.cancel()
         try:
             self._engine.shutdown()
         finally:
@@ -140,3 +128,10 @@ def _launched(sglang: Any, keywords: Mapping[str, Any], folder: str) -> Any:
         raise ConfigurationError(f"SGLang: {type(error).__name__}: {error}") from error
     finally:
         tempfile.tempdir = usual
+
+
+def _eos_token_ids(manager: Any) -> tuple[int, ...]:
+    found = set(manager.model_config.hf_eos_token_id or ())
+    if manager.tokenizer is not None:
+        found |= {manager.tokenizer.eos_token_id, *(manager.tokenizer.additional_stop_token_ids or ())}
+    return tuple(sorted(found - {None}))

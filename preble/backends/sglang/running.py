@@ -15,26 +15,31 @@ from preble.backends.event_feed import EventFeed
 from preble.backends.sglang.answer import Answer
 from preble.backends.sglang.options import TOPIC
 from preble.backends.sglang.process import Process
-from preble.backends.sglang.sampling import check, parameters
+from preble.backends.sglang.sampling import Limits, check, parameters
+from preble.core.disciplines import Discipline
 from preble.core.local import LocalScheduler
 from preble.errors import EngineError
 from preble.tokens import unpack
 
-_AHEAD = 2  # steps: one is computed while the next one's requests must be there
+_STEPS_AHEAD = 2  # one is computed, and the next one's requests must be there
 
 
 class Running:
-    """Requests on their way through the queue and SGLang. `max_running` is what SGLang computes together."""
+    """Requests on their way through the queue and SGLang."""
 
-    def __init__(self, process: Process, local: LocalScheduler, max_running: int) -> None:
+    def __init__(self, process: Process, limits: Limits, discipline: Discipline) -> None:
         self._process = process
-        self._limits = process.limits
-        self._eos_token_ids = process.eos_token_ids
-        self._held = HeldBlocks(process.block_size)
+        self._limits = limits
+        self._held = HeldBlocks(limits.info.block_size)
         self._feed = EventFeed(
             process.events, replay=process.replay, topic=TOPIC, take=self._take, lost=self._held.forget
         )
-        self._admission = Admission(local, cached=self._cached, max_running=max_running, ahead=_AHEAD * process.chunk)
+        self._admission = Admission(
+            LocalScheduler(discipline, page=limits.info.block_size),
+            cached=self._cached,
+            max_running=limits.info.max_running,
+            ahead=_STEPS_AHEAD * process.chunk,
+        )
         self._names: dict[int, str] = {}
         self._numbers = itertools.count()
         self._resetting = asyncio.Lock()
@@ -91,7 +96,7 @@ class Running:
         self._held.check()
 
     async def _inside(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
-        answer = Answer(request.sampling, self._eos_token_ids)
+        answer = Answer(request.sampling, self._limits.info.eos_token_ids)
         name = self._names[request.id] = f"{next(self._numbers)}."  # SGLang aborts all that begin with the name given
         try:
             async with aclosing(self._process.generate(**self._request(request, name))) as outputs:

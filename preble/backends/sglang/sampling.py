@@ -6,36 +6,29 @@ from typing import Any
 
 import msgspec
 
-from preble.backends import EngineRequest
-from preble.errors import ContextLengthError, InvalidRequestError
-from preble.tokens import TOKEN_BYTES, highest
+from preble.backends import EngineInfo, EngineRequest
+from preble.backends.checks import check_prompt
+from preble.errors import InvalidRequestError
+from preble.tokens import TOKEN_BYTES
 from preble.types import SamplingParams
 
 _GREATEST_REPETITION_PENALTY = 2.0
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a request may be: ids below `vocab_size`, prompt and output together at most `room` tokens.
+    """What a request may be: as `info` says, and with a seed or least length only where SGLang was started for it.
 
-    `seeded` says that the engine computes deterministically, and so can honour a seed; `tokenizer` that it has one,
-    which it needs in order to know what ends a text.
+    `seeded` says that it computes deterministically, `tokenizer` that it has one and so knows what ends a text.
     """
 
-    vocab_size: int
-    room: int
+    info: EngineInfo
     seeded: bool
     tokenizer: bool
 
 
 def check(request: EngineRequest, limits: Limits) -> None:
     """Raise InvalidRequestError or ContextLengthError if SGLang cannot serve this: it may not survive the attempt."""
-    length = len(request.tokens) // TOKEN_BYTES
-    if not length or len(request.tokens) % TOKEN_BYTES:
-        raise InvalidRequestError("needs at least one token, packed as int32", field="prompt")
-    if length >= limits.room:
-        raise ContextLengthError(f"{length} tokens, must be below {limits.room}", field="prompt")
-    if highest(request.tokens) >= limits.vocab_size:
-        raise InvalidRequestError(f"a token id is not below {limits.vocab_size}", field="prompt")
+    check_prompt(request.tokens, limits.info)
     _check_sampling(request.sampling, limits)
 
 
@@ -56,7 +49,7 @@ def parameters(request: EngineRequest, limits: Limits) -> dict[str, Any]:
     Stop strings stay in the cluster. With `ignore_eos` SGLang ignores stop tokens too: `Answer` looks for them.
     """
     sampling = request.sampling
-    most = min(sampling.max_tokens, limits.room - len(request.tokens) // TOKEN_BYTES)
+    most = min(sampling.max_tokens, limits.info.context_limit - len(request.tokens) // TOKEN_BYTES)
     return {
         "max_new_tokens": most,
         "min_new_tokens": min(_least(sampling), most),
@@ -68,9 +61,10 @@ def parameters(request: EngineRequest, limits: Limits) -> dict[str, Any]:
         "frequency_penalty": sampling.frequency_penalty,
         "repetition_penalty": sampling.repetition_penalty,
         # An id outside the vocabulary never matches, and an index of one would end the scheduler.
-        "stop_token_ids": [token for token in sampling.stop_token_ids if token < limits.vocab_size],
+        "stop_token_ids": [token for token in sampling.stop_token_ids if token < limits.info.vocab_size],
         "ignore_eos": sampling.ignore_eos,
-        "sampling_seed": sampling.seed,
+        # Without one, deterministic requests would all draw alike.
+        "sampling_seed": request.id if sampling.seed is None else sampling.seed,
     }
 
 
