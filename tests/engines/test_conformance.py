@@ -1,0 +1,273 @@
+"""What every engine does, whatever is behind it: the same tests over all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import aclosing
+
+import pytest
+
+from preble.errors import ContextLengthError, InvalidRequestError
+from preble.types import SamplingParams
+from tests.engines.conformance import BLOCK, BLOCKS, CONTEXT, MAX_RUNNING, VOCAB, Output, Running, prompt
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_it_says_what_it_can_do(engine: Running):
+    info = engine.info
+    assert (info.vocab_size, info.context_limit, info.block_size) == (VOCAB, CONTEXT, BLOCK)
+    assert (info.kv_tokens, info.max_running) == (BLOCKS * BLOCK, MAX_RUNNING)
+    assert info.eos_token_ids == ((2,) if engine.case.computes else ())
+
+
+async def test_a_stream_has_as_many_tokens_as_asked_for_and_says_why_it_ended(engine: Running):
+    for count in (1, 2, 40):
+        output = await engine.generate(prompt(1), max_tokens=count)
+        assert (len(output.tokens), output.finish, output.stop) == (count, "length", None)
+        assert all(0 <= token < VOCAB for token in output.tokens)
+
+
+async def test_a_prompt_is_cached_in_whole_blocks_but_for_its_last_token(engine: Running):
+    for length, cached in ((100, 96), (128, 96), (129, 128), (20, 0)):
+        assert (await engine.generate(prompt(length, length))).cached == 0
+        assert (await engine.generate(prompt(length, length))).cached == cached
+
+
+async def test_what_was_generated_is_cached_too(engine: Running):
+    first = await engine.generate(prompt(1), max_tokens=80)
+    assert (await engine.generate(prompt(1) + first.tokens + [9])).cached == 160
+
+
+async def test_output_does_not_depend_on_the_cache_or_on_company(engine: Running):
+    alone = [await engine.generate(prompt(number, 90 + number)) for number in range(6)]
+    warm = [await engine.generate(prompt(number, 90 + number)) for number in range(6)]
+    await engine.forget()
+    together = await asyncio.gather(*(engine.generate(prompt(number, 90 + number)) for number in range(6)))
+    assert [output.tokens for output in alone] == [output.tokens for output in warm]
+    assert [output.tokens for output in alone] == [output.tokens for output in together]
+
+
+async def test_prompts_that_share_a_beginning_compute_it_once(engine: Running):
+    shared = prompt(1, 160)
+    outputs = await asyncio.gather(*(engine.generate(shared + prompt(number, 20)) for number in range(2, 8)))
+    assert sorted(output.cached or 0 for output in outputs) == [0] + [160] * 5
+
+
+async def test_salts_share_nothing(engine: Running):
+    assert (await engine.probe(prompt(1), salt="red")).cached == 0
+    assert (await engine.probe(prompt(1), salt="blue")).cached == 0
+    assert (await engine.probe(prompt(1))).cached == 0
+    assert (await engine.probe(prompt(1), salt="red")).cached == 96
+
+
+async def test_a_stop_token_ends_the_stream_and_is_named(engine: Running):
+    whole = (await engine.generate(prompt(3), max_tokens=20)).tokens
+    position = next(index for index in range(4, 20) if whole[index] not in whole[:index])
+    stopped = await engine.generate(prompt(3), max_tokens=20, stop_token_ids=(whole[position],))
+    assert (stopped.tokens, stopped.finish, stopped.stop) == (whole[: position + 1], "stop", whole[position])
+
+
+async def test_before_min_tokens_nothing_stops(engine: Running):
+    whole = (await engine.generate(prompt(3), max_tokens=20)).tokens
+    output = await engine.generate(prompt(3), max_tokens=20, min_tokens=10, stop_token_ids=(whole[2],))
+    assert len(output.tokens) >= 10
+
+
+async def test_the_context_ends_a_stream(engine: Running):
+    output = await engine.generate(prompt(1, CONTEXT - 5), max_tokens=50)
+    assert (len(output.tokens), output.finish) == (5, "length")
+
+
+async def test_a_seed_fixes_what_is_drawn(engine: Running):
+    drawn = {"temperature": 1.0, "max_tokens": 12}
+    first = await engine.generate(prompt(1), seed=7, **drawn)
+    again = await engine.generate(prompt(1), seed=7, **drawn)
+    others = [await engine.generate(prompt(1), seed=seed, **drawn) for seed in (8, -1)]
+    assert first.tokens == again.tokens
+    assert all(output.tokens != first.tokens for output in others)
+
+
+async def test_sampling_that_leaves_one_choice_is_greedy(engine: Running):
+    greedy = await engine.generate(prompt(1))
+    if engine.case.computes:
+        narrow = await engine.generate(prompt(1), temperature=1.0, top_k=1)
+        tiny = await engine.generate(prompt(1), temperature=1.0, top_p=1e-6)
+        assert greedy.tokens == narrow.tokens == tiny.tokens
+
+
+async def test_every_sampling_parameter_is_taken(engine: Running):
+    everything = {
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "top_k": 40,
+        "min_p": 0.01,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.5,
+        "repetition_penalty": 1.2,
+        "stop": ("never",),
+        "min_tokens": 3,
+        "seed": 1,
+    }
+    assert set(everything) <= set(SamplingParams.__struct_fields__)
+    assert len((await engine.generate(prompt(1), **everything)).tokens) == 8
+
+
+async def test_a_repetition_penalty_repeats_less(engine: Running):
+    if engine.case.computes:
+        output = await engine.generate(prompt(1), repetition_penalty=100.0, max_tokens=30)
+        assert len(set(output.tokens)) == 30
+        assert not set(output.tokens) & set(prompt(1))
+
+
+async def test_logprobs_come_with_each_token(engine: Running):
+    for count in (0, 3):
+        output = await engine.generate(prompt(1), logprobs=count)
+        assert [entry.token_id for entry in output.logprobs] == output.tokens
+        for entry in output.logprobs:
+            assert entry.logprob <= 0
+            assert len(entry.top) == count
+            assert [logprob for _, logprob in entry.top] == sorted((value for _, value in entry.top), reverse=True)
+            if count:
+                assert entry.top[0] == (entry.token_id, entry.logprob), "greedy: the most likely one was chosen"
+    assert (await engine.generate(prompt(1))).logprobs == []
+
+
+@pytest.mark.parametrize("after", [0, 3], ids=["in prefill", "in decode"])
+async def test_an_abort_ends_the_stream_and_frees_the_engine(engine: Running, after: int):
+    output = Output()
+    async with aclosing(engine.stream(prompt(1, 800), max_tokens=200)) as deltas:
+        reading = asyncio.create_task(_read(deltas, output))
+        await engine.until(lambda: engine.engine.load().running + engine.engine.load().waiting > 0, "it never began")
+        await engine.until(lambda: len(output.tokens) >= after, "no tokens")
+        engine.engine.abort(engine.last_id)
+        async with asyncio.timeout(10):
+            await reading
+    assert output.finish == "abort"
+    assert len(output.tokens) < 200
+    engine.engine.abort(engine.last_id)
+    await engine.idle()
+    assert (await engine.generate(prompt(2))).finish == "length"
+
+
+async def test_closing_the_stream_aborts(engine: Running):
+    async with aclosing(engine.stream(prompt(1, 800), max_tokens=200)) as deltas:
+        await anext(deltas)
+    await engine.idle()
+    assert (await engine.generate(prompt(2))).finish == "length"
+
+
+async def test_cancelling_the_reader_aborts_wherever_the_request_is(engine: Running):
+    tasks = [asyncio.create_task(engine.generate(prompt(n, 300), max_tokens=100)) for n in range(3 * MAX_RUNNING)]
+    await engine.until(lambda: engine.engine.load().waiting > 0, "nothing waits")
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await engine.until(lambda: engine.engine.load().waiting == 0, "something waits")
+    await engine.idle()
+
+
+async def test_aborting_what_waits_answers_at_once(engine: Running):
+    tasks = [asyncio.create_task(engine.generate(prompt(n, 300), max_tokens=60)) for n in range(3 * MAX_RUNNING)]
+    await engine.until(lambda: engine.engine.load().waiting > MAX_RUNNING, "nothing waits")
+    engine.engine.abort(engine.last_id)
+    async with asyncio.timeout(10):
+        last = await tasks[-1]
+    assert (last.finish, last.tokens, last.cached) == ("abort", [], None)
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error"),
+    [
+        ([5, VOCAB], InvalidRequestError),
+        ([5, -1], InvalidRequestError),
+        ([], InvalidRequestError),
+        ([5] * CONTEXT, ContextLengthError),
+        ([5] * (CONTEXT + 1), ContextLengthError),
+    ],
+    ids=["outside the vocabulary", "negative", "empty", "no room for a token", "too long"],
+)
+async def test_a_prompt_that_cannot_be_served_is_refused_and_the_engine_goes_on(
+    engine: Running, tokens: list[int], error: type[InvalidRequestError]
+):
+    with pytest.raises(error) as caught:
+        await engine.generate(tokens)
+    assert caught.value.field == "prompt"
+    assert (await engine.generate(prompt(2))).finish == "length"
+
+
+async def test_an_id_in_use_is_refused(engine: Running):
+    async with aclosing(engine.stream(prompt(1), max_tokens=200)) as deltas:
+        await anext(deltas)
+        engine._ids -= 1
+        with pytest.raises(InvalidRequestError, match="id"):
+            await engine.generate(prompt(2))
+
+
+async def test_a_lower_priority_goes_first(engine: Running):
+    order: list[int] = []
+
+    async def ask(number: int, priority: int) -> None:
+        await engine.generate(prompt(number, 200), priority=priority, max_tokens=30)
+        order.append(priority)
+
+    await asyncio.gather(*(ask(number, priority) for number, priority in enumerate([9, 0, -9] * (MAX_RUNNING + 2))))
+    assert max(index for index, priority in enumerate(order) if priority == -9) < order.index(9)
+
+
+async def test_the_events_tell_what_is_cached_block_by_block(engine: Running):
+    """Seven contexts of prompts through a cache of two: every answer says whether the belief was right."""
+    draw = random.Random(5)
+    prefixes = [prompt(number, 32 * draw.randint(1, 8)) for number in range(6)]
+    for step in range(60):
+        tokens = draw.choice(prefixes) + prompt(100 + draw.randint(0, 8), draw.randint(1, 200))
+        await engine.probe(tokens, max_tokens=draw.choice([1, 8, 40]), salt=draw.choice(["", "", "red"]))
+        if step % 20 == 19:
+            await engine.forget()
+    engine.check()
+
+
+async def test_after_a_crowd_nothing_is_believed_that_is_gone(engine: Running):
+    """Evictions, copies and preemptions under pressure, with news and answers in the order in which they come."""
+
+    async def ask(tokens: list[int]) -> None:
+        output = await engine.generate(tokens, max_tokens=40)
+        engine.belief(tokens)
+        engine.believe(tokens + output.tokens[:-1])
+
+    prefixes = [prompt(number, 160) for number in range(5)]
+    prompts = [prefixes[number % 5] + prompt(50 + number, 60) for number in range(40)]
+    await asyncio.gather(*map(ask, prompts))
+    for tokens in reversed(prompts):
+        await engine.probe(tokens, exactly=False, max_tokens=1)
+
+
+async def test_a_reset_forgets_everything_and_says_so(engine: Running):
+    await engine.probe(prompt(1))
+    await engine.engine.reset_cache()
+    assert engine.belief(prompt(1)) == 0
+    assert (await engine.probe(prompt(1))).cached == 0
+
+
+async def test_a_reset_under_way_changes_no_output(engine: Running):
+    wanted = await engine.generate(prompt(1), max_tokens=60)
+    task = asyncio.create_task(engine.generate(prompt(1), max_tokens=60))
+    await engine.until(lambda: engine.engine.load().running == 1, "it never began")
+    await engine.engine.reset_cache()
+    assert (await task).tokens == wanted.tokens
+
+
+async def test_two_hundred_at_once_all_get_their_answer(engine: Running):
+    lengths = [20 + number % 50 for number in range(200)]
+    outputs = await asyncio.gather(
+        *(engine.generate(prompt(n, length), max_tokens=5) for n, length in enumerate(lengths))
+    )
+    assert {(len(output.tokens), output.finish) for output in outputs} == {(5, "length")}
+    assert engine.engine.load().waiting == 0
+
+
+async def _read(deltas: object, output: Output) -> None:
+    async for delta in deltas:  # type: ignore[attr-defined]
+        output.take(delta)
