@@ -63,7 +63,7 @@ class SGLangEngine:
         return self._started().cache_events()
 
     def load(self) -> Load:
-        """Return the load as SGLang published it last."""
+        """Return the present load; tokens in use are those that SGLang published last."""
         return self._started().load()
 
     async def reset_cache(self) -> None:

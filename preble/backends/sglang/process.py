@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from preble.backends import EngineInfo, Load
+from preble.backends import EngineInfo
 from preble.backends.sglang.answer import aborted
 from preble.backends.sglang.options import arguments, set_environment
 from preble.backends.sglang.sampling import Limits
@@ -88,12 +88,10 @@ class Process:
             state.finished = True
             state.event.set()
 
-    def load(self, waiting: int) -> Load:
-        """Return the load as the scheduler published it last, with so many more waiting."""
+    def used_tokens(self) -> int:
+        """Return the KV tokens in use by running requests, as the scheduler published them last: a moment ago."""
         loads = self._manager.load_snapshot_reader.read_all()
-        if not loads:
-            return Load(0, waiting, 0)
-        return Load(loads[0].num_running_reqs, loads[0].num_waiting_reqs + waiting, loads[0].num_used_tokens)
+        return int(loads[0].num_used_tokens) if loads else 0
 
     async def flush(self) -> None:
         """Forget all cached prefixes. Raises EngineError if requests run."""

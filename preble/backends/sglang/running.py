@@ -67,8 +67,9 @@ class Running:
         return self._held.evicted()
 
     def load(self) -> Load:
-        """Return the load as SGLang published it last, and who waits here."""
-        return self._process.load(self._admission.waiting)
+        """Return the load: the requests as they are known here, the tokens as SGLang published them last."""
+        inside, most = self._admission.inside, self._limits.info.max_running
+        return Load(min(inside, most), self._admission.waiting + max(0, inside - most), self._process.used_tokens())
 
     async def reset_cache(self) -> None:
         """Let the requests inside end, holding back the others, and forget all cached prefixes."""
