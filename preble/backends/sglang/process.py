@@ -8,9 +8,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from preble.backends import EngineInfo
+from preble.backends.scratch import scratch_folder
 from preble.backends.sglang.answer import aborted
 from preble.backends.sglang.options import arguments, set_environment
 from preble.backends.sglang.sampling import Limits
@@ -34,7 +36,7 @@ class Process:
         set_environment(model)
         sglang, platforms = _imported("sglang"), _imported("sglang.srt.platforms")
         self.cpu = options.get("device", platforms.current_platform.device_type) == "cpu"
-        self._folder = tempfile.mkdtemp(prefix="preble-")
+        self._folder = scratch_folder()
         self.events, self.replay = (f"ipc://{self._folder}/{name}" for name in ("events", "replay"))
         keywords = arguments(model, options, cpu=self.cpu, events=self.events, replay=self.replay)
         try:
@@ -116,8 +118,8 @@ def _imported(name: str) -> Any:
         raise ConfigurationError(f"SGLang cannot be imported: {error}") from error
 
 
-def _launched(sglang: Any, keywords: Mapping[str, Any], folder: str) -> Any:
-    usual, tempfile.tempdir = tempfile.tempdir, folder  # where SGLang makes its sockets, and leaves them
+def _launched(sglang: Any, keywords: Mapping[str, Any], folder: Path) -> Any:
+    usual, tempfile.tempdir = tempfile.tempdir, str(folder)  # where SGLang makes its sockets, and leaves them
     try:
         return sglang.Engine(**keywords)
     except OSError as error:
