@@ -71,7 +71,8 @@ _OURS = {
 }
 
 ENGINES: dict[str, Case] = {
-    "sim": Case(backend="sim", options=_OURS | {"vocab_size": VOCAB}, computes=False),
+    # A millisecond a step: what takes no time at all cannot be aborted midway.
+    "sim": Case(backend="sim", options=_OURS | {"vocab_size": VOCAB, "time_scale": 0.05}, computes=False),
     "torch": Case(backend="torch", options=_OURS | {"device": "cpu", "dtype": "float32"}, needs=("torch",)),
     "vllm": Case(backend="vllm", options=_VLLM, needs=("vllm",)),
     "vllm-inline": Case(backend="vllm", options=_VLLM | {"mode": "inline"}, needs=("vllm",)),

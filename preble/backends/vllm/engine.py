@@ -17,7 +17,7 @@ from preble.backends.block_events import HeldBlocks, decode
 from preble.backends.checks import check_prompt
 from preble.backends.event_feed import EventFeed
 from preble.backends.vllm.configuration import TOPIC, check_options, configure, describe
-from preble.backends.vllm.environment import prepare
+from preble.backends.vllm.environment import forget, prepare
 from preble.core.disciplines import Discipline
 from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, EngineError, InvalidRequestError, NotStartedError
@@ -41,7 +41,7 @@ class VllmEngine:
         self, *, model: str | None = None, discipline: Discipline = "groups", mode: Mode = "async", **options: Any
     ) -> None:
         if importlib.util.find_spec("vllm") is None:
-            raise ConfigurationError('backend "vllm": vLLM is not installed')
+            raise ConfigurationError('backend "vllm": vLLM is not installed; pip install "preble[vllm]"')
         if mode not in ("async", "inline"):
             raise ConfigurationError(f"mode: must be async or inline, not {mode!r}")
         self._model = check_options(model, options)
@@ -50,12 +50,20 @@ class VllmEngine:
         self._options = options
         self._folder = Path(tempfile.mkdtemp(prefix="preble-vllm-"))
         self._llm: Any = None
+        self._feed: EventFeed | None = None
         self._info: EngineInfo | None = None
         self._aborts: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def start(self) -> EngineInfo:
         """Load the model, in a thread. Raises ConfigurationError in vLLM's words, and ModelError."""
+        try:
+            return await self._start()
+        except BaseException:
+            await self.close()  # an open socket would keep the process from ending
+            raise
+
+    async def _start(self) -> EngineInfo:
         prepare(self._model, self._folder)
         config = await asyncio.to_thread(configure, self._model, self._options, self._folder)
         self._held = HeldBlocks(config.cache_config.block_size)
@@ -106,7 +114,7 @@ class VllmEngine:
         """Return and forget the evictions since the last call, in order. Raises EngineError if they make no sense."""
         if self._info is None or self._closed:
             return []
-        self._feed.drain()
+        self._drain()
         return self._held.evicted()
 
     def load(self) -> Load:
@@ -127,7 +135,7 @@ class VllmEngine:
             raise NotStartedError("the engine has not been started")
         if not await self._llm.reset_prefix_cache():
             await self._llm.reset_prefix_cache(reset_running_requests=True)
-        self._feed.drain()
+        self._drain()
         self._held.forget()  # vLLM tells of it with its next step only
 
     async def close(self) -> None:
@@ -139,14 +147,20 @@ class VllmEngine:
             self._admission.refuse_all()
         if self._llm is not None:
             await asyncio.to_thread(self._llm.shutdown)
-            self._feed.close()
             self._llm = None
+        if self._feed is not None:
+            self._feed.close()
+        forget(self._folder)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def check(self) -> None:
         """Raise AssertionError if the queue, or what the events say, is inconsistent."""
         self._admission.check()
         self._held.check()
+
+    def _drain(self) -> None:
+        if self._feed is not None and not self._closed:
+            self._feed.drain()
 
     async def _inside(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
         """Yield the deltas of a request that may go into the engine now."""
@@ -156,7 +170,7 @@ class VllmEngine:
         async with aclosing(self._outputs(request)) as outputs:
             async for output in outputs:
                 if first:
-                    self._feed.drain()  # so that those who follow are looked up in a cache that holds this prompt
+                    self._drain()  # so that those who follow are looked up in a cache that holds this prompt
                     self._admission.prefilled(request.id)
                 yield delta(output, request.sampling, first=first)
                 first = False

@@ -13,12 +13,19 @@ _DEFAULTS = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_SOCKETS = "VLLM_RPC_BASE_PATH"
 
 
 def prepare(model: str, folder: Path) -> None:
     """Set the variables. A model on disk needs no network; `folder` takes the sockets between vLLM's processes."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
+    os.environ.setdefault(_SOCKETS, str(folder))
     if Path(model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def forget(folder: Path) -> None:
+    """Take back what names the folder, which is about to go: a later engine of this process has its own."""
+    if os.environ.get(_SOCKETS) == str(folder):
+        del os.environ[_SOCKETS]
