@@ -10,7 +10,7 @@ from typing import Any
 
 from preble.backends import Delta, EngineRequest, Evicted, Load
 from preble.backends.admission import Admission
-from preble.backends.block_events import HeldBlocks, decode
+from preble.backends.block_events import Cleared, HeldBlocks, decode
 from preble.backends.event_feed import EventFeed
 from preble.backends.sglang.answer import Answer
 from preble.backends.sglang.options import TOPIC
@@ -22,6 +22,8 @@ from preble.errors import EngineError
 from preble.tokens import unpack
 
 _STEPS_AHEAD = 2  # one is computed, and the next one's requests must be there
+_EVENT_PATIENCE = 1.0
+_EVENT_INTERVAL = 0.002
 
 
 class Running:
@@ -44,6 +46,7 @@ class Running:
         self._numbers = itertools.count()
         self._resetting = asyncio.Lock()
         self._emptied = asyncio.Event()
+        self._cleared = False
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
         """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request."""
@@ -79,7 +82,9 @@ class Running:
                 while self._names:
                     self._emptied.clear()
                     await self._emptied.wait()
+                self._cleared = False
                 await self._process.flush()
+                await self._until_cleared()
             finally:
                 self._admission.resume()
 
@@ -130,5 +135,17 @@ class Running:
         self._feed.drain()
         return self._held.match(tokens, salt)
 
+    async def _until_cleared(self) -> None:
+        """Wait until the event that tells of a flush has come: it travels apart from the answer, and may be lost."""
+        try:
+            async with asyncio.timeout(_EVENT_PATIENCE):
+                while not self._cleared:
+                    await asyncio.sleep(_EVENT_INTERVAL)
+                    self._feed.drain()
+        except TimeoutError:
+            self._held.forget()
+
     def _take(self, body: bytes) -> None:
-        self._held.apply(decode(body))
+        events = decode(body)
+        self._cleared = self._cleared or any(isinstance(event, Cleared) for event in events)
+        self._held.apply(events)
