@@ -80,10 +80,11 @@ class Worker:
         self._link: Dealer | MemoryDealer | None = None
         self._engine: Engine | None = None
 
-    async def run(self, link: Dealer | MemoryDealer) -> bool:
+    async def run(self, link: Dealer | MemoryDealer, on_ready: Callable[[], None] = lambda: None) -> bool:
         """Say hello, start the engine, serve until `stop`. Return False if the engine did not start.
 
-        Raises what breaks the worker as a whole; failures of single requests are told to the cluster.
+        `on_ready` is called once the engine has started. Raises what breaks the worker as a whole; failures of single
+        requests are told to the cluster.
         """
         self._link = link
         self._say(Hello(VERSION, self._ticket.worker, self._ticket.incarnation, self._ticket.nonce))
@@ -96,6 +97,7 @@ class Worker:
             return False
         self._engine = engine
         if info is not None:
+            on_ready()
             self._say(Ready(info))
             await self._serve()
         await engine.close()
@@ -311,10 +313,11 @@ def _message(error: BaseException) -> str:
 
 async def _main(ticket: Ticket) -> bool:
     worker = Worker(ticket, make_engine)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop, GRACE)
+    listen = partial(asyncio.get_running_loop().add_signal_handler, signal.SIGTERM, worker.stop, GRACE)
+    listen()
     link = Dealer(ticket.address, ticket.identity, worker.receive)
     try:
-        return await worker.run(link)
+        return await worker.run(link, on_ready=listen)  # again: engines put handlers of their own there
     finally:
         link.close(linger=_PATIENCE)
 

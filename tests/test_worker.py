@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -53,6 +55,9 @@ class Counter:
     async def start(self) -> EngineInfo:
         if self._start == "never":
             await asyncio.Event().wait()
+        if self._start == "seizing":
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 9)
+            self._start = "well"
         failures = {"model": ModelError("no such model"), "configuration": ConfigurationError("odd block size")}
         if self._start != "well":
             raise failures.get(self._start, RuntimeError("out of memory"))
@@ -415,9 +420,10 @@ async def test_a_process_serves_and_stops():
     desk.router.close()
 
 
-async def test_a_process_stops_at_sigterm():
+@pytest.mark.parametrize("start", ["well", "seizing"], ids=["as it should", "with an engine that takes the signal"])
+async def test_a_process_stops_at_sigterm(start):
     desk = Desk()
-    child = await _started(desk)
+    child = await _started(desk, backend="tests.test_worker:Counter", options={"start": start})
     await desk.next(Ready)
     child.terminate()
     await desk.next(Stopped)

@@ -18,6 +18,7 @@ __all__ = ["BACKENDS", "Delta", "Engine", "EngineInfo", "EngineRequest", "Evicte
 BACKENDS = {
     "openai": "preble.backends.openai.engine:OpenAIEngine",
     "sim": "preble.backends.sim:SimEngine",
+    "sglang": "preble.backends.sglang.engine:SGLangEngine",
     "torch": "preble.backends.torch.engine:TorchEngine",
     "vllm": "preble.backends.vllm.engine:VllmEngine",
 }

@@ -54,6 +54,7 @@ class Admission:
         self._inside = 0
         self._pending = 0
         self._due: asyncio.Handle | None = None
+        self._paused = False
 
     @property
     def waiting(self) -> int:
@@ -104,6 +105,15 @@ class Admission:
             self._local.prefilled(id)
             self._soon()
 
+    def pause(self) -> None:
+        """Let nobody in until `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Let requests in again."""
+        self._paused = False
+        self._soon()
+
     def check(self) -> None:
         """Raise AssertionError if queue, tickets and counts disagree."""
         self._local.check()
@@ -140,7 +150,7 @@ class Admission:
 
     def _open(self) -> None:
         self._due = None
-        if not self._local.waiting or not self._has_room():
+        if self._paused or not self._local.waiting or not self._has_room():
             return
         now = asyncio.get_running_loop().time()
         for id in self._local.pick(self._room - self._inside, cached=self._cached_of, now=now):

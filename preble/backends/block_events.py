@@ -237,11 +237,12 @@ class HeldBlocks:
         block = self._blocks.get(name)
         if block is None or not block.copies:
             return
+        # Engines that evict the deepest block first go up a chain: one eviction for all of it. Settling drops blocks
+        # without a copy, so it comes before this one loses its last.
+        if self._removed and self._removed[-1].parent is not block:
+            self._settle()
         block.copies -= 1
         if not block.copies:
-            # Engines that evict the deepest block first go up a chain: one eviction for all of it.
-            if self._removed and self._removed[-1].parent is not block:
-                self._settle()
             self._removed.append(block)
 
     def _settle(self) -> None:

@@ -4,6 +4,7 @@ When the worker exits, or the cluster is gone or gives it up (end of file on DEA
 descendant, also those that left the session, and exits with the worker's status, 128 + signal if one killed it. SIGTERM
 is passed on to the worker. It is a process of its own so that a worker that hangs with the interpreter's lock held
 still ends, and standard library only, to be small. SOCKET is the cluster's socket file, removed if the cluster is gone.
+The worker may make a folder of the name in PREBLE_SCRATCH, which is removed with all in it when the worker is gone.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ def main() -> None:
     os.set_inheritable(death, False)
     if LINUX:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    scratch = os.path.join(os.environ.get("TMPDIR") or "/tmp", f"preble-{os.urandom(6).hex()}")  # noqa: S108
+    os.environ["PREBLE_SCRATCH"] = scratch
     worker = spawn(command)
     status = watch(worker, death)
     code = kill_tree(worker, status)
+    remove_folder(scratch)
     # The end of DEATH_FD alone may mean that only this worker is to go.
     if status is None and socket and os.getppid() != parent:
         remove_socket(socket)
@@ -125,6 +129,17 @@ def has_children() -> bool:
     except ChildProcessError:
         return False
     return True
+
+
+def remove_folder(path: str) -> None:
+    """Remove a folder and all in it; it may not exist."""
+    for folder, folders, files in os.walk(path, topdown=False):
+        for name in files + folders:
+            entry = os.path.join(folder, name)
+            with contextlib.suppress(OSError):
+                os.rmdir(entry) if name in folders and not os.path.islink(entry) else os.unlink(entry)
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
 
 
 def remove_socket(path: str) -> None:

@@ -54,6 +54,13 @@ def test_a_node_s_blocks_in_any_order_are_gone():
     assert blocks.held() == set()
 
 
+def test_nodes_of_several_blocks_leave_in_one_event_from_the_deepest_on():
+    """SGLang's way: node after node from the leaf up, and the blocks of each from its beginning."""
+    blocks = held(stored([1], [1, 1]), stored([2, 3], [2, 2, 3, 3], parent=1), Removed([2, 3, 1]))
+    assert blocks.evicted() == [Evicted(pack([1, 1, 2, 2]), 2), Evicted(pack([1, 1]), 0)]
+    assert blocks.held() == set()
+
+
 def test_a_block_without_its_parent_is_out_of_reach_until_that_comes_back():
     blocks = held(stored([1, 2], [1, 1, 2, 2]), Removed([1]))
     assert blocks.evicted() == [Evicted(pack([1, 1]), 0)]

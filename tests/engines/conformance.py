@@ -32,13 +32,17 @@ VOCAB = 4096
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One engine under test: its backend, what must be installed, its options of the common size.
 
-    `computes` says that tokens come from the model, so that they can be compared with those of others.
+    `computes` says that tokens come from the model, so that they can be compared with those of others. `refuses` are
+    the sampling parameters that it cannot do; `output_only` says that its repetition penalty, of 2 at most, does not
+    look at the prompt.
     """
 
     backend: str
     options: dict[str, Any]
     needs: tuple[str, ...] = ()
     computes: bool = True
+    refuses: tuple[str, ...] = ()
+    output_only: bool = False
 
 
 _VLLM = {
@@ -49,6 +53,14 @@ _VLLM = {
     "max_num_batched_tokens": MAX_BATCHED,
     "dtype": "float32",
     "enforce_eager": True,
+}
+_SGLANG = {
+    "page_size": BLOCK,
+    "max_total_tokens": BLOCKS * BLOCK,
+    "context_length": CONTEXT + 6,  # SGLang keeps these for itself
+    "max_running_requests": MAX_RUNNING,
+    "chunked_prefill_size": MAX_BATCHED,
+    "dtype": "float32",
 }
 _OURS = {
     "block_size": BLOCK,
@@ -64,6 +76,7 @@ ENGINES: dict[str, Case] = {
     "torch": Case(backend="torch", options=_OURS | {"device": "cpu", "dtype": "float32"}, needs=("torch",)),
     "vllm": Case(backend="vllm", options=_VLLM, needs=("vllm",)),
     "vllm-inline": Case(backend="vllm", options=_VLLM | {"mode": "inline"}, needs=("vllm",)),
+    "sglang": Case(backend="sglang", options=_SGLANG, needs=("sglang",), refuses=("seed",), output_only=True),
 }
 
 

@@ -193,6 +193,20 @@ async def test_a_killed_supervisor_takes_the_workers_group_along(mark):
     await mark.until(0)
 
 
+async def test_what_a_killed_worker_kept_in_its_scratch_folder_is_removed(mark, tmp_path):
+    script = """
+        import os, pathlib, signal
+        folder = pathlib.Path(os.environ["PREBLE_SCRATCH"], "deep")
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+        (folder / "link").symlink_to("..")
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    child = await Child.start(ticket(), env=mark.env | {"TMPDIR": str(tmp_path)}, command=python(script))
+    assert await ended(child) == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_the_last_lines_are_kept(mark):
     script = "for number in range(1000): print(number)\nprint('y' * 1_000_000)\nprint('end', end='')"
     child = await Child.start(ticket(), env=mark.env, command=python(script))

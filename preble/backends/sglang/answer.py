@@ -1,0 +1,86 @@
+"""What SGLang streams back for one request, as deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from preble.backends import Delta
+from preble.errors import EngineError
+from preble.tokens import pack
+from preble.types import FinishReason, SamplingParams, TokenLogprob
+
+
+class Answer:
+    """Turns the outputs of one request into deltas, in order. `ended` is True after the last one.
+
+    `eos_token_ids` are those that end a text without being a stop reason.
+    """
+
+    def __init__(self, sampling: SamplingParams, eos_token_ids: Collection[int]) -> None:
+        self._sampling = sampling
+        self._eos_token_ids = eos_token_ids
+        # SGLang does not look for stop tokens where it ignores end tokens.
+        self._stops = frozenset(sampling.stop_token_ids if sampling.ignore_eos else ())
+        self._told = 0
+        self._cached: int | None = None
+        self.ended = False
+
+    def delta(self, output: Mapping[str, Any]) -> Delta:
+        """Return the delta of one incremental output. Raises EngineError if SGLang gave the request up."""
+        meta = output["meta_info"]
+        finish, stop = self._finish(meta["finish_reason"])
+        tokens: list[int] = output["output_ids"]
+        if finish == "abort":
+            # What is aborted while it waits comes with the last token once more.
+            tokens = tokens[: max(0, meta["completion_tokens"] - self._told)]
+        if self._stops and (end := self._stop(tokens)):
+            tokens, finish, stop = tokens[:end], "stop", tokens[end - 1]
+        self._told += len(tokens)
+        self.ended = finish is not None
+        logprobs = _logprobs(meta, len(tokens)) if self._sampling.logprobs is not None else None
+        return Delta(pack(tokens), self._cached_once(meta), finish, stop, logprobs)
+
+    def _finish(self, reason: Mapping[str, Any] | None) -> tuple[FinishReason | None, int | None]:
+        if reason is None:
+            return None, None
+        match reason["type"], reason.get("matched"):
+            case "length", _:
+                return "length", None
+            case "stop", int(token):
+                return "stop", None if token in self._eos_token_ids else token
+            case "abort", _ if reason.get("message") is None:
+                return "abort", None
+        raise EngineError(f"SGLang: {reason.get('message') or reason}")
+
+    def _stop(self, tokens: Sequence[int]) -> int:
+        """Return how many of the new tokens there are up to a stop token; 0 if there is none."""
+        for index, token in enumerate(tokens):
+            if token in self._stops and self._told + index + 1 >= self._sampling.min_tokens:
+                return index + 1
+        return 0
+
+    def _cached_once(self, meta: Mapping[str, Any]) -> int | None:
+        """The first count is the true one: a request that was retracted and comes back finds its own tokens cached."""
+        if self._cached is not None or "cached_tokens" not in meta:
+            return None
+        self._cached = int(meta["cached_tokens"])
+        return self._cached
+
+
+def aborted(tokens: int) -> dict[str, Any]:
+    """Return the output that ends a request after `tokens` tokens because we want it to."""
+    return {
+        "text": "",
+        "output_ids": [],
+        "meta_info": {"finish_reason": {"type": "abort", "message": None}, "completion_tokens": tokens},
+    }
+
+
+def _logprobs(meta: Mapping[str, Any], count: int) -> tuple[TokenLogprob, ...]:
+    chosen = meta.get("output_token_logprobs", ())[:count]
+    tops = meta.get("output_top_logprobs") or [None] * len(chosen)
+    return tuple(
+        TokenLogprob(token, logprob, tuple((id, value) for value, id, _ in top or ()))
+        for (logprob, token, _), top in zip(chosen, tops, strict=False)
+    )

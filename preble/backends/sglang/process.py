@@ -1,0 +1,137 @@
+"""SGLang itself: started in this process, which it fills with threads and children, and ended again."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from preble.backends import EngineInfo
+from preble.backends.scratch import scratch_folder
+from preble.backends.sglang.answer import aborted
+from preble.backends.sglang.options import arguments, set_environment
+from preble.backends.sglang.sampling import Limits
+from preble.errors import ConfigurationError, EngineError, ModelError
+
+_RESERVED = 6
+"""SGLang refuses prompts of so many tokens less than a sequence may have."""
+
+_FLUSH_PATIENCE = 5.0
+
+
+class Process:
+    """One `sglang.Engine`, with the files it would leave lying about. Making it blocks for 10 seconds and more.
+
+    Make it in the main thread, in the running event loop, in a process where nothing else has children: `close` kills
+    them all. SGLang takes the loop's handlers for SIGTERM and SIGQUIT. `events` and `replay` are the addresses of its
+    KV events. Raises ConfigurationError and ModelError with SGLang's own words.
+    """
+
+    def __init__(self, model: str, options: Mapping[str, Any]) -> None:
+        set_environment(model)
+        sglang, platforms = _imported("sglang"), _imported("sglang.srt.platforms")
+        self.cpu = options.get("device", platforms.current_platform.device_type) == "cpu"
+        self._folder = scratch_folder()
+        self.events, self.replay = (f"ipc://{self._folder}/{name}" for name in ("events", "replay"))
+        keywords = arguments(model, options, cpu=self.cpu, events=self.events, replay=self.replay)
+        try:
+            self._engine = _launched(sglang, keywords, self._folder)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        self._manager = self._engine.tokenizer_manager
+        self._request_type: Any = _imported("sglang.srt.managers.io_struct").GenerateReqInput
+        # Starts the task that reads what the scheduler sends. Else the first request did so.
+        self._manager.auto_create_handle_loop()
+        # Both ends have it mapped: nobody needs the name, which nobody else would remove.
+        with suppress(OSError):
+            os.unlink(self._manager.load_snapshot_reader.path)
+
+    @property
+    def chunk(self) -> int:
+        """Most tokens that one step prefills."""
+        size = int(self._manager.config_value("chunked_prefill_size") or 0)
+        return size if size > 0 else int(self._manager.config_value("max_prefill_tokens"))
+
+    async def limits(self, model: str) -> Limits:
+        """Return what requests may be, and what the engine can do."""
+        manager = self._manager
+        (state,) = await manager.get_internal_state()
+        kv_tokens = int(self._engine._scheduler_init_result.scheduler_infos[0]["max_total_num_tokens"])
+        block_size = int(manager.config_value("page_size"))
+        info = EngineInfo(
+            model=model,
+            vocab_size=manager.model_config.vocab_size,
+            # What would need the whole KV cache is never begun: a page at each end must stay free.
+            context_limit=min(manager.context_len - _RESERVED, kv_tokens - 2 * block_size),
+            kv_tokens=kv_tokens,
+            block_size=block_size,
+            max_running=int(state["effective_max_running_requests_per_dp"]),
+            eos_token_ids=_eos_token_ids(manager),
+            cost="small-cpu" if self.cpu else "mistral-7b-a6000",
+        )
+        return Limits(info, bool(manager.config_value("enable_deterministic_inference")), manager.tokenizer is not None)
+
+    def generate(self, **request: Any) -> Any:
+        """Return an asynchronous generator of outputs; the arguments are the fields of SGLang's request."""
+        return self._manager.generate_request(self._request_type(stream=True, **request))
+
+    def abort(self, rid: str) -> None:
+        """End a request's outputs at once, with an abort, and the request as soon as the scheduler looks."""
+        self._manager.abort_request(rid)
+        state = self._manager.rid_to_state.pop(rid, None)
+        if state is not None:
+            state.out_list.append(aborted(len(state.output_ids)))
+            state.finished = True
+            state.event.set()
+
+    def used_tokens(self) -> int:
+        """Return the KV tokens in use by running requests, as the scheduler published them last: a moment ago."""
+        loads = self._manager.load_snapshot_reader.read_all()
+        return int(loads[0].num_used_tokens) if loads else 0
+
+    async def flush(self) -> None:
+        """Forget all cached prefixes. Raises EngineError if requests run."""
+        result = await self._manager.flush_cache(timeout_s=_FLUSH_PATIENCE)
+        if not result.success:
+            raise EngineError(f"SGLang: {result.message}")
+
+    def close(self) -> None:
+        """End SGLang's processes, and every other child of this one, and remove its files."""
+        for task in self._manager.asyncio_tasks:
+            task.cancel()
+        try:
+            self._engine.shutdown()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigurationError(f"SGLang cannot be imported: {error}") from error
+
+
+def _launched(sglang: Any, keywords: Mapping[str, Any], folder: Path) -> Any:
+    usual, tempfile.tempdir = tempfile.tempdir, str(folder)  # where SGLang makes its sockets, and leaves them
+    try:
+        return sglang.Engine(**keywords)
+    except OSError as error:
+        raise ModelError(f"SGLang cannot load {keywords['model_path']}: {error}") from error
+    except (TypeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
+        raise ConfigurationError(f"SGLang: {type(error).__name__}: {error}") from error
+    finally:
+        tempfile.tempdir = usual
+
+
+def _eos_token_ids(manager: Any) -> tuple[int, ...]:
+    found = set(manager.model_config.hf_eos_token_id or ())
+    if manager.tokenizer is not None:
+        found |= {manager.tokenizer.eos_token_id, *(manager.tokenizer.additional_stop_token_ids or ())}
+    return tuple(sorted(found - {None}))

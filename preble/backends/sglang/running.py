@@ -1,0 +1,151 @@
+"""A started SGLang with our queue in front of it, and what its events say that it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from preble.backends import Delta, EngineRequest, Evicted, Load
+from preble.backends.admission import Admission
+from preble.backends.block_events import Cleared, HeldBlocks, decode
+from preble.backends.event_feed import EventFeed
+from preble.backends.sglang.answer import Answer
+from preble.backends.sglang.options import TOPIC
+from preble.backends.sglang.process import Process
+from preble.backends.sglang.sampling import Limits, check, parameters
+from preble.core.disciplines import Discipline
+from preble.core.local import LocalScheduler
+from preble.errors import EngineError
+from preble.tokens import unpack
+
+_STEPS_AHEAD = 2  # one is computed, and the next one's requests must be there
+_EVENT_PATIENCE = 1.0
+_EVENT_INTERVAL = 0.002
+
+
+class Running:
+    """Requests on their way through the queue and SGLang."""
+
+    def __init__(self, process: Process, limits: Limits, discipline: Discipline) -> None:
+        self._process = process
+        self._limits = limits
+        self._held = HeldBlocks(limits.info.block_size)
+        self._feed = EventFeed(
+            process.events, replay=process.replay, topic=TOPIC, take=self._take, lost=self._held.forget
+        )
+        self._admission = Admission(
+            LocalScheduler(discipline, page=limits.info.block_size),
+            cached=self._cached,
+            max_running=limits.info.max_running,
+            ahead=_STEPS_AHEAD * process.chunk,
+        )
+        self._names: dict[int, str] = {}
+        self._numbers = itertools.count()
+        self._resetting = asyncio.Lock()
+        self._emptied = asyncio.Event()
+        self._cleared = False
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
+        """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request."""
+        check(request, self._limits)
+        async with self._admission.enter(request) as inside:
+            if inside:
+                async with aclosing(self._inside(request)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+            else:
+                yield Delta(b"", finish_reason="abort")
+
+    def abort(self, id: int) -> None:
+        """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""
+        if not self._admission.refuse(id) and (name := self._names.get(id)):
+            self._process.abort(name)
+
+    def cache_events(self) -> list[Evicted]:
+        """Return and forget the evictions since the last call, in order."""
+        self._feed.drain()
+        return self._held.evicted()
+
+    def load(self) -> Load:
+        """Return the load: the requests as they are known here, the tokens as SGLang published them last."""
+        inside, most = self._admission.inside, self._limits.info.max_running
+        return Load(min(inside, most), self._admission.waiting + max(0, inside - most), self._process.used_tokens())
+
+    async def reset_cache(self) -> None:
+        """Let the requests inside end, holding back the others, and forget all cached prefixes."""
+        async with self._resetting:
+            self._admission.pause()
+            try:
+                while self._names:
+                    self._emptied.clear()
+                    await self._emptied.wait()
+                self._cleared = False
+                await self._process.flush()
+                await self._until_cleared()
+            finally:
+                self._admission.resume()
+
+    def close(self) -> None:
+        """Abort everything and end SGLang."""
+        self._admission.refuse_all()
+        for name in self._names.values():
+            self._process.abort(name)
+        self._feed.close()
+        self._process.close()
+
+    def check(self) -> None:
+        """Raise AssertionError if the queue or the books of what is held are wrong."""
+        self._admission.check()
+        self._held.check()
+
+    async def _inside(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
+        answer = Answer(request.sampling, self._limits.info.eos_token_ids)
+        name = self._names[request.id] = f"{next(self._numbers)}."  # SGLang aborts all that begin with the name given
+        try:
+            async with aclosing(self._process.generate(**self._request(request, name))) as outputs:
+                async for output in outputs:
+                    delta = answer.delta(output)
+                    if delta.tokens:
+                        self._admission.prefilled(request.id)
+                    yield delta
+                    if answer.ended:
+                        return
+        except ValueError as error:
+            raise EngineError(f"SGLang: {error}") from error
+        finally:
+            del self._names[request.id]
+            if not self._names:
+                self._emptied.set()
+
+    def _request(self, request: EngineRequest, name: str) -> dict[str, Any]:
+        return {
+            "rid": name,
+            "input_ids": list(unpack(request.tokens)),
+            "sampling_params": parameters(request, self._limits),
+            "return_logprob": request.sampling.logprobs is not None,
+            "top_logprobs_num": request.sampling.logprobs or 0,
+            "priority": request.priority,
+            "cache_salt": request.cache_salt or None,
+        }
+
+    def _cached(self, tokens: bytes, salt: str) -> int:
+        self._feed.drain()
+        return self._held.match(tokens, salt)
+
+    async def _until_cleared(self) -> None:
+        """Wait until the event that tells of a flush has come: it travels apart from the answer, and may be lost."""
+        try:
+            async with asyncio.timeout(_EVENT_PATIENCE):
+                while not self._cleared:
+                    await asyncio.sleep(_EVENT_INTERVAL)
+                    self._feed.drain()
+        except TimeoutError:
+            self._held.forget()
+
+    def _take(self, body: bytes) -> None:
+        events = decode(body)
+        self._cleared = self._cleared or any(isinstance(event, Cleared) for event in events)
+        self._held.apply(events)

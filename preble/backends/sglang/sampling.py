@@ -1,0 +1,73 @@
+"""One request in SGLang's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from preble.backends import EngineInfo, EngineRequest
+from preble.backends.checks import check_prompt
+from preble.errors import InvalidRequestError
+from preble.tokens import TOKEN_BYTES
+from preble.types import SamplingParams
+
+_GREATEST_REPETITION_PENALTY = 2.0
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a request may be: as `info` says, and with a seed or least length only where SGLang was started for it.
+
+    `seeded` says that it computes deterministically, `tokenizer` that it has one and so knows what ends a text.
+    """
+
+    info: EngineInfo
+    seeded: bool
+    tokenizer: bool
+
+
+def check(request: EngineRequest, limits: Limits) -> None:
+    """Raise InvalidRequestError or ContextLengthError if SGLang cannot serve this: it may not survive the attempt."""
+    check_prompt(request.tokens, limits.info)
+    _check_sampling(request.sampling, limits)
+
+
+def _check_sampling(sampling: SamplingParams, limits: Limits) -> None:
+    if sampling.repetition_penalty > _GREATEST_REPETITION_PENALTY:
+        most = f"{_GREATEST_REPETITION_PENALTY:g}"
+        raise InvalidRequestError(f"SGLang allows at most {most}", field="repetition_penalty")
+    if sampling.seed is not None and sampling.temperature and not limits.seeded:
+        reason = "SGLang honours seeds only with the engine option enable_deterministic_inference"
+        raise InvalidRequestError(reason, field="seed")
+    if _least(sampling) and not limits.tokenizer:
+        raise InvalidRequestError("SGLang needs its tokenizer for this (skip_tokenizer_init)", field="min_tokens")
+
+
+def parameters(request: EngineRequest, limits: Limits) -> dict[str, Any]:
+    """Return SGLang's `sampling_params` for a request that passed `check`.
+
+    Stop strings stay in the cluster. With `ignore_eos` SGLang ignores stop tokens too: `Answer` looks for them.
+    """
+    sampling = request.sampling
+    most = min(sampling.max_tokens, limits.info.context_limit - len(request.tokens) // TOKEN_BYTES)
+    return {
+        "max_new_tokens": most,
+        "min_new_tokens": min(_least(sampling), most),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k if sampling.top_k > 0 else -1,
+        "min_p": sampling.min_p,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+        # An id outside the vocabulary never matches, and an index of one would end the scheduler.
+        "stop_token_ids": [token for token in sampling.stop_token_ids if token < limits.info.vocab_size],
+        "ignore_eos": sampling.ignore_eos,
+        # Without one, deterministic requests would all draw alike.
+        "sampling_seed": request.id if sampling.seed is None else sampling.seed,
+    }
+
+
+def _least(sampling: SamplingParams) -> int:
+    # For so many tokens SGLang forbids whatever could end the output, ignored or not: not if there is nothing.
+    return 0 if sampling.ignore_eos and not sampling.stop_token_ids else sampling.min_tokens
