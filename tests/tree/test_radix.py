@@ -564,7 +564,8 @@ def test_truncate_by_blocks_takes_what_is_left_of_a_block(tree):
 
 def test_a_truncation_inside_a_block_splits_at_a_page() -> None:
     tree = RadixTree(page=4)
-    tree.insert(pack(list(range(32))), 0, pin=False, landed=True)
+    for worker in (0, 1):
+        tree.insert(pack(list(range(32))), worker, pin=False, landed=True)
     tree.truncate(pack(list(range(32))), 8, 0, block=6)
     tree.check()
     assert tree.match(pack(list(range(32)))).length(0) == 8
