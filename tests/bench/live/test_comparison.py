@@ -59,7 +59,7 @@ def test_rows_show_live_over_simulated():
 
 
 def test_delay_is_what_the_engine_does_not_account_for():
-    steps = [StepTiming(4, 4, 16, 0, seconds) for seconds in (0.010, 0.012, 0.050)]
+    steps = [StepTiming(4, 4, 4, 16, 0, seconds) for seconds in (0.010, 0.012, 0.050)]
     records = [record("w0", ttft) for ttft in (0.013, 0.014, 0.052)]
     assert delay(Recording(records, steps)) == pytest.approx(0.002)
-    assert delay(Recording(records, [StepTiming(4, 4, 16, 0, 0.1)])) == 0.0
+    assert delay(Recording(records, [StepTiming(4, 4, 4, 16, 0, 0.1)])) == 0.0

@@ -18,7 +18,8 @@ def step(cost: CostModel, source: random.Random, stretch: float = 1.0) -> StepTi
     context = sum(source.randint(10, 2000) for _ in range(decodes))
     new, product = decodes + sum(new for new, _ in prefills), sum(new * total for new, total in prefills)
     seconds = cost.step(prefills, decodes, context)
-    return StepTiming(new, context + sum(total for _, total in prefills), product, decodes, seconds * stretch)
+    own = sum(total for _, total in prefills)
+    return StepTiming(new, context + own, own, product, decodes, seconds * stretch)
 
 
 def steps(count: int, *stretches: float) -> list[StepTiming]:
@@ -47,11 +48,11 @@ def test_outliers_do_not_change_what_steps_cost_relative_to_each_other():
 
 
 def test_no_coefficient_is_negative():
-    cost = fitted([StepTiming(new, 10_000 - 10 * new, 0, new, 0.01 * new) for new in range(1, 60)])
+    cost = fitted([StepTiming(new, 10_000 - 10 * new, 0, 0, new, 0.01 * new) for new in range(1, 60)])
     assert min(cost.attention_context, cost.extra_product, *(value for piece in cost.pieces for value in piece)) >= 0
 
 
 def test_prediction_of_sums_agrees_with_the_model_of_whole_steps():
     cost = fitted(steps(600))
-    timing = StepTiming(105, 1000 + 3000, 100 * 1000, 5, 0.0)
+    timing = StepTiming(105, 1000 + 3000, 1000, 100 * 1000, 5, 0.0)
     assert predicted(cost, [timing])[0] == pytest.approx(cost.step([(100, 1000)], 5, 3000))
