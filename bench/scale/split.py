@@ -8,6 +8,7 @@ from typing import Any
 from zlib import crc32
 
 from preble.core.rebalance import Move
+from preble.core.replicate import Copy
 from preble.core.scheduler import Placement, Scheduler
 from preble.tokens import TOKEN_BYTES
 
@@ -35,6 +36,7 @@ class Split:
         self.schedulers = schedulers
         self._choose = choose
         self._owners: dict[Hashable, Scheduler] = {}
+        self._proposers: dict[bytes, Scheduler] = {}
 
     def add_worker(self, worker: str, **about: Any) -> None:
         """All know the workers."""
@@ -43,7 +45,8 @@ class Split:
 
     def submit(self, id: Hashable, tokens: bytes, **about: Any) -> Placement:
         """Let the request's scheduler choose a worker."""
-        owner = self._owners.get(id) or self.schedulers[self._choose(id, tokens, len(self.schedulers))]
+        known = self._owners.get(id) or self._proposers.pop(tokens, None)
+        owner = known or self.schedulers[self._choose(id, tokens, len(self.schedulers))]
         self._owners[id] = owner
         return owner.submit(id, tokens, **about)
 
@@ -72,6 +75,12 @@ class Split:
     def rebalance(self, now: float) -> list[Move]:
         """Each proposes moves of its own requests."""
         return [move for scheduler in self.schedulers for move in scheduler.rebalance(now)]
+
+    def copies(self, now: float) -> list[Copy]:
+        """Each proposes copies of the prefixes it knows, and has them in its books."""
+        proposed = [(copy, scheduler) for scheduler in self.schedulers for copy in scheduler.copies(now)]
+        self._proposers.update({copy.tokens: scheduler for copy, scheduler in proposed})
+        return [copy for copy, _ in proposed]
 
     def check(self) -> None:
         """Raise AssertionError if the books of one are wrong."""
