@@ -15,7 +15,7 @@ from bench.paper import cells
 from bench.paper.figures import draw
 from bench.paper.result import Document, document, read
 from bench.paper.run import Results, alone, jobs, pooled, run
-from bench.paper.tables import ablation, azure, baselines, claims, markdown
+from bench.paper.tables import ablation, azure, baselines, beyond, claims, markdown
 from bench.progress import progress
 from bench.report import command_line, write
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, print and write what was asked for."""
     options = parse(argv)
     found = read(options.read) if options.read else document(measure(options))
-    for part in (claims, azure, ablation, baselines):
+    for part in (claims, azure, ablation, beyond, baselines):
         sys.stdout.write("\n".join(part(found.results)) + "\n\n")
     save(found, options)
     return 0
@@ -54,6 +54,7 @@ def measure(options: argparse.Namespace) -> Results:
         "sweep": (cells.sweep(), cells.CONTENDERS),
         "azure": (cells.azure(), cells.CONTENDERS),
         "ablation": (cells.ablation(), cells.ABLATION),
+        "beyond": (cells.beyond(), cells.CONTENDERS),
         "baselines": (cells.baselines(), cells.BASELINES),
     }
     chosen = {name: (trimmed(found, options), contenders) for name, (found, contenders) in parts.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 from bench.paper.cells import ROUND_ROBIN, Cell, Contender
 from bench.paper.run import Results
@@ -48,7 +49,8 @@ def metrics(results: Results) -> dict[str, float]:
         found |= {f"{what}_ratio_max": high, f"{what}_ratio_min": low}
         found[f"{what}_ratio_max_below_saturation"] = span(results, kept_up(results), "e2-paper", what)[1]
         found[f"e2_{what}_ratio_max"] = span(results, results.sweep, "e2", what)[1]
-    for cell in (*results.sweep, *results.azure, *results.ablation, *results.baselines):
+    parts = (results.sweep, results.azure, results.ablation, results.beyond, results.baselines)
+    for cell in chain.from_iterable(parts):
         for contender in results.outcomes[cell.name]:
             if contender != ROUND_ROBIN.name:
                 for what in FIELDS:

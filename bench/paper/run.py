@@ -56,6 +56,7 @@ class Results(msgspec.Struct, frozen=True):
     sweep: list[Cell]
     azure: list[Cell]
     ablation: list[Cell]
+    beyond: list[Cell]
     baselines: list[Cell]
     outcomes: Outcomes
     alone: dict[str, float]

@@ -30,7 +30,7 @@ def made(latency: float, p99: float, left: float = 0.0) -> Outcome:
 
 def results(base: Outcome, paper: Outcome, ours: Outcome) -> Results:
     outcomes = {CELL.name: {"round-robin": base, "e2-paper": paper, "e2": ours}}
-    return Results([CELL], [], [], [], outcomes, {CELL.panel: 2.0}, 1)
+    return Results([CELL], [], [], [], [], outcomes, {CELL.panel: 2.0}, 1)
 
 
 def test_each_step_of_the_ablation_adds_what_it_says():
@@ -97,7 +97,7 @@ def test_a_contender_brings_its_own_engine_and_queue():
 
 
 def test_every_cell_makes_its_workload():
-    for cell in (*cells.sweep(), *cells.azure(), *cells.ablation(), *cells.baselines()):
+    for cell in (*cells.sweep(), *cells.azure(), *cells.ablation(), *cells.beyond(), *cells.baselines()):
         few = msgspec.structs.replace(cell, requests=28)
         assert workload(few, 0)
     names = [cell.name for cell in cells.sweep()]
@@ -118,7 +118,8 @@ def test_the_sizes_are_the_papers():
 
 
 def test_quick_runs_from_end_to_end_and_reads_what_it_wrote(tmp_path, capsys, monkeypatch):
-    few = {"sweep": cells.sweep()[4:8], "azure": cells.azure(), "ablation": cells.ablation(), "baselines": []}
+    few = {"sweep": cells.sweep()[4:8], "azure": cells.azure(), "ablation": cells.ablation(), "beyond": []}
+    few["baselines"] = cells.sweep()[4:5]
     for name, chosen in few.items():
         monkeypatch.setattr(cells, name, lambda chosen=chosen: chosen)
     path, page = tmp_path / "paper.json", tmp_path / "paper.md"
