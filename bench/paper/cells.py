@@ -116,8 +116,10 @@ ABLATION = (
     Contender("+ priority groups", "e2-paper", "groups"),
 )
 """The steps of the paper's Figure 5, each with those before it."""
+ABLATION_RATES = (17.0, 25.0, 32.0, 48.0)
 
 BASELINES = (
+    CONTENDERS[1],
     ROUND_ROBIN,
     Contender("first come first served", "round-robin", "fcfs"),
     Contender("prompts in one piece", "round-robin", "lpm", engine={"max_batched_tokens": 33_086}),
@@ -148,8 +150,8 @@ def azure() -> list[Cell]:
 
 
 def ablation() -> list[Cell]:
-    """ToolBench with Zipf's popularity on 4 A6000."""
-    return [Cell("toolbench-zipf", "toolbench", FOUR, rate, 12_000) for rate in RATES["toolbench"][1][1:]]
+    """ToolBench with Zipf's popularity on 4 A6000; the last rate is above the paper's."""
+    return [Cell("toolbench-zipf", "toolbench", FOUR, rate, 12_000) for rate in ABLATION_RATES]
 
 
 def beyond() -> list[Cell]:
@@ -158,8 +160,8 @@ def beyond() -> list[Cell]:
 
 
 def baselines() -> list[Cell]:
-    """Every workload on 4 A6000 at its highest rate but one."""
-    return [_cell(workload, FOUR, by_cluster[1][-2]) for workload, by_cluster in RATES.items()]
+    """Every workload on 4 A6000 at its highest rate but one, and the mixed runs."""
+    return [*(_cell(workload, FOUR, by_cluster[1][-2]) for workload, by_cluster in RATES.items()), *azure()]
 
 
 def _cell(workload: str, cluster: Cluster, rate: float) -> Cell:

@@ -77,6 +77,7 @@ def _lines(axes: Axes, results: Results, cells: Sequence[Cell], contenders: Sequ
         axes.plot(rates, times, marker=marker, linestyle=line, linewidth=1.4, markersize=4, label=contender.name)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
 
 

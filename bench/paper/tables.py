@@ -96,14 +96,11 @@ def ablation(results: Results) -> list[str]:
 
 
 def baselines(results: Results) -> list[str]:
-    """What the ratio would be if the baseline were another."""
-    head = ["workload", "requests/s", *(f"{each.name}: {what}" for each in BASELINES for what in ("average", "p99"))]
-    rows = []
-    for cell in results.baselines:
-        found = [results.of(cell, each) for each in BASELINES]
-        times = [f"{time:.2f}" for one in found for time in (one.latency_mean, one.latency_p99)]
-        rows.append([cell.label, f"{cell.rate:g}", *times])
-    return table(head, rows)
+    """What the ratios of e2-paper would be if the baseline were another."""
+    head = ["workload", "requests/s", "baseline", *(f"{name}, s" for name in AZURE_NAMES.values())]
+    head += [f"ratio: {what}" for what in FIELDS]
+    others = [each for each in BASELINES if each.name != "e2-paper"]
+    return table(head, [_baseline(results, cell, each.name) for cell in results.baselines for each in others])
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -154,6 +151,13 @@ def _cell(results: Results, cell: Cell) -> list[str]:
         *(f"{ratio(results, cell, e2, what):.2f}" for e2 in E2S for what in ("average", "p99")),
         f"{best(results, cell):.2f}",
     ]
+
+
+def _baseline(results: Results, cell: Cell, baseline: str) -> list[str]:
+    paper, base = results.of(cell, "e2-paper"), results.of(cell, baseline)
+    times = [(getattr(base, field), getattr(paper, field)) for field in FIELDS.values()]
+    ratios = [f"{slow / fast:.2f}" for slow, fast in times]
+    return [cell.label, f"{cell.rate:g}", baseline, *(f"{slow:.3f}" for slow, _ in times), *ratios]
 
 
 def _brief(outcome: Outcome) -> list[str]:
