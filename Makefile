@@ -28,6 +28,7 @@ bench: .venv/installed
 	$(BIN)/python -m bench.micro --quick
 	$(BIN)/python -m bench.overhead --quick
 	$(BIN)/python -m bench.demo --quick
+	$(BIN)/python -m bench.paper --quick
 	$(BIN)/python -m bench.policies --quick
 	$(BIN)/python -m bench.scale --quick
 	$(BIN)/python -m bench.peers --quick

@@ -18,13 +18,15 @@ OUTPUT = normal(16, 9.9, 1, 45)
 MAX_TOKENS = 64
 
 MEAN_QUESTIONS = 18.9
+DOCUMENTS = {"2-gpu": (24, 1.13), "4-gpu": (48, 1.13), "full": (105, 1.0)}
+"""By size: documents, and what the number of questions on each is multiplied by."""
 
 
 def loogle(
-    *, rate: float = 1.0, requests: int = 986, seed: int = 0, size: Literal["4-gpu", "full"] = "4-gpu"
+    *, rate: float = 1.0, requests: int = 986, seed: int = 0, size: Literal["2-gpu", "4-gpu", "full"] = "4-gpu"
 ) -> list[Request]:
-    """Independent requests, Poisson: 48 documents of 20.5 questions, or 105 of 18.6; more for more requests."""
-    documents, more = (48, 1.13) if size == "4-gpu" else (105, 1.0)
+    """Independent requests, Poisson: 24 or 48 documents of 20.5 questions, or 105 of 18.6; more for more requests."""
+    documents, more = DOCUMENTS[size]
     documents = max(documents, math.ceil(requests / (MEAN_QUESTIONS * more)))
     lengths = stratified(DOCUMENT, documents, chance("loogle", seed, "documents"))
     counts = [math.ceil(asked * more) for asked in stratified(QUESTIONS, documents, chance("loogle", seed, "counts"))]

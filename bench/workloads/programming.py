@@ -15,13 +15,14 @@ NONCE = 22
 CANDIDATES = lognormal(19, 12, 1, 100)
 OUTPUT = lognormal(190, 343, 8, 2_048)
 MAX_TOKENS = 2_048
+PROBLEMS = {"2-gpu": 100, "4-gpu": 200, "full": 160}
 
 
 def programming(
-    *, rate: float = 1.0, requests: int = 3_750, seed: int = 0, size: Literal["4-gpu", "full"] = "4-gpu"
+    *, rate: float = 1.0, requests: int = 3_750, seed: int = 0, size: Literal["2-gpu", "4-gpu", "full"] = "4-gpu"
 ) -> list[Request]:
-    """Independent requests, Poisson, over 200 problems, or 160; more for more requests."""
-    problems = max(200 if size == "4-gpu" else 160, -(-requests // 18))
+    """Independent requests, Poisson, over 100, 200 or 160 problems; more for more requests."""
+    problems = max(PROBLEMS[size], -(-requests // 18))
     lengths = stratified(PROBLEM, problems, chance("programming", seed, "problems"))
     counts = stratified(CANDIDATES, problems, chance("programming", seed, "candidates"))
     asked = [problem for problem, times in enumerate(counts) for _ in range(times)]
