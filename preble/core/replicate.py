@@ -16,6 +16,7 @@ LEAST = 64
 LAST = (1 << 31) - 1
 """The priority of copies: behind all requests."""
 _PREFIXES = 4096
+_NOTHING = (0, 0.0, 0.0)
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -23,23 +24,6 @@ class Copy(msgspec.Struct, frozen=True):
 
     tokens: bytes
     target: str
-
-
-class _Rent:
-    """What has been paid for having one prefix in too few places: the `depth` where it ends says which it was."""
-
-    __slots__ = ("at", "depth", "seconds")
-
-    def __init__(self, depth: int, now: float) -> None:
-        self.depth = depth
-        self.seconds = 0.0
-        self.at = now
-
-    def pay(self, seconds: float, now: float) -> float:
-        """Add to it, after what was paid before has faded; return the sum."""
-        self.seconds = self.seconds * 0.5 ** ((now - self.at) / HALF_LIFE) + seconds
-        self.at = now
-        return self.seconds
 
 
 class Rents:
@@ -52,37 +36,43 @@ class Rents:
     """
 
     def __init__(self) -> None:
-        self._rents: dict[int, _Rent] = {}
-        self._due: dict[int, _Rent] = {}
+        # By node: the depth where the prefix ends, which says whether the node is still its; seconds paid, and when.
+        # Tuples of numbers, since the garbage collector does not visit those.
+        self._rents: dict[int, tuple[int, float, float]] = {}
+        self._due: set[int] = set()
 
     def pay(self, node: int, depth: int, seconds: float, price: float, now: float) -> None:
         """A request that found the prefix of `depth` tokens, down to `node`, could have avoided `seconds`.
 
         At `price`, in seconds too, a copy is due.
         """
-        rent = self._rents.get(node)
-        if rent is None or rent.depth != depth:
-            if len(self._rents) >= _PREFIXES:
-                del self._rents[next(iter(self._rents))]
-            rent = self._rents[node] = _Rent(depth, now)
-        if rent.pay(seconds, now) > price:
-            self._due[node] = rent
+        paid = self._paid(node, depth, now) + seconds
+        if node not in self._rents and len(self._rents) >= _PREFIXES:
+            del self._rents[next(iter(self._rents))]
+        self._rents[node] = depth, paid, now
+        if paid > price:
+            self._due.add(node)
 
     def due(self, tree: RadixTree, fleet: Fleet, weight: float, now: float) -> list[Copy]:
         """Return the copies to make now, at most one for a worker, and begin to count anew for what they hold.
 
         Seconds of computing count `weight` times.
         """
-        due, self._due = self._due, {}
+        due, self._due = sorted(self._due), set()
         found: dict[int, Copy] = {}
-        for node, rent in due.items():
+        for node in due:
             slot, key = int((fleet.load + fleet.closed("")).argmin()), tree.path(node)
-            same = rent.depth * TOKEN_BYTES == len(key)  # else the node has become that of another prefix
-            if not same or negative(key) or slot in found:
+            length = len(key) // TOKEN_BYTES
+            if slot in found or not key or negative(key):
                 continue
-            missed = rent.depth - tree.match(key).length(slot)
-            price = weight * fleet.slots[slot].work_seconds(missed, rent.depth)
-            if LEAST <= missed <= fleet.free[slot] and rent.pay(0.0, now) > price:
+            missed = length - tree.match(key).length(slot)
+            price = weight * fleet.slots[slot].work_seconds(missed, length)
+            if LEAST <= missed <= fleet.free[slot] and self._paid(node, length, now) > price:
                 found[slot] = Copy(key, str(fleet.names[slot]))
-                self._rents.pop(node, None)
+                del self._rents[node]
         return list(found.values())
+
+    def _paid(self, node: int, depth: int, now: float) -> float:
+        """What was paid for that prefix and has not faded."""
+        known, seconds, at = self._rents.get(node, _NOTHING)
+        return seconds * 0.5 ** ((now - at) / HALF_LIFE) if known == depth else 0.0
