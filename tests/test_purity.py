@@ -34,7 +34,7 @@ IMPURE_NAMES = {"environ", "input", "open", "print", "np.random"}
 GENERATORS = {"random.Random"}
 
 LAYERS = [
-    {"errors"},
+    {"_pack", "errors"},
     {"tokens", "types"},
     {"tree"},
     {"core"},

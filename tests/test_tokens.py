@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import shutil
 import struct
+import sysconfig
 from array import array
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preble.errors import InvalidRequestError
-from preble.tokens import MAX_TOKENS, TOKEN_BYTES, highest, pack, unpack
+from preble.tokens import MAX_TOKENS, TOKEN_BYTES, highest, pack, pack_integers, unpack
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=50)
 
@@ -40,7 +42,33 @@ class Odd:
         return (5, 6, 7)[index]
 
 
+def test_the_extension_is_built_where_there_is_a_compiler():
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    assert shutil.which(compiler) is None or pack_integers([1]) == struct.pack("<i", 1)
+
+
+@given(
+    tokens=st.lists(st.one_of(st.integers(-(2**70), 2**70), st.integers(-9, 9), st.booleans(), st.floats(), st.none()))
+)
+def test_the_extension_takes_ints_of_32_bits_and_nothing_else(tokens: list[Any]):
+    fits = all(type(token) is int and -(2**31) <= token < 2**31 for token in tokens)
+    expected = struct.pack(f"<{len(tokens)}i", *tokens) if fits else None
+    assert pack_integers(tokens) == pack_integers(tuple(tokens)) == expected
+    assert pack_integers(iter(tokens)) is None
+
+
+@pytest.fixture(params=["extension", "struct"])
+def either_way(request: pytest.FixtureRequest):
+    """Packing with the extension, and as it is without a compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "struct":
+            patch.setattr("preble.tokens.pack_integers", lambda tokens: None)
+        yield
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("form", FORMS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tokens=ids)
 def test_every_form_packs_to_the_same_bytes(form: str, tokens: list[int]):
     assert pack(FORMS[form](tokens)) == struct.pack(f"<{len(tokens)}i", *tokens)
