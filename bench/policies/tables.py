@@ -34,8 +34,8 @@ _HEADS = {
     "latency_mean": "latency mean, s",
     "latency_p99": "p99, s",
     "tpot_mean": "TPOT, ms",
-    "hit_ratio": "hit ratio",
     "imbalance": "imbalance",
+    "hit_ratio": "hit ratio",
     "throughput": "done a second",
 }
 
@@ -158,7 +158,7 @@ def _places(board: Board) -> Iterator[str]:
             if load == 0.5 and workload in multiples
             else ""
         )
-        yield title + "\n\n" + table(["policy", *_HEADS.values()], rows) + note
+        yield title + "\n\n" + table(["policy", *map(_HEADS.__getitem__, METRICS)], rows) + note
 
 
 def _value(cell: Cell, cells: dict[str, Cell], metric: str) -> str:

@@ -177,6 +177,16 @@ def test_tables_show_values_and_ratios():
     assert "| toolbench | 80% | 1.200 | 1.000 | 1.000 | random |" in text
 
 
+def test_the_table_of_a_cell_has_each_value_below_its_name():
+    heads, _, values = (
+        markdown(board(cell(OURS, tpot_mean=0.03, hit_ratio=0.6, imbalance=1.5, throughput=7.0)))
+        .split("### toolbench")[1]
+        .splitlines()[2:5]
+    )
+    shown = dict(zip(heads.split(" | "), values.split(" | "), strict=True))
+    assert (shown["TPOT, ms"], shown["imbalance"], shown["hit ratio"]) == ("30.0", "1.5", "0.600")
+
+
 def test_a_board_survives_its_file(tmp_path):
     made = board(cell(OURS), Sustained(workload="toolbench", policy=OURS, rate=3.0, limit=1.0))
     made.save(tmp_path / "deep" / "policies.json")
