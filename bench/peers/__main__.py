@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report."""
     parser = command_line(__doc__)
     parser.add_argument("--markdown", metavar="FILE", help="write the table there, with machine and date")
-    parser.add_argument("--quick", action="store_true", help="under a minute, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="under a minute once the routers are installed")
     options = parser.parse_args(argv)
     scale, figures = QUICK if options.quick else FULL, Figures()
     rounds, skipped = uvloop.run(measure(scale))
