@@ -25,6 +25,7 @@ from preble.errors import (
     InvalidRequestError,
     NotStartedError,
     OverloadedError,
+    PrebleError,
     WorkerLostError,
     WorkerStartError,
     WrongLoopError,
@@ -153,7 +154,8 @@ class PrebleCluster:
     async def start(self) -> None:
         """Start the workers and wait until all are ready. If this fails, nothing is left running.
 
-        Raises ModelError, ConfigurationError, WorkerStartError, or OSError for the decision log.
+        Raises ModelError, ConfigurationError, WorkerStartError, ClosedError if it is closed meanwhile, or OSError for
+        the decision log.
         """
         if self._loop is not None or self._closed:
             raise ClosedError("a cluster starts once")
@@ -165,11 +167,16 @@ class PrebleCluster:
             self._reader = await asyncio.to_thread(PromptReader, self.model)
             if isinstance(self._pool, ReplicaPool):
                 self._pool.text = self._reader.tokenizer
+            self._require_unclosed()
             infos = await self._pool.start(self._start_timeout)
+            self._require_unclosed()
             self._add_workers(infos)
-        except BaseException:
-            self._closed = True
+        except BaseException as error:
+            closed, self._closed = self._closed, True
             self._end(ClosedError("the cluster did not start"))
+            await self._pool.stop(0.0)
+            if closed and isinstance(error, PrebleError):
+                raise ClosedError("the cluster was closed") from None
             raise
         self._ready = True
 
@@ -304,8 +311,12 @@ class PrebleCluster:
         except WorkerStartError:
             self._require_started()
             raise
-        self._require_started()
-        self._add_workers({worker: info}, served)
+        try:
+            self._require_started()
+            self._add_workers({worker: info}, served)
+        except PrebleError:
+            await self._pool.remove(worker, 0.0)
+            raise
         return worker
 
     async def drain_worker(self, worker: str) -> None:
@@ -454,9 +465,12 @@ class PrebleCluster:
         if self._draining:
             raise OverloadedError("the cluster is draining", retry_after=0.1)
 
-    def _require_started(self) -> None:
+    def _require_unclosed(self) -> None:
         if self._closed:
             raise ClosedError("the cluster is closed")
+
+    def _require_started(self) -> None:
+        self._require_unclosed()
         if not self._ready:
             raise NotStartedError("the cluster is not started: use `async with`, or await start()")
         self._require_loop()

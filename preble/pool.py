@@ -209,7 +209,12 @@ class WorkerPool:
             nonce=secrets.token_hex(16),
             address=self._router.address,
         )
-        worker = _Worker(ticket, await Child.start(ticket))
+        child = await Child.start(ticket)
+        if self._stopping:  # meanwhile, without this one
+            child.kill()
+            await asyncio.wait((child.exited,), timeout=_KILLED_WITHIN)
+            raise WorkerStartError("stopped before it was ready", worker=name)
+        worker = _Worker(ticket, child)
         self._workers[name] = self._by_identity[ticket.identity] = worker
         worker.child.exited.add_done_callback(lambda _: self._exited(worker))
 

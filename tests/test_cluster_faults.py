@@ -102,6 +102,24 @@ async def test_a_wrong_engine_option_is_named() -> None:
     assert not descendants(os.getpid())
 
 
+async def test_a_start_that_fails_after_the_workers_are_up_leaves_nothing() -> None:
+    before = links()
+    with pytest.raises(ConfigurationError, match="no-such-cost"):
+        await PrebleCluster(backend="sim", cost="no-such-cost").start()
+    assert links() <= before
+    assert not descendants(os.getpid())
+
+
+async def test_closing_ends_a_start_that_has_just_begun() -> None:
+    cluster = PrebleCluster(backend="sim", workers=1)
+    starting = asyncio.create_task(cluster.start())
+    await asyncio.sleep(0)
+    await cluster.close()
+    with pytest.raises(ClosedError):
+        await starting
+    assert not descendants(os.getpid())
+
+
 async def test_an_engine_that_cannot_be_imported_is_named() -> None:
     with pytest.raises(ConfigurationError, match="no_such_module"):
         await PrebleCluster(backend="no_such_module:Engine").start()
