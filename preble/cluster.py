@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import math
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -39,6 +39,15 @@ from preble.text import Transcript
 from preble.types import Chunk, ClusterStats, Generation, Routing, SamplingParams
 
 _DEFAULT_SAMPLING = SamplingParams()
+
+
+class _Member:
+    """One worker of a cluster, or a replica that is lost and awaited: what it can do, and what was decided of it."""
+
+    def __init__(self, info: EngineInfo, namespaces: Collection[str] | None) -> None:
+        self.info = info
+        self.namespaces = namespaces
+        self.drained = False
 
 
 class PrebleCluster:
@@ -91,7 +100,7 @@ class PrebleCluster:
         self._ready = False
         self._ids = itertools.count(1)
         self._names = (f"w{number}" for number in itertools.count())
-        self._infos: dict[str, EngineInfo] = {}
+        self._members: dict[str, _Member] = {}
         self._reader = PromptReader(None)
         self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
         self._pool: WorkerPool | ReplicaPool = WorkerPool(
@@ -101,7 +110,7 @@ class PrebleCluster:
             options=engine_options or {},
             threads=threads,
             on_step=self._dispatcher.on_step,
-            on_lost=self._dispatcher.on_lost,
+            on_lost=self._lost,
         )
         self._dispatcher.send = self._pool.send
 
@@ -137,7 +146,7 @@ class PrebleCluster:
             on_step=cluster._dispatcher.on_step,
             on_failed=cluster._dispatcher.on_failed,
             on_lost=cluster._dispatcher.on_lost,
-            on_found=lambda worker, info: cluster._add_workers({worker: info}),
+            on_found=cluster._found,
         )
         cluster._dispatcher.send = cluster._pool.send
         return cluster
@@ -326,6 +335,7 @@ class PrebleCluster:
         """
         self._require_started()
         self._dispatcher.drain(worker)
+        self._members[worker].drained = True
         await self._dispatcher.idle(worker)
 
     async def remove_worker(self, worker: str) -> None:
@@ -336,7 +346,7 @@ class PrebleCluster:
         self._require_started()
         if not (isinstance(self._pool, ReplicaPool) and self._pool.is_lost(worker)):
             self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
-        del self._infos[worker]
+        self._forget(worker)
         await self._pool.remove(worker, self._close_grace)
 
     async def reset_cache(self) -> None:
@@ -385,7 +395,8 @@ class PrebleCluster:
         return flight
 
     def _check_adapter(self, name: str) -> None:
-        for info in self._infos.values():
+        for member in self._members.values():
+            info = member.info
             if name and info.adapters is not None and name not in info.adapters:
                 known = ", ".join(info.adapters) or "none"
                 raise InvalidRequestError(f"the {self.backend} engine has no {name!r}, but {known}", field="lora")
@@ -439,7 +450,7 @@ class PrebleCluster:
         sampling = sample.sampling
         return Transcript(self._reader.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
 
-    def _add_workers(self, infos: Mapping[str, EngineInfo], namespaces: Iterable[str] | None = None) -> None:
+    def _add_workers(self, infos: Mapping[str, EngineInfo], namespaces: Collection[str] | None = None) -> None:
         assert self._loop is not None
         for worker, info in infos.items():
             self.scheduler.add_worker(
@@ -452,8 +463,26 @@ class PrebleCluster:
                 namespaces=namespaces,
                 now=self._loop.time(),
             )
-        self._infos.update(infos)
-        self._reader.bound(self._infos.values())
+            self._members[worker] = _Member(info, namespaces)
+        self._reader.bound(member.info for member in self._members.values())
+
+    def _found(self, worker: str, info: EngineInfo) -> None:
+        """A lost replica is back, to serve what it served."""
+        before = self._members[worker]
+        self._add_workers({worker: info}, before.namespaces)
+        if before.drained:
+            self._dispatcher.drain(worker)
+            self._members[worker].drained = True
+
+    def _lost(self, worker: str, error: WorkerLostError) -> None:
+        """A worker died, and does not come back."""
+        self._dispatcher.on_lost(worker, error)
+        self._forget(worker)
+
+    def _forget(self, worker: str) -> None:
+        del self._members[worker]
+        if self._members:  # else requests find no worker, whatever their length
+            self._reader.bound(member.info for member in self._members.values())
 
     def _end(self, error: ClosedError) -> None:
         self._dispatcher.close(error)

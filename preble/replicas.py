@@ -69,6 +69,7 @@ class ReplicaPool:
         self._on_lost = on_lost
         self._on_found = on_found
         self._replicas: dict[str, _Replica] = {}
+        self._starting: dict[str, asyncio.Future[EngineInfo]] = {}
 
     async def start(self, timeout: float) -> dict[str, EngineInfo]:
         """Wait until all replicas are healthy and return what each can do. If one is not, none is connected.
@@ -85,19 +86,19 @@ class ReplicaPool:
     async def add(self, name: str, timeout: float) -> EngineInfo:
         """Connect one more replica, by its base URL. If that fails, nothing is left of it.
 
-        Raises ConfigurationError or WorkerStartError.
+        Raises ConfigurationError or WorkerStartError, also if the pool is stopped meanwhile.
         """
-        if name in self._replicas:
+        if name in self._replicas or name in self._starting:
             raise ConfigurationError(f"url: {name} is here already")
         engine = self._make_engine(url=name, text=self.text, kv_events=self._kv_events.get(name))
+        starting = self._starting[name] = asyncio.ensure_future(engine.start())
         try:
-            async with asyncio.timeout(timeout):
-                info = await engine.start()
-        except BaseException as error:
+            info = await _started(starting, name, timeout)
+        except BaseException:
             await engine.close()
-            if isinstance(error, TimeoutError):
-                raise WorkerStartError(f"not healthy within {timeout:g} s", worker=name) from None
             raise
+        finally:
+            del self._starting[name]
         replica = self._replicas[name] = _Replica(name, engine)
         replica.serving = True
         replica.watch = asyncio.create_task(self._watch(replica), name=f"preble-replica-{name}")
@@ -133,6 +134,8 @@ class ReplicaPool:
 
     async def stop(self, grace: float) -> None:
         """Let requests finish within `grace` seconds, abort the others, and close all connections."""
+        for starting in self._starting.values():
+            starting.cancel()
         replicas = list(self._replicas.values())
         self._replicas.clear()
         await asyncio.gather(*(self._leave(replica, grace) for replica in replicas))
@@ -232,6 +235,20 @@ def _paired(names: Sequence[str], kv_events: Sequence[str | None] | None) -> dic
     if isinstance(kv_events, str) or (kv_events is not None and len(kv_events) != len(names)):
         raise ConfigurationError(f"kv_events: must be a sequence of {len(names)} addresses, one for each URL")
     return dict(zip(names, kv_events or [None] * len(names), strict=True))
+
+
+async def _started(starting: asyncio.Future[EngineInfo], name: str, timeout: float) -> EngineInfo:
+    """Await a start that somebody else may cancel. It has ended when this has, however that does."""
+    try:
+        await asyncio.wait((starting,), timeout=timeout)
+    finally:
+        late = starting.cancel()
+        await asyncio.wait((starting,))
+    if late:
+        raise WorkerStartError(f"not healthy within {timeout:g} s", worker=name)
+    if starting.cancelled():
+        raise WorkerStartError("stopped before it was healthy", worker=name)
+    return starting.result()
 
 
 def _cancel(replica: _Replica, ids: Sequence[int]) -> None:
