@@ -46,7 +46,6 @@ class Dispatcher:
 
     def __init__(self, scheduler: Scheduler, max_in_flight: int) -> None:
         self.loads: dict[str, Load] = {}
-        self.running = False
         self._scheduler = scheduler
         self._max_in_flight = max_in_flight
         self._samples: dict[str, Sample] = {}
@@ -61,16 +60,16 @@ class Dispatcher:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, on this loop."""
         self._loop = loop
-        self.running = True
         self._tick = loop.call_later(REBALANCE_INTERVAL, self._rebalance)
 
     def close(self, error: PrebleError) -> None:
         """End all samples with `error`, and take no more."""
-        self.running = False
         if self._tick is not None:
             self._tick.cancel()
         for sample in list(self._samples.values()):
             self._end(sample, error=error)
+        self._copying.stop(self._loop.time())
+        self._tell_idle()
 
     @property
     def counters(self) -> Counters:
@@ -271,11 +270,14 @@ class Dispatcher:
 
     def _abort(self, sample: Sample) -> None:
         self._by_wire.pop(sample.wire, None)
-        with contextlib.suppress(PrebleError):  # a worker that cannot be told is about to be replaced
+        with contextlib.suppress(PrebleError):  # what it says of a request that it could not be told of is ignored
             self.send(sample.worker, Abort((sample.wire,)))
 
     def _retry(self, sample: Sample, error: WorkerLostError) -> None:
         self._by_wire.pop(sample.wire, None)
+        if len(sample.output) // TOKEN_BYTES >= sample.sampling.max_tokens:
+            self._end(sample, reason="length")  # which is all that the worker had still to say
+            return
         if sample.attempts >= MAX_ATTEMPTS:
             self._end(sample, error=_lost(sample, str(error)))
             return
@@ -316,12 +318,16 @@ class Dispatcher:
         self._tell_idle()
 
     def _copy(self, copy: Copy) -> None:
-        """Let a worker compute a prefix for later."""
+        """Let a worker compute a prefix for later, if it keeps up with its requests."""
         wire = next(self._wires)
         self._copying.begin(copy, wire, self._loop.time())
-        self._counts["copied"] += 1
-        with contextlib.suppress(WorkerLostError):
+        try:
             self.send(copy.target, Submit(wire, copy.tokens, _ONE_TOKEN, LAST))
+        except PrebleError:
+            self._copying.end(wire, self._loop.time())
+            self._tell_idle()
+        else:
+            self._counts["copied"] += 1
 
 
 def _single(sampling: SamplingParams, index: int) -> SamplingParams:

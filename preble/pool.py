@@ -69,7 +69,6 @@ class WorkerPool:
         on_lost: Callable[[str, WorkerLostError], None],
     ) -> None:
         self.names = tuple(names)
-        self.rejected = 0
         self._describe = partial(Ticket, backend=backend, model=model, options=dict(options), threads=threads)
         self._on_step = on_step
         self._on_lost = on_lost
