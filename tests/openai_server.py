@@ -31,7 +31,8 @@ class OpenAIServer:
     """Speaks as vLLM does (`kind="vllm"`), as SGLang, or as a server that knows no token ids (`kind="text"`).
 
     `answers` are (status, headers, body) given instead of the next completions. A stream is cut once after each
-    number in `cuts` of events, or after the `LAST` with tokens, and says what is in `garbage` before it ends. `bodies` are the requests that came.
+    number in `cuts` of events, or after the `LAST` with tokens, and says what is in `garbage` before it ends.
+    `bodies` are the requests that came.
     """
 
     def __init__(

@@ -60,11 +60,11 @@ class SGLangEngine:
 
     def cache_events(self) -> list[Evicted]:
         """Return and forget the evictions since the last call, in order."""
-        return self._started().cache_events()
+        return [] if self._closed else self._started().cache_events()
 
     def load(self) -> Load:
         """Return the present load; tokens in use are those that SGLang published last."""
-        return self._started().load()
+        return Load(0, 0, 0) if self._closed else self._started().load()
 
     async def reset_cache(self) -> None:
         """Let the running requests end, holding back others, and forget all cached prefixes."""
