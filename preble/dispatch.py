@@ -16,6 +16,7 @@ from preble.core.scheduler import Scheduler, WorkerState
 from preble.errors import (
     DeadlineExceededError,
     EngineError,
+    InvalidRequestError,
     NoWorkersError,
     OverloadedError,
     PrebleError,
@@ -23,7 +24,7 @@ from preble.errors import (
 )
 from preble.flight import Flight, Sample
 from preble.tokens import TOKEN_BYTES, unpack
-from preble.transport.schema import Abort, Step, Submit, ToWorker
+from preble.transport.schema import Abort, Failed, Step, Submit, ToWorker
 from preble.tree import fold
 from preble.types import ClusterStats, Counters, FinishReason, Routing, SamplingParams, WorkerStats
 
@@ -157,8 +158,8 @@ class Dispatcher:
             elif wire in self._copying:
                 self._copying.take_in(wire, delta, now)
                 self._tell_idle()
-        for wire, reason in step.failed:
-            self.on_failed(worker, wire, EngineError(reason))
+        for failed in step.failed:
+            self.on_failed(worker, failed.id, _error(failed))
 
     def on_failed(self, worker: str, wire: int, error: PrebleError) -> None:
         """A worker could not serve a request: it ends with `error`."""
@@ -328,6 +329,12 @@ class Dispatcher:
             self._tell_idle()
         else:
             self._counts["copied"] += 1
+
+
+def _error(failed: Failed) -> PrebleError:
+    if failed.field:
+        return InvalidRequestError(failed.reason, field=failed.field)
+    return EngineError(failed.reason)
 
 
 def _single(sampling: SamplingParams, index: int) -> SamplingParams:

@@ -22,6 +22,7 @@ from preble.errors import (
     ConfigurationError,
     EngineError,
     FrameError,
+    InvalidRequestError,
     ModelError,
     OverloadedError,
     PrebleError,
@@ -34,6 +35,7 @@ from preble.transport.schema import (
     MAX_TICKET,
     VERSION,
     Abort,
+    Failed,
     FromWorker,
     Hello,
     Ready,
@@ -59,6 +61,7 @@ GRACE = 5.0
 _RETRY = 0.01
 _PATIENCE = 1.0
 _LONGEST_MESSAGE = 2000
+_LONGEST_FIELD = 100
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _logger = logging.getLogger("preble.worker")
 
@@ -197,7 +200,7 @@ class Worker:
     def _fail(self, id: int, error: BaseException) -> None:
         if not isinstance(error, PrebleError):
             _logger.error("request %d failed", id, exc_info=error)
-        self._outbox.failed.append((id, _message(error)))
+        self._outbox.failed.append(_failed(id, error))
         self._flush_soon()
 
     def _abort(self, ids: tuple[int, ...]) -> None:
@@ -309,6 +312,12 @@ def _kind(error: Exception) -> Literal["model", "configuration", "crash"]:
 def _message(error: BaseException) -> str:
     text = str(error) if isinstance(error, PrebleError) else f"{type(error).__name__}: {error}"
     return text[:_LONGEST_MESSAGE]
+
+
+def _failed(id: int, error: BaseException) -> Failed:
+    if isinstance(error, InvalidRequestError):
+        return Failed(id, _message(error).removeprefix(f"{error.field}: "), error.field[:_LONGEST_FIELD])
+    return Failed(id, _message(error))
 
 
 async def _main(ticket: Ticket) -> bool:

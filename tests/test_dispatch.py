@@ -12,10 +12,10 @@ from preble.core.policy import Decision
 from preble.core.replicate import Copy
 from preble.core.scheduler import Scheduler
 from preble.dispatch import Dispatcher
-from preble.errors import OverloadedError, WorkerLostError
+from preble.errors import EngineError, InvalidRequestError, OverloadedError, WorkerLostError
 from preble.flight import Flight
 from preble.tokens import pack, unpack
-from preble.transport.schema import Step, Submit, ToWorker
+from preble.transport.schema import Failed, Step, Submit, ToWorker
 from preble.types import Routing, SamplingParams
 from tests.cluster_cases import prompt
 
@@ -55,8 +55,8 @@ class Desk:
             raise OverloadedError("the peer's queue is full")
         self.sent.append((worker, message))
 
-    def submit(self, **sampling: Any) -> Flight:
-        flight = Flight("r1", streaming=False)
+    def submit(self, id: str = "r1", **sampling: Any) -> Flight:
+        flight = Flight(id, streaming=False)
         self.dispatcher.submit(flight, PROMPT, SamplingParams(**sampling), Routing(), None)
         return flight
 
@@ -91,6 +91,18 @@ async def test_a_sample_that_lacks_a_token_goes_on_elsewhere(desk: Desk) -> None
     desk.dispatcher.on_lost("a", WorkerLostError("gone", worker="a"))
     worker, message = desk.sent[-1]
     assert (worker, message.tokens, message.sampling.max_tokens) == ("b", PROMPT + pack([5]), 1)
+
+
+async def test_a_request_that_its_engine_refuses_is_the_caller_s_fault_and_one_that_it_fails_is_not(desk: Desk) -> None:
+    first, second = desk.submit(), desk.submit("r2")
+    (_, one), (_, other) = desk.sent
+    failed = (Failed(one.id, "not here", "seed"), Failed(other.id, "out of memory"))
+    desk.dispatcher.on_step("a", Step((), (), failed, Load(0, 0, 0)))
+    with pytest.raises(InvalidRequestError, match=r"^seed: not here$") as caught:
+        await first.ready()
+    assert (caught.value.field, caught.value.worker, caught.value.request_id) == ("seed", "a", "r1")
+    with pytest.raises(EngineError, match=r"^out of memory$"):
+        await second.ready()
 
 
 async def test_a_copy_that_cannot_be_sent_is_in_no_book(desk: Desk) -> None:

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
-from preble.errors import ConfigurationError, EngineError, ModelError, OverloadedError
+from preble.errors import ConfigurationError, EngineError, InvalidRequestError, ModelError, OverloadedError
 from preble.tokens import pack
 from preble.transport.child import Child
 from preble.transport.memory import MemoryDealer, MemoryRouter
 from preble.transport.schema import (
     Abort,
+    Failed,
     Hello,
     Ready,
     ResetCache,
@@ -41,7 +42,7 @@ GREEDY = SamplingParams(max_tokens=3, temperature=0.0)
 class Counter:
     """A tiny engine: a prompt [first, count] yields first, first + 1, ...; below are its special first tokens."""
 
-    FAILS, HANGS, ENDS_EARLY, BUG = 100, 101, 102, 103
+    FAILS, HANGS, ENDS_EARLY, BUG, REFUSED = 100, 101, 102, 103, 104
 
     def __init__(self, *, model: str | None = None, start: str = "well") -> None:
         self.events: list[Evicted] = []
@@ -70,6 +71,8 @@ class Counter:
             yield Delta(b"", cached_tokens=1)
             if first == self.FAILS:
                 raise EngineError("no luck")
+            if first == self.REFUSED:
+                raise InvalidRequestError("not here", field="seed")
             if first == self.BUG:
                 raise ZeroDivisionError("by zero")
             if first == self.HANGS:
@@ -140,8 +143,8 @@ class Desk:
                     tokens += tuple(memoryview(delta.tokens).cast("i"))
                     if delta.finish_reason:
                         return tokens, delta.finish_reason
-                for _, reason in (item for item in step.failed if item[0] == id):
-                    return tokens, reason
+                for failed in (each for each in step.failed if each.id == id):
+                    return tokens, failed.reason
             seen = len(self.steps)
             await self.next(Step)
 
@@ -281,6 +284,15 @@ async def test_a_failure_is_of_one_request(bench, first, reason):
     desk.send(Submit(1, pack([first, 1]), GREEDY), Submit(2, pack([7, 2]), GREEDY))
     assert (await desk.result(1))[1] == reason
     assert await desk.result(2) == ((7, 8), "length")
+
+
+async def test_a_request_that_the_engine_refuses_says_what_is_wrong_with_it(bench):
+    desk = await bench.ready()
+    desk.send(Submit(1, pack([Counter.REFUSED, 1]), GREEDY), Submit(2, pack([Counter.FAILS, 1]), GREEDY))
+    await desk.result(1)
+    await desk.result(2)
+    failed = [failed for step in desk.steps for failed in step.failed]
+    assert failed == [Failed(1, "not here", "seed"), Failed(2, "no luck", "")]
 
 
 async def test_abort_ends_a_running_request(bench):

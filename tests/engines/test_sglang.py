@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from preble import ConfigurationError, EngineError, PrebleCluster, SamplingParams, WorkerLostError
+from preble import ConfigurationError, InvalidRequestError, PrebleCluster, SamplingParams, WorkerLostError
 from tests.cluster_cases import alive, descendants, eventually
 from tests.engines.conformance import prompt, require
 
@@ -58,7 +58,7 @@ async def test_a_cluster_generates_streams_aborts_and_closes(model: Path):
         async with aclosing(cluster.stream(prompt(2), LONG)) as chunks:
             await anext(chunks)
         await eventually(lambda: cluster.stats().workers[0].running == 0)
-        with pytest.raises(EngineError, match="seed"):
+        with pytest.raises(InvalidRequestError, match="seed"):
             await cluster.generate(prompt(1), SamplingParams(seed=1))
         waiting = [asyncio.create_task(cluster.generate(prompt(number), LONG)) for number in range(12)]
         await eventually(lambda: cluster.stats().workers[0].running > 0)
