@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from preble import ConfigurationError, PrebleCluster, SamplingParams, WorkerLostError
 from preble.backends.vllm.configuration import check_options
 from preble.errors import ModelError
-from tests.cluster_cases import alive, descendants, eventually
+from tests.cluster_cases import alive, descendants, eventually, links
 from tests.engines.conformance import make_engine, prompt, require
 
 LONG = SamplingParams(max_tokens=600, temperature=0.0, ignore_eos=True)
@@ -25,8 +27,19 @@ def cluster(model: Path) -> PrebleCluster:
     return PrebleCluster(str(model), backend="vllm", workers=1, engine_options=case.options, start_timeout=300.0)
 
 
-async def test_a_cluster_generates_streams_and_loses_a_killed_worker_with_all_its_processes(model: Path):
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A temporary folder of the test's own; pytest's paths are too long for sockets."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.mark.usefixtures("folder")
+async def test_a_cluster_generates_streams_and_loses_a_killed_worker_with_all_it_had(model: Path):
     async with cluster(model) as running:
+        assert len(links()) == 2, "the cluster's sockets, and those of the worker's engine"
         first = await running.generate(prompt(1), SHORT)
         again = await running.generate(prompt(1), SHORT)
         assert first.token_ids == again.token_ids
@@ -42,6 +55,7 @@ async def test_a_cluster_generates_streams_and_loses_a_killed_worker_with_all_it
         with pytest.raises(WorkerLostError):
             await task
         await eventually(lambda: not any(map(alive, processes)))
+    await eventually(lambda: not links())
 
 
 async def test_a_dead_engine_ends_its_worker(model: Path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import shutil
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -16,6 +15,7 @@ from preble.backends.admission import Admission
 from preble.backends.block_events import HeldBlocks, decode
 from preble.backends.checks import check_prompt
 from preble.backends.event_feed import EventFeed
+from preble.backends.scratch import scratch_folder
 from preble.backends.vllm.configuration import TOPIC, check_options, configure, describe
 from preble.backends.vllm.environment import forget, prepare
 from preble.core.disciplines import Discipline
@@ -48,7 +48,7 @@ class VllmEngine:
         self._discipline: Discipline = discipline
         self._mode = mode
         self._options = options
-        self._folder = Path(tempfile.mkdtemp(prefix="preble-vllm-"))
+        self._folder: Path | None = None
         self._llm: Any = None
         self._feed: EventFeed | None = None
         self._info: EngineInfo | None = None
@@ -64,12 +64,13 @@ class VllmEngine:
             raise
 
     async def _start(self) -> EngineInfo:
-        prepare(self._model, self._folder)
-        config = await asyncio.to_thread(configure, self._model, self._options, self._folder)
+        folder = self._folder = scratch_folder()
+        prepare(self._model, folder)
+        config = await asyncio.to_thread(configure, self._model, self._options, folder)
         self._held = HeldBlocks(config.cache_config.block_size)
         self._feed = EventFeed(
-            f"ipc://{self._folder}/events",
-            replay=f"ipc://{self._folder}/replay",
+            f"ipc://{folder}/events",
+            replay=f"ipc://{folder}/replay",
             topic=TOPIC,
             take=lambda body: self._held.apply(decode(body)),
             lost=self._held.forget,
@@ -150,8 +151,9 @@ class VllmEngine:
             self._llm = None
         if self._feed is not None:
             self._feed.close()
-        forget(self._folder)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            forget(self._folder)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def check(self) -> None:
         """Raise AssertionError if the queue, or what the events say, is inconsistent."""
