@@ -22,6 +22,7 @@ PURE = [
     "backends/batching.py",
     "backends/block_events.py",
     "backends/cache.py",
+    "backends/checks.py",
 ]
 MODULES_FOR_PURE = {
     "__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools",

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 
 from preble import ConfigurationError, PrebleCluster, SamplingParams, WorkerLostError
-from preble.backends.vllm.configuration import check_options
-from preble.errors import ModelError
 from tests.cluster_cases import alive, descendants, eventually, links
 from tests.engines.conformance import make_engine, prompt, require
 
@@ -85,15 +83,6 @@ async def test_a_wrong_option_is_named_in_vllm_s_words(model: Path, options: dic
     case = require("vllm")
     with pytest.raises(ConfigurationError, match=named):
         await make_engine(case, model, **options).start()
-
-
-def test_a_path_that_is_no_model_is_named(tmp_path: Path):
-    with pytest.raises(ModelError, match=r"config\.json"):
-        check_options(str(tmp_path), {})
-    with pytest.raises(ModelError, match="nowhere"):
-        check_options(str(tmp_path / "nowhere"), {})
-    with pytest.raises(ConfigurationError, match="model"):
-        check_options(None, {})
 
 
 def _worker(supervisor: int) -> int:

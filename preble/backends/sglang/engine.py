@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
-from preble.backends.sglang.options import check_model, check_options
+from preble.backends.model_path import check_model
+from preble.backends.sglang.options import check_options
 from preble.backends.sglang.process import Process
 from preble.backends.sglang.running import Running
 from preble.core.disciplines import Discipline
@@ -26,7 +27,7 @@ class SGLangEngine:
     def __init__(self, *, model: str | None = None, discipline: Discipline = "groups", **options: Any) -> None:
         check_options(options)
         LocalScheduler(discipline)  # an unknown one is refused now, not after SGLang has started
-        self._model = check_model(model)
+        self._model = check_model(model, engine="sglang")
         self._discipline: Discipline = discipline
         self._options = options
         self._running: Running | None = None

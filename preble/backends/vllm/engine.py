@@ -15,6 +15,7 @@ from preble.backends.admission import Admission
 from preble.backends.block_events import HeldBlocks, decode
 from preble.backends.checks import check_prompt
 from preble.backends.event_feed import EventFeed
+from preble.backends.model_path import check_model
 from preble.backends.scratch import scratch_folder
 from preble.backends.vllm.configuration import TOPIC, check_options, configure, describe
 from preble.backends.vllm.environment import forget, prepare
@@ -44,7 +45,8 @@ class VllmEngine:
             raise ConfigurationError('backend "vllm": vLLM is not installed; pip install "preble[vllm]"')
         if mode not in ("async", "inline"):
             raise ConfigurationError(f"mode: must be async or inline, not {mode!r}")
-        self._model = check_options(model, options)
+        check_options(options)
+        self._model = check_model(model, engine="vllm")
         self._discipline: Discipline = discipline
         self._mode = mode
         self._options = options
@@ -94,7 +96,10 @@ class VllmEngine:
             raise NotStartedError("the engine has not been started")
         if self._closed:
             raise EngineError("the engine is closed")
-        check_prompt(request.tokens, self._info)
+        info = self._info
+        check_prompt(
+            request.tokens, context_limit=info.context_limit, kv_tokens=info.kv_tokens, vocab_size=info.vocab_size
+        )
         async with self._admission.enter(request) as inside:
             if not inside:
                 yield Delta(b"", finish_reason="abort")
