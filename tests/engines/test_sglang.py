@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -29,15 +28,12 @@ def cluster_of(model: Path, **options: object) -> PrebleCluster:
 
 
 @pytest.fixture
-async def clean(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def clean(short_tmp: str) -> AsyncIterator[None]:
     """Whatever the test did, no process and no file is left of it."""
     processes = descendants(os.getpid())
-    with tempfile.TemporaryDirectory(prefix="t") as folder:  # pytest's own are too long for sockets
-        monkeypatch.setenv("TMPDIR", folder)
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        yield
-        await eventually(lambda: not [pid for pid in descendants(os.getpid()) - processes if alive(pid)])
-        assert [name for name in os.listdir(folder) if name.startswith(("preble", "tmp"))] == []
+    yield
+    await eventually(lambda: not [pid for pid in descendants(os.getpid()) - processes if alive(pid)])
+    assert [name for name in os.listdir(short_tmp) if name.startswith(("preble", "tmp"))] == []
 
 
 @pytest.mark.usefixtures("clean")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +23,7 @@ def cluster(model: Path) -> PrebleCluster:
     return PrebleCluster(str(model), backend="vllm", workers=1, engine_options=case.options, start_timeout=300.0)
 
 
-@pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A temporary folder of the test's own; pytest's paths are too long for sockets."""
-    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
-        monkeypatch.setenv("TMPDIR", folder)
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        yield
-
-
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("short_tmp")
 async def test_a_cluster_generates_streams_and_loses_a_killed_worker_with_all_it_had(model: Path):
     async with cluster(model) as running:
         assert len(links()) == 2, "the cluster's sockets, and those of the worker's engine"
