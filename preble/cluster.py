@@ -36,6 +36,7 @@ from preble.pool import WorkerPool
 from preble.prompt import Prompt, PromptReader
 from preble.replicas import ReplicaPool
 from preble.text import Transcript
+from preble.together import all_or_first_error
 from preble.types import Chunk, ClusterStats, Generation, Routing, SamplingParams
 
 _DEFAULT_SAMPLING = SamplingParams()
@@ -282,7 +283,7 @@ class PrebleCluster:
                 if progress is not None:
                     progress(len(results))
 
-        await _all_or_first_error([asyncio.ensure_future(work()) for _ in range(concurrency)])
+        await all_or_first_error(work() for _ in range(concurrency))
         return [results[index] for index in sorted(results)]
 
     def stats(self) -> ClusterStats:
@@ -526,13 +527,3 @@ def _paired(
     if sampling is None or isinstance(sampling, SamplingParams):
         return ((prompt, sampling) for prompt in prompts)
     return zip(prompts, sampling, strict=True)
-
-
-async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for all tasks; the first error, or a cancellation, cancels the rest and waits for them to be gone."""
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

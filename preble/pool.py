@@ -19,6 +19,7 @@ from preble.errors import (
     WorkerLostError,
     WorkerStartError,
 )
+from preble.together import all_or_first_error
 from preble.transport.child import Child
 from preble.transport.schema import (
     VERSION,
@@ -86,7 +87,7 @@ class WorkerPool:
         """
         self._router = Router(self._receive)
         try:
-            await asyncio.gather(*(self._start_child(name) for name in self.names))
+            await all_or_first_error(self._start_child(name) for name in self.names)
             async with asyncio.timeout(timeout):
                 infos = await asyncio.gather(*(worker.ready for worker in self._workers.values()))
             for worker in self._workers.values():

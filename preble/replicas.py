@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from preble.backends import Delta, EngineInfo, EngineRequest
 from preble.backends.openai.engine import OpenAIEngine
@@ -21,6 +20,7 @@ from preble.errors import (
     WorkerLostError,
     WorkerStartError,
 )
+from preble.together import all_or_first_error
 from preble.transport.schema import Abort, Step, Submit, ToWorker
 
 PATIENCE = 3
@@ -77,7 +77,7 @@ class ReplicaPool:
         Raises ConfigurationError as the replica says, WorkerStartError if it is not healthy within `timeout` seconds.
         """
         try:
-            infos = await _all(self.add(name, timeout) for name in self.names)
+            infos = await all_or_first_error(self.add(name, timeout) for name in self.names)
         except BaseException:
             await self.stop(0.0)
             raise
@@ -259,14 +259,3 @@ def _cancel(replica: _Replica, ids: Sequence[int]) -> None:
 
 def _forget(replica: _Replica, id: int, _: object) -> None:
     replica.requests.pop(id, None)
-
-
-async def _all(starts: Iterable[Coroutine[Any, Any, EngineInfo]]) -> list[EngineInfo]:
-    """Await all; the first error cancels the others and waits for them to be gone."""
-    tasks = [asyncio.ensure_future(start) for start in starts]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -40,7 +40,7 @@ LAYERS = [
     {"tree"},
     {"core"},
     {"backends", "text"},
-    {"transport", "copying"},
+    {"transport", "copying", "together"},
     {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
     {"dispatch", "replicas"},
     {"cluster"},
