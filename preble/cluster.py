@@ -13,6 +13,7 @@ from typing import Any
 from preble.backends import BACKENDS, EngineInfo
 from preble.backends.openai.engine import OpenAIEngine
 from preble.backends.openai.options import base_url
+from preble.chunks import chunks
 from preble.core.cost import CostModel
 from preble.core.fleet import served_namespaces
 from preble.core.policy import Policy
@@ -30,12 +31,11 @@ from preble.errors import (
     WorkerStartError,
     WrongLoopError,
 )
-from preble.flight import Flight, Sample
+from preble.flight import Flight
 from preble.log_file import LogFile
 from preble.pool import WorkerPool
 from preble.prompt import Prompt, PromptReader
 from preble.replicas import ReplicaPool
-from preble.text import Transcript
 from preble.together import all_or_first_error
 from preble.types import Chunk, ClusterStats, Generation, Routing, SamplingParams
 
@@ -229,7 +229,7 @@ class PrebleCluster:
         routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
         flight = await self._open(prompt, sampling, tools, routing, timeout, deadline, streaming=False)
         try:
-            async for chunk in self._chunks(flight):
+            async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
                 texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
             return Generation(flight.id, tuple(sample.choice(texts[sample.index]) for sample in flight.samples))
         finally:
@@ -364,7 +364,7 @@ class PrebleCluster:
     ) -> AsyncGenerator[Chunk, None]:
         flight = await self._open(prompt, sampling, *options, streaming=True)
         try:
-            async for chunk in self._chunks(flight):
+            async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
                 yield chunk
         finally:
             self._dispatcher.release(flight)
@@ -412,44 +412,6 @@ class PrebleCluster:
             raise InvalidRequestError(f"must be positive, not {timeout:g}", field="timeout")
         ends = [end for end in (deadline, None if timeout is None else self._loop.time() + timeout) if end is not None]
         return min(ends, default=None)
-
-    async def _chunks(self, flight: Flight) -> AsyncGenerator[Chunk, None]:
-        """Yield what the samples of a flight have to show, until all have ended."""
-        transcripts = [self._transcript(sample) for sample in flight.samples]
-        unfinished = set(range(len(flight.samples)))
-        while unfinished:
-            for sample in await flight.ready():
-                if sample.index not in unfinished:
-                    continue
-                chunk = self._chunk(sample, transcripts[sample.index])
-                if chunk.finish_reason is not None:
-                    unfinished.remove(sample.index)
-                yield chunk
-
-    def _chunk(self, sample: Sample, transcript: Transcript | None) -> Chunk:
-        ids, logprobs = sample.take()
-        text = transcript.add(ids) if transcript else ""
-        if transcript and sample.ended:
-            text += transcript.finish()
-        if transcript and transcript.matched is not None:
-            ids, logprobs = sample.cut(transcript.used, ids, logprobs)
-            self._dispatcher.stop(sample, transcript.matched)
-        return Chunk(
-            index=sample.index,
-            text=text,
-            token_ids=ids,
-            logprobs=logprobs,
-            finish_reason=sample.finish_reason,
-            stop_reason=sample.stop_reason,
-            usage=sample.usage if sample.ended else None,
-            worker=sample.worker,
-        )
-
-    def _transcript(self, sample: Sample) -> Transcript | None:
-        if self._reader.tokenizer is None:
-            return None
-        sampling = sample.sampling
-        return Transcript(self._reader.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
 
     def _add_workers(self, infos: Mapping[str, EngineInfo], namespaces: Collection[str] | None = None) -> None:
         assert self._loop is not None

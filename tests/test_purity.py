@@ -42,7 +42,7 @@ LAYERS = [
     {"backends", "text"},
     {"transport", "copying", "together"},
     {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
-    {"dispatch", "replicas"},
+    {"dispatch", "replicas", "chunks"},
     {"cluster"},
     {"testing"},
     {"__main__"},
