@@ -112,6 +112,7 @@ class PrebleCluster:
             threads=threads,
             on_step=self._dispatcher.on_step,
             on_lost=self._lost,
+            on_stopping=self._drain_worker,
         )
         self._dispatcher.send = self._pool.send
 
@@ -335,8 +336,7 @@ class PrebleCluster:
         It stays so, also if this is cancelled; `remove_worker` is next. Raises ConfigurationError if it is not here.
         """
         self._require_started()
-        self._dispatcher.drain(worker)
-        self._members[worker].drained = True
+        self._drain_worker(worker)
         await self._dispatcher.idle(worker)
 
     async def remove_worker(self, worker: str) -> None:
@@ -434,8 +434,11 @@ class PrebleCluster:
         before = self._members[worker]
         self._add_workers({worker: info}, before.namespaces)
         if before.drained:
-            self._dispatcher.drain(worker)
-            self._members[worker].drained = True
+            self._drain_worker(worker)
+
+    def _drain_worker(self, worker: str) -> None:
+        self._dispatcher.drain(worker)
+        self._members[worker].drained = True
 
     def _lost(self, worker: str, error: WorkerLostError) -> None:
         """A worker died, and does not come back."""

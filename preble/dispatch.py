@@ -238,7 +238,7 @@ class Dispatcher:
             self._scheduler.first_token(sample.id, now=now)
         sample.append(delta)
         if delta.finish_reason == "abort":
-            self._end(sample, error=_lost(sample, "the worker stopped"))
+            self._go_elsewhere(sample, now)
         elif delta.finish_reason is not None:
             self._end(sample, reason=delta.finish_reason)
         elif delta.tokens and sample.flight.streaming:
@@ -273,6 +273,12 @@ class Dispatcher:
         self._by_wire.pop(sample.wire, None)
         with contextlib.suppress(PrebleError):  # what it says of a request that it could not be told of is ignored
             self.send(sample.worker, Abort((sample.wire,)))
+
+    def _go_elsewhere(self, sample: Sample, now: float) -> None:
+        """A worker aborted a sample of its own accord: it stops."""
+        self._scheduler.finish(sample.id, output=bytes(sample.output[sample.offset :]), now=now)
+        self._retry(sample, WorkerLostError("the worker stopped", worker=sample.worker))
+        self._tell_idle()
 
     def _retry(self, sample: Sample, error: WorkerLostError) -> None:
         self._by_wire.pop(sample.wire, None)

@@ -32,6 +32,7 @@ from preble.transport.schema import (
     Step,
     Stop,
     Stopped,
+    Stopping,
     Ticket,
     ToWorker,
     decode_from_worker,
@@ -55,7 +56,8 @@ class _Worker:
 class WorkerPool:
     """Starts one process per name and carries messages to and from them.
 
-    `on_step(worker, step)` is called for all news of a worker, `on_lost(worker, error)` once if it dies while in use.
+    `on_step(worker, step)` is called for all news of a worker, `on_lost(worker, error)` once if it dies while in use,
+    `on_stopping(worker)` before that if it takes no more requests though nobody here told it so.
     """
 
     def __init__(
@@ -68,10 +70,12 @@ class WorkerPool:
         threads: int,
         on_step: Callable[[str, Step], None],
         on_lost: Callable[[str, WorkerLostError], None],
+        on_stopping: Callable[[str], None] = lambda worker: None,
     ) -> None:
         self.names = tuple(names)
         self._describe = partial(Ticket, backend=backend, model=model, options=dict(options), threads=threads)
         self._on_step = on_step
+        self._on_stopping = on_stopping
         self._on_lost = on_lost
         self._workers: dict[str, _Worker] = {}
         self._by_identity: dict[bytes, _Worker] = {}
@@ -229,9 +233,8 @@ class WorkerPool:
             worker.greeted = message.version == VERSION and message.nonce == worker.ticket.nonce
         elif not worker.greeted:
             raise FrameError("no valid greeting")
-        elif isinstance(message, Step):
-            if self._workers.get(worker.ticket.worker) is worker:  # else it was removed, and finishes what it has
-                self._on_step(worker.ticket.worker, message)
+        elif isinstance(message, Step | Stopping):
+            self._take_news(worker, message)
         elif isinstance(message, Ready) and not worker.ready.done():
             worker.ready.set_result(message.info)
         elif isinstance(message, StartFailed) and not worker.ready.done():
@@ -242,6 +245,15 @@ class WorkerPool:
                 future.set_result(None)
         elif not isinstance(message, Stopped):
             raise FrameError(f"unexpected {type(message).__name__}")
+
+    def _take_news(self, worker: _Worker, news: Step | Stopping) -> None:
+        """Pass on what a worker in use says: not one that is starting still, or finishes what it had when removed."""
+        name = worker.ticket.worker
+        if worker.serving and self._workers.get(name) is worker:
+            if isinstance(news, Step):
+                self._on_step(name, news)
+            elif not self._stopping:
+                self._on_stopping(name)
 
     def _exited(self, worker: _Worker) -> None:
         name, code = worker.ticket.worker, worker.child.returncode

@@ -26,7 +26,6 @@ from preble.errors import (
     ModelError,
     OverloadedError,
     PrebleError,
-    StateError,
 )
 from preble.transport.memory import MemoryDealer
 from preble.transport.outbox import Outbox
@@ -44,6 +43,7 @@ from preble.transport.schema import (
     StartFailed,
     Stop,
     Stopped,
+    Stopping,
     Submit,
     Ticket,
     decode_ticket,
@@ -113,6 +113,8 @@ class Worker:
         """Finish running requests within `grace` seconds, abort the rest, and let `run` return."""
         if not self._stopping.done():
             self._stopping.set_result(grace)
+            with contextlib.suppress(PrebleError):  # it is only the sooner known
+                self._say(Stopping())
 
     def receive(self, frame: bytes) -> None:
         """Act on a frame from the cluster. Raises FrameError if it makes no sense."""
@@ -162,7 +164,7 @@ class Worker:
         if message.id in self._requests:
             raise FrameError(f"request {message.id} is running already")
         if self._stopping.done():
-            self._fail(message.id, StateError("the worker is stopping"))
+            self._aborted(message.id)
             return
         request = EngineRequest(
             message.id,
@@ -192,10 +194,13 @@ class Worker:
     def _ended(self, id: int, task: asyncio.Task[None]) -> None:
         del self._requests[id]
         if task.cancelled():
-            self._outbox.deltas.append((id, Delta(b"", finish_reason="abort")))
-            self._flush_soon()
+            self._aborted(id)
         elif error := task.exception():
             self._fail(id, error)
+
+    def _aborted(self, id: int) -> None:
+        self._outbox.deltas.append((id, Delta(b"", finish_reason="abort")))
+        self._flush_soon()
 
     def _fail(self, id: int, error: BaseException) -> None:
         if not isinstance(error, PrebleError):

@@ -52,6 +52,29 @@ async def test_a_dead_worker_s_requests_go_on_elsewhere_without_a_gap() -> None:
         cluster._dispatcher.check()
 
 
+async def test_a_worker_that_the_system_stops_finishes_what_it_has_and_others_go_elsewhere() -> None:
+    async with PrebleCluster(backend="sim", workers=2, policy=Always(), engine_options=SLOW) as cluster:
+        running = asyncio.create_task(cluster.generate(prompt(1), LONG))
+        await eventually(lambda: cluster.stats().workers[0].running == 1)
+        os.kill(_worker_process(cluster, "w0"), signal.SIGTERM)
+        seen = set()
+        while not running.done():
+            seen.add((await cluster.generate(prompt(2), SamplingParams(max_tokens=2))).worker)
+        assert "w1" in seen
+        assert running.result().worker == "w0"
+        await eventually(lambda: [worker.worker for worker in cluster.stats().workers] == ["w1"])
+        cluster._dispatcher.check()
+
+
+async def test_what_outlasts_a_stopping_worker_goes_on_elsewhere() -> None:
+    async with PrebleCluster(backend="sim", workers=2, policy=Always(), engine_options={"hang_after": 1}) as cluster:
+        task = asyncio.create_task(cluster.generate(prompt(1), GREEDY))
+        await eventually(lambda: cluster.stats().workers[0].requests == 1)
+        os.kill(_worker_process(cluster, "w0"), signal.SIGTERM)
+        await eventually(lambda: cluster.stats().counters.retried == 1)
+        task.cancel()
+
+
 async def test_the_last_worker_s_death_ends_requests_with_their_tokens() -> None:
     async with PrebleCluster(backend="sim", workers=1, engine_options=SLOW) as cluster:
         task = asyncio.create_task(cluster.generate(prompt(1), LONG))

@@ -93,6 +93,17 @@ async def test_a_sample_that_lacks_a_token_goes_on_elsewhere(desk: Desk) -> None
     assert (worker, message.tokens, message.sampling.max_tokens) == ("b", PROMPT + pack([5]), 1)
 
 
+async def test_a_sample_that_a_worker_gives_up_goes_on_elsewhere(desk: Desk) -> None:
+    desk.submit(max_tokens=3)
+    desk.say(Delta(pack([5]), cached_tokens=0))
+    desk.dispatcher.drain("a")
+    desk.say(Delta(pack([6]), finish_reason="abort"))
+    worker, message = desk.sent[-1]
+    assert (worker, message.tokens, message.sampling.max_tokens) == ("b", PROMPT + pack([5, 6]), 1)
+    assert desk.scheduler.requests_on("a") == 0
+    assert desk.dispatcher.counters.retried == 1
+
+
 async def test_a_request_that_its_engine_refuses_is_the_caller_s_fault_and_one_that_it_fails_is_not(desk: Desk) -> None:
     first, second = desk.submit(), desk.submit("r2")
     (_, one), (_, other) = desk.sent

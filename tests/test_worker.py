@@ -27,6 +27,7 @@ from preble.transport.schema import (
     Step,
     Stop,
     Stopped,
+    Stopping,
     Submit,
     Ticket,
     decode_from_worker,
@@ -335,10 +336,22 @@ async def test_stop_lets_requests_finish(bench):
     desk = await bench.ready()
     desk.send(Submit(1, pack([5, 3]), GREEDY), Stop(20.0), Submit(2, pack([5, 3]), GREEDY))
     assert await desk.result(1) == ((5, 6, 7), "length")
-    assert await desk.result(2) == ((), "the worker is stopping")
+    assert await desk.result(2) == ((), "abort")
     await desk.next(Stopped)
     assert await bench.end() is True
     assert bench.engine.closed
+
+
+async def test_a_worker_that_is_to_stop_says_so_at_once(bench):
+    desk = await bench.ready()
+    desk.send(Submit(1, pack([Counter.HANGS, 1]), GREEDY))
+    while 1 not in bench.engine.running:
+        await desk.next(Step)
+    bench.worker.stop(20.0)
+    assert await desk.next(Stopping) == Stopping()
+    assert not bench.running.done()
+    desk.send(Abort((1,)))
+    await desk.next(Stopped)
 
 
 async def test_stop_aborts_what_outlasts_the_grace(bench):

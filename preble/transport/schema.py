@@ -131,12 +131,16 @@ class ResetDone(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     id: Id
 
 
+class Stopping(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stopping"):
+    """From worker: it was told to stop, by the cluster or by a signal. What it is sent from now on, it aborts."""
+
+
 class Stopped(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stopped"):
     """From worker, last: it has closed its engine and exits."""
 
 
 ToWorker: TypeAlias = Submit | Abort | ResetCache | Stop
-FromWorker: TypeAlias = Hello | Ready | StartFailed | Step | ResetDone | Stopped
+FromWorker: TypeAlias = Hello | Ready | StartFailed | Step | ResetDone | Stopping | Stopped
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

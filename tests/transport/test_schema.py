@@ -22,6 +22,7 @@ from preble.transport.schema import (
     Step,
     Stop,
     Stopped,
+    Stopping,
     Submit,
     Ticket,
     decode_from_worker,
@@ -70,6 +71,7 @@ FROM_WORKER = [
         "919309a8746f6f206c6f6e67a473656564" + "93020160" + "9196286450cd0bb802cb3fe0000000000000",
     ),
     (ResetDone(3), "92aa72657365745f646f6e6503"),
+    (Stopping(), "91a873746f7070696e67"),
     (Stopped(), "91a773746f70706564"),
 ]
 
