@@ -88,6 +88,17 @@ async def test_batches_come_in_order_once(publisher: Publisher):
     feed.close()
 
 
+async def test_messages_of_another_form_are_nobody_s(publisher: Publisher):
+    seen: list[str] = []
+    feed = follow(publisher, seen, replay=False)
+    for frames in ([b"kv"], [b"kv", b"0"], [b"kv", b"0", b"batch", b"more"]):
+        publisher.live.send_multipart(frames)
+    publisher.publish(0)
+    await drained(feed, seen, "batch 0")
+    assert seen == ["batch 0"]
+    feed.close()
+
+
 async def test_a_gap_is_filled_from_what_the_publisher_kept(publisher: Publisher):
     seen: list[str] = []
     feed = follow(publisher, seen, replay=True)
