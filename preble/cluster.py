@@ -326,7 +326,7 @@ class PrebleCluster:
             self._require_started()
             self._add_workers({worker: info}, served)
         except PrebleError:
-            await self._pool.remove(worker, 0.0)
+            await self._pool.remove(worker)
             raise
         return worker
 
@@ -348,7 +348,7 @@ class PrebleCluster:
         if not (isinstance(self._pool, ReplicaPool) and self._pool.is_lost(worker)):
             self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
         self._forget(worker)
-        await self._pool.remove(worker, self._close_grace)
+        await self._pool.remove(worker)
 
     async def reset_cache(self) -> None:
         """Let all workers forget cached prefixes that no running request uses, and the scheduler likewise."""

@@ -40,6 +40,7 @@ from preble.transport.schema import (
 )
 from preble.transport.zeromq import Router
 
+_STOPPED_WITHIN = 1.0
 _KILLED_WITHIN = 5.0
 
 
@@ -126,15 +127,15 @@ class WorkerPool:
                 raise _late(worker, timeout) from None
             raise
 
-    async def remove(self, name: str, grace: float) -> None:
-        """Stop one worker, which hears nothing more and is not heard any more; `grace` seconds, then it is killed."""
+    async def remove(self, name: str) -> None:
+        """Stop one worker, which hears nothing more and is not heard any more: it aborts what it has."""
         with contextlib.suppress(PrebleError):
-            self.send(name, Stop(grace))
+            self.send(name, Stop(0.0))
         worker = self._workers.pop(name, None)
         if worker is None:
             return
         try:
-            await asyncio.wait((worker.child.exited,), timeout=grace + 1.0)
+            await asyncio.wait((worker.child.exited,), timeout=_STOPPED_WITHIN)
         finally:
             worker.child.kill()
         await asyncio.wait((worker.child.exited,), timeout=_KILLED_WITHIN)
@@ -176,7 +177,7 @@ class WorkerPool:
                     worker.child.kill()
             exits = [worker.child.exited for worker in self._workers.values()]
             if exits:
-                await asyncio.wait(exits, timeout=grace + 1.0)
+                await asyncio.wait(exits, timeout=grace + _STOPPED_WITHIN)
         finally:
             self.kill()
         await self._gone()

@@ -108,11 +108,11 @@ class ReplicaPool:
         """Whether a replica is gone and awaited."""
         return name in self._replicas and not self._replicas[name].serving
 
-    async def remove(self, name: str, grace: float) -> None:
-        """Leave a replica alone: requests on it are aborted after `grace` seconds. It goes on running."""
+    async def remove(self, name: str) -> None:
+        """Leave a replica alone: requests on it are aborted. It goes on running."""
         replica = self._replicas.pop(name, None)
         if replica is not None:
-            await self._leave(replica, grace)
+            await self._leave(replica, 0.0)
 
     def send(self, worker: str, message: ToWorker) -> None:
         """Put a request to a replica, or abort some. Raises WorkerLostError if it is gone."""

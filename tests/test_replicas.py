@@ -327,6 +327,19 @@ async def test_bounds_are_those_of_the_replicas_that_are_left(pair: Pair):
     assert (await pair.cluster.generate(long, GREEDY)).usage.prompt_tokens == 1000
 
 
+@slow
+async def test_a_removed_replica_is_not_heard_any_more(pair: Pair):
+    pair.cluster._close_grace = 3600.0
+    running = asyncio.create_task(pair.cluster.generate(prompt(1), LONG))
+    await eventually(lambda: pair.cluster.stats().in_flight == 1)
+    (busy,) = (worker.worker for worker in pair.cluster.stats().workers if worker.requests)
+    await pair.cluster.remove_worker(busy)
+    assert not running.done(), "its requests go on elsewhere: there is nothing to wait for"
+    assert busy not in pair.cluster._dispatcher.loads
+    assert (await running).worker != busy
+    pair.cluster._close_grace = 0.0
+
+
 async def test_a_lost_replica_can_be_removed(pair: Pair):
     gone = pair.servers[0]
     await gone.stop()
