@@ -192,6 +192,7 @@ class PrebleCluster:
         sampling: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         session: str | None = None,
         priority: int = 0,
         namespace: str = "",
@@ -202,6 +203,8 @@ class PrebleCluster:
     ) -> Generation:
         """Return the finished generation of `prompt`: text, token ids, or chat messages (with `tools`).
 
+        `chat_template_kwargs` are for the model's chat template: what it knows itself, such as `enable_thinking`, and
+        `documents`, `add_generation_prompt` and `continue_final_message` of `preble.text.ChatTemplate.render`.
         `session` names a conversation; a lower `priority` goes first. Requests of different `namespace` or `tenant`
         never share cached prefixes. `lora` names an adapter that the engine has, to compute with; it is the namespace
         too if none is given. `timeout` is in seconds, `deadline` a time of the event loop's clock. Raises
@@ -210,7 +213,9 @@ class PrebleCluster:
         self._require_open()
         texts: dict[int, str] = {}
         routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
-        flight = await self._open(prompt, sampling, tools, routing, timeout, deadline, streaming=False)
+        flight = await self._open(
+            prompt, sampling, tools, chat_template_kwargs, routing, timeout, deadline, streaming=False
+        )
         try:
             async for chunk in self._chunks(flight):
                 texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
@@ -224,6 +229,7 @@ class PrebleCluster:
         sampling: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         session: str | None = None,
         priority: int = 0,
         namespace: str = "",
@@ -238,7 +244,7 @@ class PrebleCluster:
         """
         self._require_open()
         routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
-        return self._stream(prompt, sampling, tools, routing, timeout, deadline)
+        return self._stream(prompt, sampling, tools, chat_template_kwargs, routing, timeout, deadline)
 
     async def generate_many(
         self,
@@ -352,6 +358,7 @@ class PrebleCluster:
         prompt: Prompt,
         sampling: SamplingParams | None,
         tools: Sequence[Mapping[str, Any]] | None,
+        chat_template_kwargs: Mapping[str, Any] | None,
         routing: Routing,
         timeout: float | None,
         deadline: float | None,
@@ -363,7 +370,7 @@ class PrebleCluster:
         self._reader.check(chosen)
         self._check_adapter(routing.lora)
         until = self._earliest(timeout, deadline)
-        tokens = await self._reader.tokens(prompt, tools)
+        tokens = await self._reader.tokens(prompt, tools, chat_template_kwargs)
         self._require_open()
         flight = Flight(f"r{next(self._ids)}", streaming=streaming or bool(chosen.stop))
         try:
