@@ -39,7 +39,7 @@ LAYERS = [
     {"tree"},
     {"core"},
     {"backends", "text"},
-    {"transport", "copying"},
+    {"transport", "copying", "binding"},
     {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
     {"dispatch", "replicas"},
     {"cluster"},

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from preble import ConfigurationError, EngineError, PrebleCluster, SamplingParams, WorkerLostError
-from tests.cluster_cases import alive, descendants, eventually
+from tests.cluster_cases import alive, descendants, environment, eventually
 from tests.engines.conformance import prompt, require
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
@@ -24,7 +24,12 @@ PATIENT = 300.0
 def cluster_of(model: Path, **options: object) -> PrebleCluster:
     case = require("sglang")
     return PrebleCluster(
-        model, backend="sglang", workers=1, engine_options=case.options | options, start_timeout=PATIENT
+        model,
+        backend="sglang",
+        workers=1,
+        devices=[[0]],
+        engine_options=case.options | options,
+        start_timeout=PATIENT,
     )
 
 
@@ -45,6 +50,9 @@ async def test_a_cluster_generates_streams_aborts_and_closes(model: Path):
     async with cluster_of(model) as cluster:
         mapped = [line for pid in descendants(os.getpid()) for line in maps(pid) if "/sglang_loads_" in line]
         assert mapped
+        engines = [pid for pid in descendants(os.getpid()) if "sglang::" in command(pid)]
+        assert engines
+        assert {environment(pid)["CUDA_VISIBLE_DEVICES"] for pid in engines} == {"0"}
         assert all(line.endswith("(deleted)") for line in mapped), "its load table has a name that would stay"
         whole = await cluster.generate(prompt(1), GREEDY)
         again = await cluster.generate(prompt(1), GREEDY)

@@ -13,7 +13,7 @@ import pytest
 from preble import ConfigurationError, PrebleCluster, SamplingParams, WorkerLostError
 from preble.backends.vllm.configuration import check_options
 from preble.errors import ModelError
-from tests.cluster_cases import alive, descendants, eventually
+from tests.cluster_cases import alive, descendants, environment, eventually
 from tests.engines.conformance import make_engine, prompt, require
 
 LONG = SamplingParams(max_tokens=600, temperature=0.0, ignore_eos=True)
@@ -22,7 +22,9 @@ SHORT = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
 
 def cluster(model: Path) -> PrebleCluster:
     case = require("vllm")
-    return PrebleCluster(str(model), backend="vllm", workers=1, engine_options=case.options, start_timeout=300.0)
+    return PrebleCluster(
+        str(model), backend="vllm", workers=1, devices=[[0]], engine_options=case.options, start_timeout=300.0
+    )
 
 
 async def test_a_cluster_generates_streams_and_loses_a_killed_worker_with_all_its_processes(model: Path):
@@ -38,6 +40,8 @@ async def test_a_cluster_generates_streams_and_loses_a_killed_worker_with_all_it
         (supervisor,) = running.worker_pids().values()
         processes = descendants(supervisor)
         assert len(processes) >= 2, "the worker, and vLLM's own process"
+        assert {environment(pid)["CUDA_VISIBLE_DEVICES"] for pid in processes} == {"0"}
+        assert {environment(pid)["OMP_NUM_THREADS"] for pid in processes} == {"1"}
         os.kill(_worker(supervisor), signal.SIGKILL)
         with pytest.raises(WorkerLostError):
             await task
