@@ -19,6 +19,7 @@ from tests.engines.conformance import prompt, require
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
 LONG = SamplingParams(max_tokens=700, temperature=0.0, ignore_eos=True)
 PATIENT = 300.0
+CORES = sorted(os.sched_getaffinity(0))[-1:]
 
 
 def cluster_of(model: Path, **options: object) -> PrebleCluster:
@@ -28,6 +29,7 @@ def cluster_of(model: Path, **options: object) -> PrebleCluster:
         backend="sglang",
         workers=1,
         devices=[[0]],
+        cpus=[CORES],
         engine_options=case.options | options,
         start_timeout=PATIENT,
     )
@@ -52,7 +54,9 @@ async def test_a_cluster_generates_streams_aborts_and_closes(model: Path):
         assert mapped
         engines = [pid for pid in descendants(os.getpid()) if "sglang::" in command(pid)]
         assert engines
-        assert {environment(pid)["CUDA_VISIBLE_DEVICES"] for pid in engines} == {"0"}
+        assert {frozenset(os.sched_getaffinity(pid)) for pid in engines} == {frozenset(CORES)}
+        (worker,) = [pid for pid in descendants(os.getpid()) if "preble.worker" in command(pid)[-20:]]
+        assert environment(worker)["CUDA_VISIBLE_DEVICES"] == "0"
         assert all(line.endswith("(deleted)") for line in mapped), "its load table has a name that would stay"
         whole = await cluster.generate(prompt(1), GREEDY)
         again = await cluster.generate(prompt(1), GREEDY)
