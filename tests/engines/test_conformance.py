@@ -8,9 +8,10 @@ from contextlib import aclosing
 
 import pytest
 
+from preble.core.cost import StepTiming
 from preble.errors import ContextLengthError, InvalidRequestError
 from preble.types import SamplingParams
-from tests.engines.conformance import BLOCK, BLOCKS, CONTEXT, MAX_RUNNING, VOCAB, Output, Running, prompt
+from tests.engines.conformance import BLOCK, BLOCKS, CONTEXT, MAX_BATCHED, MAX_RUNNING, VOCAB, Output, Running, prompt
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -278,3 +279,42 @@ async def test_two_hundred_at_once_all_get_their_answer(engine: Running):
 async def _read(deltas: object, output: Output) -> None:
     async for delta in deltas:  # type: ignore[attr-defined]
         output.take(delta)
+
+
+async def test_what_steps_computed_and_took_is_told(engine: Running):
+    engine.engine.timings()
+    async with aclosing(engine.stream(prompt(60, 200), max_tokens=8)) as deltas:
+        async for _ in deltas:
+            engine.engine.load()  # as a worker asks after every step
+    told: list[StepTiming] = []
+
+    def both_kinds() -> bool:
+        told.extend(engine.engine.timings())
+        return {timing.decodes for timing in told} == {0, 1}
+
+    await engine.until(both_kinds, "no prefill was told, or no decode")
+    assert all(timing.plausible and timing.seconds > 0 for timing in told)
+    prefills = [timing for timing in told if not timing.decodes]
+    assert [(step.new, step.context, step.prefill_context, step.product) for step in prefills] == [
+        (200, 200, 200, 200 * 200)
+    ]
+    decodes = [timing for timing in told if timing.decodes]
+    assert {(step.new, step.decodes, step.prefill_context, step.product) for step in decodes} == {(1, 1, 0, 0)}
+    assert all(200 < step.context <= 208 for step in decodes)
+
+
+async def test_steps_of_many_are_told_as_far_as_they_are_known(engine: Running):
+    for round in range(3):
+        prompts = [prompt(70 + 10 * round + number, 40 + 30 * number) for number in range(6)]
+        await asyncio.gather(*(engine.generate(tokens, max_tokens=12) for tokens in prompts))
+        told = engine.engine.timings()
+        assert all(timing.plausible and timing.decodes <= MAX_RUNNING for timing in told)
+        assert all(timing.new - timing.decodes <= MAX_BATCHED for timing in told)
+
+
+async def test_tokens_in_use_are_told(engine: Running):
+    async with aclosing(engine.stream(prompt(61, 200), max_tokens=200)) as deltas:
+        async for delta in deltas:
+            if delta.tokens:
+                break
+        await engine.until(lambda: engine.engine.load().used_tokens >= 192, "a running request uses no tokens")
