@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.conformance import ENGINES, Running, make_engine, prompt, require
+from tests.engines.conformance import ENGINES, Running, make_engine, prompt, require, serving
 
 LENGTHS = (1, 31, 33, 200, 500)
 
@@ -15,8 +15,12 @@ LENGTHS = (1, 31, 33, 200, 500)
 async def answers(name: str, model: Path) -> list[list[list[int]]]:
     """The tokens after each prompt: cold and alone, cached, and cold in one batch."""
     case = require(name)
-    engine = make_engine(case, model)
-    running = Running(case, engine, await engine.start())
+    with serving(case, model) as where:
+        engine = make_engine(case, model, **where)
+        return await _answers(Running(case, engine, await engine.start()))
+
+
+async def _answers(running: Running) -> list[list[list[int]]]:
     try:
         prompts = [prompt(length, length) for length in LENGTHS]
         cold = [(await running.generate(tokens, max_tokens=24)).tokens for tokens in prompts]
@@ -25,7 +29,7 @@ async def answers(name: str, model: Path) -> list[list[list[int]]]:
         together = await asyncio.gather(*(running.generate(tokens, max_tokens=24) for tokens in prompts))
         return [cold, cached, [output.tokens for output in together]]
     finally:
-        await engine.close()
+        await running.engine.close()
 
 
 @pytest.mark.parametrize("name", [name for name, case in ENGINES.items() if case.computes and name != "torch"])
