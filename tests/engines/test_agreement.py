@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.conformance import ENGINES, Running, make_engine, prompt, require, serving
+from tests.engines.conformance import ENGINES, Running, make_engine, prompt, require
 
 LENGTHS = (1, 31, 33, 200, 500)
 
@@ -15,12 +15,8 @@ LENGTHS = (1, 31, 33, 200, 500)
 async def answers(name: str, model: Path) -> list[list[list[int]]]:
     """The tokens after each prompt: cold and alone, cached, and cold in one batch."""
     case = require(name)
-    with serving(case, model) as where:
-        engine = make_engine(case, model, **where)
-        return await _answers(Running(case, engine, await engine.start()))
-
-
-async def _answers(running: Running) -> list[list[list[int]]]:
+    engine = make_engine(case, model)
+    running = Running(case, engine, await engine.start())
     try:
         prompts = [prompt(length, length) for length in LENGTHS]
         cold = [(await running.generate(tokens, max_tokens=24)).tokens for tokens in prompts]
@@ -29,10 +25,14 @@ async def _answers(running: Running) -> list[list[list[int]]]:
         together = await asyncio.gather(*(running.generate(tokens, max_tokens=24) for tokens in prompts))
         return [cold, cached, [output.tokens for output in together]]
     finally:
-        await running.engine.close()
+        await engine.close()
 
 
-@pytest.mark.parametrize("name", [name for name, case in ENGINES.items() if case.computes and name != "torch"])
+OTHERS = [name for name, case in ENGINES.items() if case.computes and not case.server and name != "torch"]
+"""Tokens of servers are compared in test_openai."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
 async def test_the_same_tokens_as_the_embedded_engine(name: str, model: Path):
     require("torch")
     other = await answers(name, model)
