@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from preble import ConfigurationError, EngineError, PrebleCluster, SamplingParams, WorkerLostError
-from tests.cluster_cases import alive, descendants, environment, eventually
+from tests.cluster_cases import alive, descendants, eventually
 from tests.engines.conformance import prompt, require
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
@@ -55,9 +55,6 @@ async def test_a_cluster_generates_streams_aborts_and_closes(model: Path):
         engines = [pid for pid in descendants(os.getpid()) if "sglang::" in command(pid)]
         assert engines
         assert {frozenset(os.sched_getaffinity(pid)) for pid in engines} == {frozenset(CORES)}
-        (worker,) = [pid for pid in descendants(os.getpid()) if "preble.worker" in command(pid)[-20:]]
-        assert environment(worker)["CUDA_VISIBLE_DEVICES"] == "0"
-        assert all(line.endswith("(deleted)") for line in mapped), "its load table has a name that would stay"
         whole = await cluster.generate(prompt(1), GREEDY)
         again = await cluster.generate(prompt(1), GREEDY)
         assert (whole.usage.cached_tokens, again.usage.cached_tokens) == (0, 96)
