@@ -33,6 +33,7 @@ bench: .venv/installed
 	$(BIN)/python -m bench.scale --quick
 	$(BIN)/python -m bench.peers --quick
 	$(BIN)/python -m bench.live --quick
+	$(BIN)/python -m bench.gpu --quick
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .

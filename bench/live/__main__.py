@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from bench.live.calibrate import PHASES, Calibration, calibrate
 from bench.live.comparison import HEADERS, Row, cells, flat, measured, simulated
-from bench.live.fitting import predicted
+from bench.live.fitting import predicted, priced
 from bench.live.recording import recorded
 from bench.live.report import markdown
 from bench.live.setting import Setting, vocabulary_of
@@ -39,15 +39,23 @@ PATHS = ("--json", "--markdown", "--out", "--model")
 
 async def run(arguments: argparse.Namespace, console: Console) -> list[Row]:
     """Calibrate, serve and simulate each workload; print the table and write the files."""
-    setting, rows = described(arguments), list[Row]()
+    workloads = {name: workload(name, arguments.requests, arguments.seed) for name in arguments.workload}
+    return await evaluate(described(arguments), workloads, arguments, console)
+
+
+async def evaluate(
+    setting: Setting, workloads: Mapping[str, Sequence[Request]], arguments: argparse.Namespace, console: Console
+) -> list[Row]:
+    """Do this for workloads at their generators' own pace, with what else the command line asks for."""
+    rows = list[Row]()
     calibrations: dict[str, Calibration] = {}
-    for name in arguments.workload:
-        requests = workload(name, arguments.requests, arguments.seed)
+    for name, requests in workloads.items():
         found = calibrations[name] = await calibrated(setting, requests, arguments)
         console.print(
             f"Fitted to {found.steps:,} steps, off by {found.error:.0%} of a step on average; "
             f"{found.delay * 1e3:.1f} ms a request outside of the engine."
         )
+        console.print(priced(found.cost))
         options = setting.simulated(found.cost)
         arriving = paced(requests, arguments.utilisation, workers=setting.workers, options=options)
         for policy in arguments.policy:
@@ -130,7 +138,8 @@ def report(
 ) -> None:
     """Write the files that were asked for."""
     if arguments.json:
-        more = {"calibrations": calibrations, "backend": setting.backend, "workers": setting.workers}
+        described = msgspec.structs.replace(setting, model=None)
+        more = {"calibrations": calibrations, "setting": described, "command": arguments.command}
         save(arguments.json, "live", flat(rows), **msgspec.to_builtins(more))
     if arguments.markdown:
         arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
@@ -167,9 +176,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def command(argv: Sequence[str]) -> str:
+def command(argv: Sequence[str], module: str = "bench.live") -> str:
     """Return the command for the page, without the names of files and folders."""
-    words = iter(["python", "-m", "bench.live", *argv])
+    words = iter(["python", "-m", module, *argv])
     kept = []
     for word in words:
         if word in PATHS:
