@@ -1,6 +1,8 @@
 # Each target sets up what it needs in .venv; nothing else of the machine is touched. `make bench` is the quick set.
 PYTHON ?= python3
 BIN := .venv/bin
+BACKEND ?= torch
+DEMO := $(if $(filter vllm sglang,$(BACKEND)),.venv-engines,.venv)
 
 .PHONY: demo test test-engines lint bench clean
 
@@ -10,8 +12,9 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch]" --group dev
 	touch $@
 
-demo: .venv/installed
-	$(BIN)/python -m bench.demo
+# `make demo BACKEND=vllm` or `sglang` runs it on these engines.
+demo: $(DEMO)/installed
+	$(DEMO)/bin/python -m bench.demo --backend $(BACKEND)
 
 test: .venv/installed
 	$(BIN)/python -m pytest
