@@ -23,13 +23,13 @@ taken within each round, and there is none where a round's noise is as large as 
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import uvloop
 
-from bench.micro.figures import Figures
+from bench.micro.figures import Figures, turns
 from bench.peers.environment import UnavailableError
 from bench.peers.load import Measured
 from bench.peers.sides import CLUSTERS, FULL, QUICK, ROUTERS, SIDES, Scale, overhead, serving
@@ -54,14 +54,6 @@ async def measure(scale: Scale) -> tuple[Rounds, Skipped]:
         for number, side in turns(timed, scale.replays):
             rounds[side][number] |= await attempted(side, skipped, partial(serving, side, scale, number, done))
     return {side: measured for side, measured in rounds.items() if side not in skipped}, skipped
-
-
-def turns(sides: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """Yield the sides of each round with its number: another one begins, and every other round runs backwards."""
-    for number in range(rounds):
-        start = number % len(sides)
-        order = [*sides[start:], *sides[:start]]
-        yield from ((number, side) for side in (order[::-1] if number % 2 else order))
 
 
 async def attempted(side: str, skipped: Skipped, measure: Callable[[], Awaitable[Measured]]) -> Measured:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestServer
 
-from bench.micro.figures import Figures
-from bench.peers.__main__ import attempted, turns
+from bench.micro.figures import Figures, turns
+from bench.peers.__main__ import attempted
 from bench.peers.answer import Answer
 from bench.peers.embedded import embedded, wire
 from bench.peers.environment import UnavailableError
