@@ -225,7 +225,8 @@ class WorkerPool:
         elif not worker.greeted:
             raise FrameError("no valid greeting")
         elif isinstance(message, Step):
-            if self._workers.get(worker.ticket.worker) is worker:  # else it was removed, and finishes what it has
+            # Before others are ready it is not in the cluster; once removed, it finishes what it has.
+            if worker.serving and self._workers.get(worker.ticket.worker) is worker:
                 self._on_step(worker.ticket.worker, message)
         elif isinstance(message, Ready) and not worker.ready.done():
             worker.ready.set_result(message.info)
