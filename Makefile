@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKEND ?= torch
 DEMO := $(if $(filter vllm sglang,$(BACKEND)),.venv-engines,.venv)
 
-.PHONY: demo test test-engines lint bench clean
+.PHONY: demo test test-engines lint bench bench-engines clean
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -36,6 +36,12 @@ bench: .venv/installed
 	$(BIN)/python -m bench.scale --quick
 	$(BIN)/python -m bench.peers --quick
 	$(BIN)/python -m bench.live --quick
+
+# The quick set of what needs a real engine.
+bench-engines: .venv-engines/installed
+	.venv-engines/bin/python -m bench.engine_queue --quick
+	.venv-engines/bin/python -m bench.live --backend vllm --quick
+	.venv-engines/bin/python -m bench.peers --engine sglang --quick
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .
