@@ -24,11 +24,13 @@ With `--engine vllm` or `sglang`: sglang-router and Preble in front of the same 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from bench.micro.figures import Figures, turns
@@ -63,12 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--engine", choices=("sim", *KINDS), default="sim", help="what the workers run; vllm and sglang as real servers"
     )
+    parser.add_argument("--rounds", type=int, help=f"with real servers ({over_engines.FULL.rounds})")
+    parser.add_argument("--requests", type=int, help=f"in each round, with real servers ({over_engines.FULL.requests})")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there, with machine and date")
     parser.add_argument("--quick", action="store_true", help="under a minute with sim, to see that it works")
     options = parser.parse_args(argv)
     figures = Figures()
     try:
-        rounds, skipped = uvloop.run(_measured(options.engine, options.quick))
+        rounds, skipped = uvloop.run(_measured(options))
     except UnavailableError as error:
         sys.stderr.write(f"bench.peers: {options.engine}: {error}\n")
         return 2
@@ -89,11 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _measured(engine: str, quick: bool) -> tuple[Rounds, Skipped]:
-    if engine != "sim":
-        return await over_engines.measure(engine, over_engines.QUICK if quick else over_engines.FULL)
-    rounds, skipped = await measure(QUICK if quick else FULL)
-    return added(rounds), skipped
+async def _measured(options: argparse.Namespace) -> tuple[Rounds, Skipped]:
+    if options.engine == "sim":
+        rounds, skipped = await measure(QUICK if options.quick else FULL)
+        return added(rounds), skipped
+    scale = over_engines.QUICK if options.quick else over_engines.FULL
+    given = {name: value for name in ("rounds", "requests") if (value := getattr(options, name))}
+    return await over_engines.measure(options.engine, msgspec.structs.replace(scale, **given))
 
 
 if __name__ == "__main__":

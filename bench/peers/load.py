@@ -71,8 +71,12 @@ async def replay(
         return answer, begin + arrival
 
     answers = await asyncio.gather(*map(one, requests, arrivals))
-    client, router, _ = (np.array(_spent(target)) - before) / len(requests) * 1e6
-    return summed_up(answers) | {"stream_cpu_us": float(client + router), "stream_router_cpu_us": float(router)}
+    client, router, workers = (np.array(_spent(target)) - before) / len(requests) * 1e6
+    return summed_up(answers) | {
+        "stream_cpu_us": float(client + router),
+        "stream_router_cpu_us": float(router),
+        "stream_workers_cpu_ms": float(workers) / 1e3,
+    }
 
 
 def summed_up(answers: Sequence[tuple[Answer, float]]) -> Measured:

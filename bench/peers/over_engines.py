@@ -59,7 +59,7 @@ class Scale(msgspec.Struct, frozen=True):
     utilisation: float
 
 
-FULL = Scale(rounds=3, servers=2, topics=6, requests=150, utilisation=0.8)
+FULL = Scale(rounds=3, servers=2, topics=6, requests=120, utilisation=0.8)
 QUICK = Scale(rounds=1, servers=2, topics=2, requests=16, utilisation=0.8)
 
 
@@ -209,7 +209,7 @@ async def connected(policy: str, served: Served) -> AsyncIterator[Embedded]:
         start_timeout=_SECONDS_TO_START,
     ) as cluster:
         await cluster.reset_cache()
-        yield Embedded(cluster)
+        yield Embedded(cluster, [server.pid for server in served.servers])
 
 
 def completion(prompt: str) -> bytes:

