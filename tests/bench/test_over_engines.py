@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from bench.peers.engine_sides import asked_of_cluster, completion, counts
 from bench.peers.environment import UnavailableError
-from bench.peers.over_engines import answering, asked_of_cluster, completion, counts, tokens_of
+from bench.peers.over_engines import answering, tokens_of
 from bench.peers.servers import command, flags
 from bench.workloads.stdlib import Topic
 from preble.testing import make_model

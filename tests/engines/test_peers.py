@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("httptools", reason="the benchmark's client needs httptools")
 
 from bench.peers import over_engines
-from bench.peers.over_engines import SIDES, Scale, measure
+from bench.peers.engine_sides import SIDES
+from bench.peers.over_engines import Scale, measure
 from tests.engines.conformance import require
 
 
