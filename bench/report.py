@@ -24,7 +24,8 @@ _LOAD_BEFORE = os.getloadavg()
 
 def command_line(description: str | None) -> argparse.ArgumentParser:
     """Return a parser for a benchmark's own options, with `--json FILE` in it."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(_program(), description=description, formatter_class=form)
     parser.add_argument("--json", metavar="FILE", help="write the result there")
     return parser
 
@@ -65,6 +66,12 @@ def commit() -> str | None:
     """Return this checkout's git commit, with a `+` if files differ from it; None outside of a checkout."""
     head = _git("rev-parse", "--short=12", "HEAD")
     return head and head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _program() -> str | None:
+    """Return how this process was started with `python -m`; None if it was not."""
+    started = sys.modules["__main__"].__spec__
+    return started and f"python -m {started.name.removesuffix('.__main__')}"
 
 
 def _git(*command: str) -> str | None:

@@ -6,13 +6,14 @@ import asyncio
 import itertools
 import math
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from preble.backends import BACKENDS, EngineInfo
 from preble.backends.openai.engine import OpenAIEngine
 from preble.backends.openai.options import base_url
+from preble.chunks import chunks
 from preble.core.cost import CostModel
 from preble.core.fleet import served_namespaces
 from preble.core.policy import Policy
@@ -25,19 +26,29 @@ from preble.errors import (
     InvalidRequestError,
     NotStartedError,
     OverloadedError,
+    PrebleError,
     WorkerLostError,
     WorkerStartError,
     WrongLoopError,
 )
-from preble.flight import Flight, Sample
+from preble.flight import Flight
 from preble.log_file import LogFile
 from preble.pool import WorkerPool
 from preble.prompt import Prompt, PromptReader
 from preble.replicas import ReplicaPool
-from preble.text import Transcript
+from preble.together import all_or_first_error
 from preble.types import Chunk, ClusterStats, Generation, Routing, SamplingParams
 
 _DEFAULT_SAMPLING = SamplingParams()
+
+
+class _Member:
+    """One worker of a cluster, or a replica that is lost and awaited: what it can do, and what was decided of it."""
+
+    def __init__(self, info: EngineInfo, namespaces: Collection[str] | None) -> None:
+        self.info = info
+        self.namespaces = namespaces
+        self.drained = False
 
 
 class PrebleCluster:
@@ -90,7 +101,7 @@ class PrebleCluster:
         self._ready = False
         self._ids = itertools.count(1)
         self._names = (f"w{number}" for number in itertools.count())
-        self._infos: dict[str, EngineInfo] = {}
+        self._members: dict[str, _Member] = {}
         self._reader = PromptReader(None)
         self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
         self._pool: WorkerPool | ReplicaPool = WorkerPool(
@@ -100,7 +111,8 @@ class PrebleCluster:
             options=engine_options or {},
             threads=threads,
             on_step=self._dispatcher.on_step,
-            on_lost=self._dispatcher.on_lost,
+            on_lost=self._lost,
+            on_stopping=self._drain_worker,
         )
         self._dispatcher.send = self._pool.send
 
@@ -136,7 +148,7 @@ class PrebleCluster:
             on_step=cluster._dispatcher.on_step,
             on_failed=cluster._dispatcher.on_failed,
             on_lost=cluster._dispatcher.on_lost,
-            on_found=lambda worker, info: cluster._add_workers({worker: info}),
+            on_found=cluster._found,
         )
         cluster._dispatcher.send = cluster._pool.send
         return cluster
@@ -153,7 +165,8 @@ class PrebleCluster:
     async def start(self) -> None:
         """Start the workers and wait until all are ready. If this fails, nothing is left running.
 
-        Raises ModelError, ConfigurationError, WorkerStartError, or OSError for the decision log.
+        Raises ModelError, ConfigurationError, WorkerStartError, ClosedError if it is closed meanwhile, or OSError for
+        the decision log.
         """
         if self._loop is not None or self._closed:
             raise ClosedError("a cluster starts once")
@@ -165,11 +178,16 @@ class PrebleCluster:
             self._reader = await asyncio.to_thread(PromptReader, self.model)
             if isinstance(self._pool, ReplicaPool):
                 self._pool.text = self._reader.tokenizer
+            self._require_unclosed()
             infos = await self._pool.start(self._start_timeout)
+            self._require_unclosed()
             self._add_workers(infos)
-        except BaseException:
-            self._closed = True
+        except BaseException as error:
+            closed, self._closed = self._closed, True
             self._end(ClosedError("the cluster did not start"))
+            await self._pool.stop(0.0)
+            if closed and isinstance(error, PrebleError):
+                raise ClosedError("the cluster was closed") from None
             raise
         self._ready = True
 
@@ -212,7 +230,7 @@ class PrebleCluster:
         routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
         flight = await self._open(prompt, sampling, tools, routing, timeout, deadline, streaming=False)
         try:
-            async for chunk in self._chunks(flight):
+            async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
                 texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
             return Generation(flight.id, tuple(sample.choice(texts[sample.index]) for sample in flight.samples))
         finally:
@@ -266,7 +284,7 @@ class PrebleCluster:
                 if progress is not None:
                     progress(len(results))
 
-        await _all_or_first_error([asyncio.ensure_future(work()) for _ in range(concurrency)])
+        await all_or_first_error(work() for _ in range(concurrency))
         return [results[index] for index in sorted(results)]
 
     def stats(self) -> ClusterStats:
@@ -304,8 +322,12 @@ class PrebleCluster:
         except WorkerStartError:
             self._require_started()
             raise
-        self._require_started()
-        self._add_workers({worker: info}, served)
+        try:
+            self._require_started()
+            self._add_workers({worker: info}, served)
+        except PrebleError:
+            await self._pool.remove(worker)
+            raise
         return worker
 
     async def drain_worker(self, worker: str) -> None:
@@ -314,7 +336,7 @@ class PrebleCluster:
         It stays so, also if this is cancelled; `remove_worker` is next. Raises ConfigurationError if it is not here.
         """
         self._require_started()
-        self._dispatcher.drain(worker)
+        self._drain_worker(worker)
         await self._dispatcher.idle(worker)
 
     async def remove_worker(self, worker: str) -> None:
@@ -325,8 +347,8 @@ class PrebleCluster:
         self._require_started()
         if not (isinstance(self._pool, ReplicaPool) and self._pool.is_lost(worker)):
             self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
-        del self._infos[worker]
-        await self._pool.remove(worker, self._close_grace)
+        self._forget(worker)
+        await self._pool.remove(worker)
 
     async def reset_cache(self) -> None:
         """Let all workers forget cached prefixes that no running request uses, and the scheduler likewise."""
@@ -342,7 +364,7 @@ class PrebleCluster:
     ) -> AsyncGenerator[Chunk, None]:
         flight = await self._open(prompt, sampling, *options, streaming=True)
         try:
-            async for chunk in self._chunks(flight):
+            async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
                 yield chunk
         finally:
             self._dispatcher.release(flight)
@@ -374,7 +396,8 @@ class PrebleCluster:
         return flight
 
     def _check_adapter(self, name: str) -> None:
-        for info in self._infos.values():
+        for member in self._members.values():
+            info = member.info
             if name and info.adapters is not None and name not in info.adapters:
                 known = ", ".join(info.adapters) or "none"
                 raise InvalidRequestError(f"the {self.backend} engine has no {name!r}, but {known}", field="lora")
@@ -390,45 +413,7 @@ class PrebleCluster:
         ends = [end for end in (deadline, None if timeout is None else self._loop.time() + timeout) if end is not None]
         return min(ends, default=None)
 
-    async def _chunks(self, flight: Flight) -> AsyncGenerator[Chunk, None]:
-        """Yield what the samples of a flight have to show, until all have ended."""
-        transcripts = [self._transcript(sample) for sample in flight.samples]
-        unfinished = set(range(len(flight.samples)))
-        while unfinished:
-            for sample in await flight.ready():
-                if sample.index not in unfinished:
-                    continue
-                chunk = self._chunk(sample, transcripts[sample.index])
-                if chunk.finish_reason is not None:
-                    unfinished.remove(sample.index)
-                yield chunk
-
-    def _chunk(self, sample: Sample, transcript: Transcript | None) -> Chunk:
-        ids, logprobs = sample.take()
-        text = transcript.add(ids) if transcript else ""
-        if transcript and sample.ended:
-            text += transcript.finish()
-        if transcript and transcript.matched is not None:
-            ids, logprobs = sample.cut(transcript.used, ids, logprobs)
-            self._dispatcher.stop(sample, transcript.matched)
-        return Chunk(
-            index=sample.index,
-            text=text,
-            token_ids=ids,
-            logprobs=logprobs,
-            finish_reason=sample.finish_reason,
-            stop_reason=sample.stop_reason,
-            usage=sample.usage if sample.ended else None,
-            worker=sample.worker,
-        )
-
-    def _transcript(self, sample: Sample) -> Transcript | None:
-        if self._reader.tokenizer is None:
-            return None
-        sampling = sample.sampling
-        return Transcript(self._reader.tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
-
-    def _add_workers(self, infos: Mapping[str, EngineInfo], namespaces: Iterable[str] | None = None) -> None:
+    def _add_workers(self, infos: Mapping[str, EngineInfo], namespaces: Collection[str] | None = None) -> None:
         assert self._loop is not None
         for worker, info in infos.items():
             self.scheduler.add_worker(
@@ -441,8 +426,29 @@ class PrebleCluster:
                 namespaces=namespaces,
                 now=self._loop.time(),
             )
-        self._infos.update(infos)
-        self._reader.bound(self._infos.values())
+            self._members[worker] = _Member(info, namespaces)
+        self._reader.bound(member.info for member in self._members.values())
+
+    def _found(self, worker: str, info: EngineInfo) -> None:
+        """A lost replica is back, to serve what it served."""
+        before = self._members[worker]
+        self._add_workers({worker: info}, before.namespaces)
+        if before.drained:
+            self._drain_worker(worker)
+
+    def _drain_worker(self, worker: str) -> None:
+        self._dispatcher.drain(worker)
+        self._members[worker].drained = True
+
+    def _lost(self, worker: str, error: WorkerLostError) -> None:
+        """A worker died, and does not come back."""
+        self._dispatcher.on_lost(worker, error)
+        self._forget(worker)
+
+    def _forget(self, worker: str) -> None:
+        del self._members[worker]
+        if self._members:  # else requests find no worker, whatever their length
+            self._reader.bound(member.info for member in self._members.values())
 
     def _end(self, error: ClosedError) -> None:
         self._dispatcher.close(error)
@@ -454,9 +460,12 @@ class PrebleCluster:
         if self._draining:
             raise OverloadedError("the cluster is draining", retry_after=0.1)
 
-    def _require_started(self) -> None:
+    def _require_unclosed(self) -> None:
         if self._closed:
             raise ClosedError("the cluster is closed")
+
+    def _require_started(self) -> None:
+        self._require_unclosed()
         if not self._ready:
             raise NotStartedError("the cluster is not started: use `async with`, or await start()")
         self._require_loop()
@@ -483,13 +492,3 @@ def _paired(
     if sampling is None or isinstance(sampling, SamplingParams):
         return ((prompt, sampling) for prompt in prompts)
     return zip(prompts, sampling, strict=True)
-
-
-async def _all_or_first_error(tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for all tasks; the first error, or a cancellation, cancels the rest and waits for them to be gone."""
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

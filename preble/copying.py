@@ -44,6 +44,11 @@ class Copying:
         for wire in [wire for wire, where in self._worker_of.items() if where == worker]:
             self.end(wire, now)
 
+    def stop(self, now: float) -> None:
+        """Nobody waits for any of them any more."""
+        for wire in list(self._worker_of):
+            self.end(wire, now)
+
 
 def _id(wire: int) -> str:
     return f"copy:{wire}"

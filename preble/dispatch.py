@@ -16,6 +16,7 @@ from preble.core.scheduler import Scheduler, WorkerState
 from preble.errors import (
     DeadlineExceededError,
     EngineError,
+    InvalidRequestError,
     NoWorkersError,
     OverloadedError,
     PrebleError,
@@ -23,7 +24,7 @@ from preble.errors import (
 )
 from preble.flight import Flight, Sample
 from preble.tokens import TOKEN_BYTES, unpack
-from preble.transport.schema import Abort, Step, Submit, ToWorker
+from preble.transport.schema import Abort, Failed, Step, Submit, ToWorker
 from preble.tree import fold
 from preble.types import ClusterStats, Counters, FinishReason, Routing, SamplingParams, WorkerStats
 
@@ -46,7 +47,6 @@ class Dispatcher:
 
     def __init__(self, scheduler: Scheduler, max_in_flight: int) -> None:
         self.loads: dict[str, Load] = {}
-        self.running = False
         self._scheduler = scheduler
         self._max_in_flight = max_in_flight
         self._samples: dict[str, Sample] = {}
@@ -61,16 +61,16 @@ class Dispatcher:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, on this loop."""
         self._loop = loop
-        self.running = True
         self._tick = loop.call_later(REBALANCE_INTERVAL, self._rebalance)
 
     def close(self, error: PrebleError) -> None:
         """End all samples with `error`, and take no more."""
-        self.running = False
         if self._tick is not None:
             self._tick.cancel()
         for sample in list(self._samples.values()):
             self._end(sample, error=error)
+        self._copying.stop(self._loop.time())
+        self._tell_idle()
 
     @property
     def counters(self) -> Counters:
@@ -158,8 +158,8 @@ class Dispatcher:
             elif wire in self._copying:
                 self._copying.take_in(wire, delta, now)
                 self._tell_idle()
-        for wire, reason in step.failed:
-            self.on_failed(worker, wire, EngineError(reason))
+        for failed in step.failed:
+            self.on_failed(worker, failed.id, _error(failed))
 
     def on_failed(self, worker: str, wire: int, error: PrebleError) -> None:
         """A worker could not serve a request: it ends with `error`."""
@@ -238,7 +238,7 @@ class Dispatcher:
             self._scheduler.first_token(sample.id, now=now)
         sample.append(delta)
         if delta.finish_reason == "abort":
-            self._end(sample, error=_lost(sample, "the worker stopped"))
+            self._go_elsewhere(sample, now)
         elif delta.finish_reason is not None:
             self._end(sample, reason=delta.finish_reason)
         elif delta.tokens and sample.flight.streaming:
@@ -271,11 +271,20 @@ class Dispatcher:
 
     def _abort(self, sample: Sample) -> None:
         self._by_wire.pop(sample.wire, None)
-        with contextlib.suppress(PrebleError):  # a worker that cannot be told is about to be replaced
+        with contextlib.suppress(PrebleError):  # what it says of a request that it could not be told of is ignored
             self.send(sample.worker, Abort((sample.wire,)))
+
+    def _go_elsewhere(self, sample: Sample, now: float) -> None:
+        """A worker aborted a sample of its own accord: it stops."""
+        self._scheduler.finish(sample.id, output=bytes(sample.output[sample.offset :]), now=now)
+        self._retry(sample, WorkerLostError("the worker stopped", worker=sample.worker))
+        self._tell_idle()
 
     def _retry(self, sample: Sample, error: WorkerLostError) -> None:
         self._by_wire.pop(sample.wire, None)
+        if len(sample.output) // TOKEN_BYTES >= sample.sampling.max_tokens:
+            self._end(sample, reason="length")  # which is all that the worker had still to say
+            return
         if sample.attempts >= MAX_ATTEMPTS:
             self._end(sample, error=_lost(sample, str(error)))
             return
@@ -316,12 +325,22 @@ class Dispatcher:
         self._tell_idle()
 
     def _copy(self, copy: Copy) -> None:
-        """Let a worker compute a prefix for later."""
+        """Let a worker compute a prefix for later, if it keeps up with its requests."""
         wire = next(self._wires)
         self._copying.begin(copy, wire, self._loop.time())
-        self._counts["copied"] += 1
-        with contextlib.suppress(WorkerLostError):
+        try:
             self.send(copy.target, Submit(wire, copy.tokens, _ONE_TOKEN, LAST))
+        except PrebleError:
+            self._copying.end(wire, self._loop.time())
+            self._tell_idle()
+        else:
+            self._counts["copied"] += 1
+
+
+def _error(failed: Failed) -> PrebleError:
+    if failed.field:
+        return InvalidRequestError(failed.reason, field=failed.field)
+    return EngineError(failed.reason)
 
 
 def _single(sampling: SamplingParams, index: int) -> SamplingParams:

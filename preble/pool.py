@@ -19,6 +19,7 @@ from preble.errors import (
     WorkerLostError,
     WorkerStartError,
 )
+from preble.together import all_or_first_error
 from preble.transport.child import Child
 from preble.transport.schema import (
     VERSION,
@@ -31,6 +32,7 @@ from preble.transport.schema import (
     Step,
     Stop,
     Stopped,
+    Stopping,
     Ticket,
     ToWorker,
     decode_from_worker,
@@ -38,6 +40,7 @@ from preble.transport.schema import (
 )
 from preble.transport.zeromq import Router
 
+_STOPPED_WITHIN = 1.0
 _KILLED_WITHIN = 5.0
 
 
@@ -54,7 +57,8 @@ class _Worker:
 class WorkerPool:
     """Starts one process per name and carries messages to and from them.
 
-    `on_step(worker, step)` is called for all news of a worker, `on_lost(worker, error)` once if it dies while in use.
+    `on_step(worker, step)` is called for all news of a worker, `on_lost(worker, error)` once if it dies while in use,
+    `on_stopping(worker)` before that if it takes no more requests though nobody here told it so.
     """
 
     def __init__(
@@ -67,11 +71,12 @@ class WorkerPool:
         threads: int,
         on_step: Callable[[str, Step], None],
         on_lost: Callable[[str, WorkerLostError], None],
+        on_stopping: Callable[[str], None] = lambda worker: None,
     ) -> None:
         self.names = tuple(names)
-        self.rejected = 0
         self._describe = partial(Ticket, backend=backend, model=model, options=dict(options), threads=threads)
         self._on_step = on_step
+        self._on_stopping = on_stopping
         self._on_lost = on_lost
         self._workers: dict[str, _Worker] = {}
         self._by_identity: dict[bytes, _Worker] = {}
@@ -87,7 +92,7 @@ class WorkerPool:
         """
         self._router = Router(self._receive)
         try:
-            await asyncio.gather(*(self._start_child(name) for name in self.names))
+            await all_or_first_error(self._start_child(name) for name in self.names)
             async with asyncio.timeout(timeout):
                 infos = await asyncio.gather(*(worker.ready for worker in self._workers.values()))
             for worker in self._workers.values():
@@ -122,15 +127,15 @@ class WorkerPool:
                 raise _late(worker, timeout) from None
             raise
 
-    async def remove(self, name: str, grace: float) -> None:
-        """Stop one worker, which hears nothing more and is not heard any more; `grace` seconds, then it is killed."""
+    async def remove(self, name: str) -> None:
+        """Stop one worker, which hears nothing more and is not heard any more: it aborts what it has."""
         with contextlib.suppress(PrebleError):
-            self.send(name, Stop(grace))
+            self.send(name, Stop(0.0))
         worker = self._workers.pop(name, None)
         if worker is None:
             return
         try:
-            await asyncio.wait((worker.child.exited,), timeout=grace + 1.0)
+            await asyncio.wait((worker.child.exited,), timeout=_STOPPED_WITHIN)
         finally:
             worker.child.kill()
         await asyncio.wait((worker.child.exited,), timeout=_KILLED_WITHIN)
@@ -172,7 +177,7 @@ class WorkerPool:
                     worker.child.kill()
             exits = [worker.child.exited for worker in self._workers.values()]
             if exits:
-                await asyncio.wait(exits, timeout=grace + 1.0)
+                await asyncio.wait(exits, timeout=grace + _STOPPED_WITHIN)
         finally:
             self.kill()
         await self._gone()
@@ -209,7 +214,12 @@ class WorkerPool:
             nonce=secrets.token_hex(16),
             address=self._router.address,
         )
-        worker = _Worker(ticket, await Child.start(ticket))
+        child = await Child.start(ticket)
+        if self._stopping:  # meanwhile, without this one
+            child.kill()
+            await asyncio.wait((child.exited,), timeout=_KILLED_WITHIN)
+            raise WorkerStartError("stopped before it was ready", worker=name)
+        worker = _Worker(ticket, child)
         self._workers[name] = self._by_identity[ticket.identity] = worker
         worker.child.exited.add_done_callback(lambda _: self._exited(worker))
 
@@ -224,10 +234,8 @@ class WorkerPool:
             worker.greeted = message.version == VERSION and message.nonce == worker.ticket.nonce
         elif not worker.greeted:
             raise FrameError("no valid greeting")
-        elif isinstance(message, Step):
-            # Before others are ready it is not in the cluster; once removed, it finishes what it has.
-            if worker.serving and self._workers.get(worker.ticket.worker) is worker:
-                self._on_step(worker.ticket.worker, message)
+        elif isinstance(message, Step | Stopping):
+            self._take_news(worker, message)
         elif isinstance(message, Ready) and not worker.ready.done():
             worker.ready.set_result(message.info)
         elif isinstance(message, StartFailed) and not worker.ready.done():
@@ -238,6 +246,15 @@ class WorkerPool:
                 future.set_result(None)
         elif not isinstance(message, Stopped):
             raise FrameError(f"unexpected {type(message).__name__}")
+
+    def _take_news(self, worker: _Worker, news: Step | Stopping) -> None:
+        """Pass on what a worker in use says: not one that is starting still, or finishes what it had when removed."""
+        name = worker.ticket.worker
+        if worker.serving and self._workers.get(name) is worker:
+            if isinstance(news, Step):
+                self._on_step(name, news)
+            elif not self._stopping:
+                self._on_stopping(name)
 
     def _exited(self, worker: _Worker) -> None:
         name, code = worker.ticket.worker, worker.child.returncode

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from preble.backends import Delta, EngineInfo, EngineRequest
 from preble.backends.openai.engine import OpenAIEngine
@@ -21,6 +20,7 @@ from preble.errors import (
     WorkerLostError,
     WorkerStartError,
 )
+from preble.together import all_or_first_error
 from preble.transport.schema import Abort, Step, Submit, ToWorker
 
 PATIENCE = 3
@@ -69,6 +69,7 @@ class ReplicaPool:
         self._on_lost = on_lost
         self._on_found = on_found
         self._replicas: dict[str, _Replica] = {}
+        self._starting: dict[str, asyncio.Future[EngineInfo]] = {}
 
     async def start(self, timeout: float) -> dict[str, EngineInfo]:
         """Wait until all replicas are healthy and return what each can do. If one is not, none is connected.
@@ -76,7 +77,7 @@ class ReplicaPool:
         Raises ConfigurationError as the replica says, WorkerStartError if it is not healthy within `timeout` seconds.
         """
         try:
-            infos = await _all(self.add(name, timeout) for name in self.names)
+            infos = await all_or_first_error(self.add(name, timeout) for name in self.names)
         except BaseException:
             await self.stop(0.0)
             raise
@@ -85,19 +86,19 @@ class ReplicaPool:
     async def add(self, name: str, timeout: float) -> EngineInfo:
         """Connect one more replica, by its base URL. If that fails, nothing is left of it.
 
-        Raises ConfigurationError or WorkerStartError.
+        Raises ConfigurationError or WorkerStartError, also if the pool is stopped meanwhile.
         """
-        if name in self._replicas:
+        if name in self._replicas or name in self._starting:
             raise ConfigurationError(f"url: {name} is here already")
         engine = self._make_engine(url=name, text=self.text, kv_events=self._kv_events.get(name))
+        starting = self._starting[name] = asyncio.ensure_future(engine.start())
         try:
-            async with asyncio.timeout(timeout):
-                info = await engine.start()
-        except BaseException as error:
+            info = await _started(starting, name, timeout)
+        except BaseException:
             await engine.close()
-            if isinstance(error, TimeoutError):
-                raise WorkerStartError(f"not healthy within {timeout:g} s", worker=name) from None
             raise
+        finally:
+            del self._starting[name]
         replica = self._replicas[name] = _Replica(name, engine)
         replica.serving = True
         replica.watch = asyncio.create_task(self._watch(replica), name=f"preble-replica-{name}")
@@ -107,11 +108,11 @@ class ReplicaPool:
         """Whether a replica is gone and awaited."""
         return name in self._replicas and not self._replicas[name].serving
 
-    async def remove(self, name: str, grace: float) -> None:
-        """Leave a replica alone: requests on it are aborted after `grace` seconds. It goes on running."""
+    async def remove(self, name: str) -> None:
+        """Leave a replica alone: requests on it are aborted. It goes on running."""
         replica = self._replicas.pop(name, None)
         if replica is not None:
-            await self._leave(replica, grace)
+            await self._leave(replica, 0.0)
 
     def send(self, worker: str, message: ToWorker) -> None:
         """Put a request to a replica, or abort some. Raises WorkerLostError if it is gone."""
@@ -133,6 +134,8 @@ class ReplicaPool:
 
     async def stop(self, grace: float) -> None:
         """Let requests finish within `grace` seconds, abort the others, and close all connections."""
+        for starting in self._starting.values():
+            starting.cancel()
         replicas = list(self._replicas.values())
         self._replicas.clear()
         await asyncio.gather(*(self._leave(replica, grace) for replica in replicas))
@@ -234,6 +237,20 @@ def _paired(names: Sequence[str], kv_events: Sequence[str | None] | None) -> dic
     return dict(zip(names, kv_events or [None] * len(names), strict=True))
 
 
+async def _started(starting: asyncio.Future[EngineInfo], name: str, timeout: float) -> EngineInfo:
+    """Await a start that somebody else may cancel. It has ended when this has, however that does."""
+    try:
+        await asyncio.wait((starting,), timeout=timeout)
+    finally:
+        late = starting.cancel()
+        await asyncio.wait((starting,))
+    if late:
+        raise WorkerStartError(f"not healthy within {timeout:g} s", worker=name)
+    if starting.cancelled():
+        raise WorkerStartError("stopped before it was healthy", worker=name)
+    return starting.result()
+
+
 def _cancel(replica: _Replica, ids: Sequence[int]) -> None:
     for id in ids:
         if task := replica.requests.get(id):
@@ -242,14 +259,3 @@ def _cancel(replica: _Replica, ids: Sequence[int]) -> None:
 
 def _forget(replica: _Replica, id: int, _: object) -> None:
     replica.requests.pop(id, None)
-
-
-async def _all(starts: Iterable[Coroutine[Any, Any, EngineInfo]]) -> list[EngineInfo]:
-    """Await all; the first error cancels the others and waits for them to be gone."""
-    tasks = [asyncio.ensure_future(start) for start in starts]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

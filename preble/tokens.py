@@ -13,6 +13,15 @@ from numpy.typing import NDArray
 
 from preble.errors import InvalidRequestError
 
+try:
+    from preble._pack import pack_integers
+except ImportError:  # built without a compiler
+
+    def pack_integers(tokens: Sequence[int], /) -> bytes | None:
+        """Leave it to `struct`."""
+        return None
+
+
 TOKEN_BYTES = 4
 MAX_TOKENS = 4 << 20
 """Upper bound on the tokens of one sequence, here and on the wire."""
@@ -47,7 +56,10 @@ def pack(tokens: TokenInput, *, field: str = "tokens") -> bytes:
 
 
 def _pack_sequence(tokens: Sequence[int], field: str) -> bytes:
-    try:
+    packed = pack_integers(tokens)
+    if packed is not None:
+        return packed
+    try:  # another kind of sequence, or ids of which `struct` says what is wrong
         return struct.Struct(f"<{len(tokens)}i").pack(*tokens)  # `struct.pack` would copy all arguments once more
     except (struct.error, TypeError) as error:
         raise InvalidRequestError(f"not a sequence of 32-bit token ids ({error})", field=field) from None

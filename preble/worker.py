@@ -22,10 +22,10 @@ from preble.errors import (
     ConfigurationError,
     EngineError,
     FrameError,
+    InvalidRequestError,
     ModelError,
     OverloadedError,
     PrebleError,
-    StateError,
 )
 from preble.transport.memory import MemoryDealer
 from preble.transport.outbox import Outbox
@@ -34,6 +34,7 @@ from preble.transport.schema import (
     MAX_TICKET,
     VERSION,
     Abort,
+    Failed,
     FromWorker,
     Hello,
     Ready,
@@ -42,6 +43,7 @@ from preble.transport.schema import (
     StartFailed,
     Stop,
     Stopped,
+    Stopping,
     Submit,
     Ticket,
     decode_ticket,
@@ -59,6 +61,7 @@ GRACE = 5.0
 _RETRY = 0.01
 _PATIENCE = 1.0
 _LONGEST_MESSAGE = 2000
+_LONGEST_FIELD = 100
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _logger = logging.getLogger("preble.worker")
 
@@ -110,6 +113,8 @@ class Worker:
         """Finish running requests within `grace` seconds, abort the rest, and let `run` return."""
         if not self._stopping.done():
             self._stopping.set_result(grace)
+            with contextlib.suppress(PrebleError):  # it is only the sooner known
+                self._say(Stopping())
 
     def receive(self, frame: bytes) -> None:
         """Act on a frame from the cluster. Raises FrameError if it makes no sense."""
@@ -159,7 +164,7 @@ class Worker:
         if message.id in self._requests:
             raise FrameError(f"request {message.id} is running already")
         if self._stopping.done():
-            self._fail(message.id, StateError("the worker is stopping"))
+            self._aborted(message.id)
             return
         request = EngineRequest(
             message.id,
@@ -189,15 +194,18 @@ class Worker:
     def _ended(self, id: int, task: asyncio.Task[None]) -> None:
         del self._requests[id]
         if task.cancelled():
-            self._outbox.deltas.append((id, Delta(b"", finish_reason="abort")))
-            self._flush_soon()
+            self._aborted(id)
         elif error := task.exception():
             self._fail(id, error)
+
+    def _aborted(self, id: int) -> None:
+        self._outbox.deltas.append((id, Delta(b"", finish_reason="abort")))
+        self._flush_soon()
 
     def _fail(self, id: int, error: BaseException) -> None:
         if not isinstance(error, PrebleError):
             _logger.error("request %d failed", id, exc_info=error)
-        self._outbox.failed.append((id, _message(error)))
+        self._outbox.failed.append(_failed(id, error))
         self._flush_soon()
 
     def _abort(self, ids: tuple[int, ...]) -> None:
@@ -309,6 +317,12 @@ def _kind(error: Exception) -> Literal["model", "configuration", "crash"]:
 def _message(error: BaseException) -> str:
     text = str(error) if isinstance(error, PrebleError) else f"{type(error).__name__}: {error}"
     return text[:_LONGEST_MESSAGE]
+
+
+def _failed(id: int, error: BaseException) -> Failed:
+    if isinstance(error, InvalidRequestError):
+        return Failed(id, _message(error).removeprefix(f"{error.field}: "), error.field[:_LONGEST_FIELD])
+    return Failed(id, _message(error))
 
 
 async def _main(ticket: Ticket) -> bool:

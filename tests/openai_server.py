@@ -24,11 +24,15 @@ STRICT = {"model", "prompt", "stream", "stream_options", "max_tokens", "temperat
           "frequency_penalty", "seed"}  # fmt: skip
 
 
+LAST = -1
+
+
 class OpenAIServer:
     """Speaks as vLLM does (`kind="vllm"`), as SGLang, or as a server that knows no token ids (`kind="text"`).
 
     `answers` are (status, headers, body) given instead of the next completions. A stream is cut once after each
-    number in `cuts` of events, and says what is in `garbage` before it ends. `bodies` are the requests that came.
+    number in `cuts` of events, or after the `LAST` with tokens, and says what is in `garbage` before it ends.
+    `bodies` are the requests that came.
     """
 
     def __init__(
@@ -217,7 +221,7 @@ class OpenAIServer:
             async for delta in stream:
                 yield delta
                 events += 1
-                if events == cut:
+                if events == cut or (cut == LAST and delta.finish_reason):
                     request.transport.abort()
                     raise ConnectionResetError
             if self.garbage:

@@ -139,6 +139,19 @@ async def test_closing_ends_a_start() -> None:
     assert not descendants(os.getpid())
 
 
+async def test_closing_ends_a_start_before_its_process_is_there() -> None:
+    cluster = PrebleCluster(backend="sim", workers=1, start_timeout=3600.0)
+    await cluster.start()
+    adding = asyncio.create_task(cluster.add_worker())
+    await asyncio.sleep(0)
+    assert "w1" not in cluster.worker_pids()
+    await cluster.close()
+    with pytest.raises(ClosedError):
+        async with asyncio.timeout(10):
+            await adding
+    await eventually(lambda: not descendants(os.getpid()))
+
+
 async def test_tenants_never_hit_each_other_s_cache() -> None:
     async with PrebleCluster(backend="sim", workers=1) as cluster:
 

@@ -22,6 +22,7 @@ PURE = [
     "backends/batching.py",
     "backends/block_events.py",
     "backends/cache.py",
+    "backends/checks.py",
 ]
 MODULES_FOR_PURE = {
     "__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools",
@@ -34,14 +35,14 @@ IMPURE_NAMES = {"environ", "input", "open", "print", "np.random"}
 GENERATORS = {"random.Random"}
 
 LAYERS = [
-    {"errors"},
+    {"_pack", "errors"},
     {"tokens", "types"},
     {"tree"},
     {"core"},
     {"backends", "text"},
-    {"transport", "copying"},
+    {"transport", "copying", "together"},
     {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
-    {"dispatch", "replicas"},
+    {"dispatch", "replicas", "chunks"},
     {"cluster"},
     {"testing"},
     {"__main__"},

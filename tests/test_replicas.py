@@ -15,6 +15,7 @@ pytest.importorskip("aiohttp", reason="the openai engine needs aiohttp")
 from preble import (
     ClosedError,
     ConfigurationError,
+    ContextLengthError,
     EngineError,
     InvalidRequestError,
     NoWorkersError,
@@ -256,6 +257,87 @@ async def test_closing_ends_open_requests_and_tasks():
             await task
         await eventually(lambda: server.engine.load().running == 0)
         await eventually(lambda: {task for task in asyncio.all_tasks() if "preble" in task.get_name()} <= before)
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+async def test_closing_ends_the_start_of_one_more(healthy: bool):
+    async with OpenAIServer(**SIM) as server, OpenAIServer(**SIM) as late:
+        late.healthy.clear()
+        cluster = await connected(server)
+        cluster._start_timeout = 3600.0
+        adding = asyncio.create_task(cluster.add_worker(late.url))
+        await eventually(lambda: bool(late.connections))
+        closing = asyncio.create_task(cluster.close())
+        await asyncio.sleep(0)
+        if healthy:
+            late.healthy.set()
+        await closing
+        with pytest.raises(ClosedError):
+            async with asyncio.timeout(10):
+                await adding
+        assert not [task for task in asyncio.all_tasks() if late.url in task.get_name()]
+        assert not cluster._pool._replicas
+        late.healthy.set()
+
+
+async def test_a_replica_that_is_being_added_is_not_added_twice(pair: Pair):
+    async with OpenAIServer(**SIM) as third:
+        third.healthy.clear()
+        adding = asyncio.create_task(pair.cluster.add_worker(third.url))
+        await eventually(lambda: bool(third.connections))
+        with pytest.raises(ConfigurationError, match="already"):
+            await pair.cluster.add_worker(third.url)
+        third.healthy.set()
+        assert await adding == third.url
+
+
+async def test_a_replica_that_cannot_be_added_can_be_tried_again(pair: Pair):
+    async with OpenAIServer(**SIM) as third:
+        third.healthy.clear()
+        pair.cluster._start_timeout = 0.1
+        with pytest.raises(WorkerStartError, match="not healthy within"):
+            await pair.cluster.add_worker(third.url)
+        third.healthy.set()
+        pair.cluster._start_timeout = 60.0
+        assert await pair.cluster.add_worker(third.url) == third.url
+
+
+async def test_a_replica_comes_back_as_it_was(pair: Pair):
+    one, two = pair.servers
+    async with OpenAIServer(**SIM) as third:
+        await pair.cluster.add_worker(third.url, namespaces=["x"])
+        await pair.cluster.drain_worker(two.url)
+        for server in (two, third):
+            await server.stop()
+        await eventually(lambda: pair.workers() == {one.url})
+        for server in (two, third):
+            await server.start()
+        await eventually(lambda: len(pair.workers()) == 3)
+        outs = await pair.cluster.generate_many([prompt(number) for number in range(12)], GREEDY)
+        assert {out.worker for out in outs} == {one.url}, "one is for a namespace, and one was drained"
+
+
+async def test_bounds_are_those_of_the_replicas_that_are_left(pair: Pair):
+    long = prompt(1, 1000)
+    async with OpenAIServer(**{**SIM, "context_limit": 600}) as small:
+        await pair.cluster.add_worker(small.url)
+        with pytest.raises(ContextLengthError):
+            await pair.cluster.generate(long, GREEDY)
+        await pair.cluster.remove_worker(small.url)
+    assert (await pair.cluster.generate(long, GREEDY)).usage.prompt_tokens == 1000
+
+
+@slow
+async def test_a_removed_replica_is_not_heard_any_more(pair: Pair):
+    pair.cluster._close_grace = 3600.0
+    running = asyncio.create_task(pair.cluster.generate(prompt(1), LONG))
+    await eventually(lambda: pair.cluster.stats().in_flight == 1)
+    (busy,) = (worker.worker for worker in pair.cluster.stats().workers if worker.requests)
+    await pair.cluster.remove_worker(busy)
+    assert not running.done(), "its requests go on elsewhere: there is nothing to wait for"
+    assert busy not in pair.cluster._dispatcher.loads
+    assert (await running).worker != busy
+    pair.cluster._close_grace = 0.0
 
 
 async def test_a_lost_replica_can_be_removed(pair: Pair):

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import shutil
 import struct
+import sysconfig
 from array import array
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preble.errors import InvalidRequestError
-from preble.tokens import MAX_TOKENS, TOKEN_BYTES, highest, pack, unpack
+from preble.tokens import MAX_TOKENS, TOKEN_BYTES, highest, pack, pack_integers, unpack
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=50)
 
@@ -40,7 +43,35 @@ class Odd:
         return (5, 6, 7)[index]
 
 
+def test_the_extension_is_built_where_it_can_be():
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    buildable = shutil.which(compiler) and Path(sysconfig.get_path("include"), "Python.h").exists()
+    assert pack_integers([1]) == struct.pack("<i", 1) or not buildable
+
+
+@pytest.mark.skipif(pack_integers([1]) is None, reason="the extension is not built: no compiler, see the test above")
+@given(
+    tokens=st.lists(st.one_of(st.integers(-(2**70), 2**70), st.integers(-9, 9), st.booleans(), st.floats(), st.none()))
+)
+def test_the_extension_takes_ints_of_32_bits_and_nothing_else(tokens: list[Any]):
+    fits = all(type(token) is int and -(2**31) <= token < 2**31 for token in tokens)
+    expected = struct.pack(f"<{len(tokens)}i", *tokens) if fits else None
+    assert pack_integers(tokens) == pack_integers(tuple(tokens)) == expected
+    assert pack_integers(iter(tokens)) is None
+
+
+@pytest.fixture(params=["extension", "struct"])
+def either_way(request: pytest.FixtureRequest):
+    """Packing with the extension, and as it is without a compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "struct":
+            patch.setattr("preble.tokens.pack_integers", lambda tokens: None)
+        yield
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("form", FORMS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tokens=ids)
 def test_every_form_packs_to_the_same_bytes(form: str, tokens: list[int]):
     assert pack(FORMS[form](tokens)) == struct.pack(f"<{len(tokens)}i", *tokens)

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
-from preble.errors import ConfigurationError, EngineError, ModelError, OverloadedError
+from preble.errors import ConfigurationError, EngineError, InvalidRequestError, ModelError, OverloadedError
 from preble.tokens import pack
 from preble.transport.child import Child
 from preble.transport.memory import MemoryDealer, MemoryRouter
 from preble.transport.schema import (
     Abort,
+    Failed,
     Hello,
     Ready,
     ResetCache,
@@ -26,6 +27,7 @@ from preble.transport.schema import (
     Step,
     Stop,
     Stopped,
+    Stopping,
     Submit,
     Ticket,
     decode_from_worker,
@@ -41,7 +43,7 @@ GREEDY = SamplingParams(max_tokens=3, temperature=0.0)
 class Counter:
     """A tiny engine: a prompt [first, count] yields first, first + 1, ...; below are its special first tokens."""
 
-    FAILS, HANGS, ENDS_EARLY, BUG = 100, 101, 102, 103
+    FAILS, HANGS, ENDS_EARLY, BUG, REFUSED = 100, 101, 102, 103, 104
 
     def __init__(self, *, model: str | None = None, start: str = "well") -> None:
         self.events: list[Evicted] = []
@@ -70,6 +72,8 @@ class Counter:
             yield Delta(b"", cached_tokens=1)
             if first == self.FAILS:
                 raise EngineError("no luck")
+            if first == self.REFUSED:
+                raise InvalidRequestError("not here", field="seed")
             if first == self.BUG:
                 raise ZeroDivisionError("by zero")
             if first == self.HANGS:
@@ -140,8 +144,8 @@ class Desk:
                     tokens += tuple(memoryview(delta.tokens).cast("i"))
                     if delta.finish_reason:
                         return tokens, delta.finish_reason
-                for _, reason in (item for item in step.failed if item[0] == id):
-                    return tokens, reason
+                for failed in (each for each in step.failed if each.id == id):
+                    return tokens, failed.reason
             seen = len(self.steps)
             await self.next(Step)
 
@@ -283,6 +287,15 @@ async def test_a_failure_is_of_one_request(bench, first, reason):
     assert await desk.result(2) == ((7, 8), "length")
 
 
+async def test_a_request_that_the_engine_refuses_says_what_is_wrong_with_it(bench):
+    desk = await bench.ready()
+    desk.send(Submit(1, pack([Counter.REFUSED, 1]), GREEDY), Submit(2, pack([Counter.FAILS, 1]), GREEDY))
+    await desk.result(1)
+    await desk.result(2)
+    failed = [failed for step in desk.steps for failed in step.failed]
+    assert failed == [Failed(1, "not here", "seed"), Failed(2, "no luck", "")]
+
+
 async def test_abort_ends_a_running_request(bench):
     desk = await bench.ready()
     desk.send(Submit(1, pack([Counter.HANGS, 1]), GREEDY), Submit(2, pack([Counter.HANGS, 1]), GREEDY))
@@ -323,10 +336,22 @@ async def test_stop_lets_requests_finish(bench):
     desk = await bench.ready()
     desk.send(Submit(1, pack([5, 3]), GREEDY), Stop(20.0), Submit(2, pack([5, 3]), GREEDY))
     assert await desk.result(1) == ((5, 6, 7), "length")
-    assert await desk.result(2) == ((), "the worker is stopping")
+    assert await desk.result(2) == ((), "abort")
     await desk.next(Stopped)
     assert await bench.end() is True
     assert bench.engine.closed
+
+
+async def test_a_worker_that_is_to_stop_says_so_at_once(bench):
+    desk = await bench.ready()
+    desk.send(Submit(1, pack([Counter.HANGS, 1]), GREEDY))
+    while 1 not in bench.engine.running:
+        await desk.next(Step)
+    bench.worker.stop(20.0)
+    assert await desk.next(Stopping) == Stopping()
+    assert not bench.running.done()
+    desk.send(Abort((1,)))
+    await desk.next(Stopped)
 
 
 async def test_stop_aborts_what_outlasts_the_grace(bench):

@@ -11,9 +11,6 @@ from bench.live.playing import Record
 from preble.errors import ConfigurationError
 from preble.simulate import Result
 
-COMPARED = ("ttft_mean", "latency_mean", "hit_ratio")
-"""What is shown with the ratio of live to simulated."""
-
 
 class Measures(msgspec.Struct, frozen=True):
     """Times in seconds, the part of prompt tokens that was cached, and the most loaded worker's work over the mean."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from bench.paper.cells import ABLATION, CONTENDERS, Cell, Contender
 from bench.paper.ratios import FIELDS
@@ -18,6 +19,8 @@ mpl.use("Agg")
 
 STYLES = (("s", ":"), ("o", "-"), ("^", "--"), ("D", "-."), ("v", "-"))
 """Marker and line of each contender: figures read the same in black and white."""
+WIDE = 8
+"""High over low of an axis on which labels of all digits would overlap."""
 ROWS = {"average": "average latency, s", "p99": "p99 latency, s"}
 
 
@@ -78,6 +81,9 @@ def _lines(axes: Axes, results: Results, cells: Sequence[Cell], contenders: Sequ
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
+    low, high = axes.get_ylim()
+    if high > WIDE * low:
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.grid(alpha=0.3, which="both")
 
 

@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help=f"with real servers ({over_engines.FULL.rounds})")
     parser.add_argument("--requests", type=int, help=f"in each round, with real servers ({over_engines.FULL.requests})")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there, with machine and date")
-    parser.add_argument("--quick", action="store_true", help="under a minute with sim, to see that it works")
+    parser.add_argument(
+        "--quick", action="store_true", help="under a minute once the routers are installed; real servers take longer"
+    )
     options = parser.parse_args(argv)
     figures = Figures()
     try:
@@ -77,20 +79,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"bench.peers: {options.engine}: {error}\n")
         return 2
     note(figures, rounds)
+    _report(figures, skipped, options)
+    return 0
+
+
+def _report(figures: Figures, skipped: Skipped, options: argparse.Namespace) -> None:
+    """Print the figures and write the files that were asked for."""
     more = {"spread": figures.spread, "skipped": skipped, "quick": options.quick, "engine": options.engine}
     save(options.json, "peers", figures.metrics, **more)
-    real = options.engine != "sim"
-    rows = table(figures, skipped, tuple(over_engines.SIDES if real else SIDES))
+    sides, title, about = SIDES, "Public routers beside Preble", __doc__
+    if options.engine != "sim":
+        sides, about = over_engines.SIDES, over_engines.__doc__
+        title = f"SGLang's router and Preble over real {options.engine} servers"
+    rows = table(figures, skipped, tuple(sides))
     sys.stdout.write("\n" + rows)
     if options.markdown:
-        about = (over_engines.__doc__ if real else __doc__) or ""
-        title = (
-            f"SGLang's router and Preble over real {options.engine} servers" if real else "Public routers beside Preble"
-        )
-        page = document(title, about, notes(figures, options.quick), rows)
+        page = document(title, about or "", notes(figures, options.quick), rows)
         Path(options.markdown).parent.mkdir(parents=True, exist_ok=True)
         Path(options.markdown).write_text(page, encoding="utf-8")
-    return 0
 
 
 async def _measured(options: argparse.Namespace) -> tuple[Rounds, Skipped]:

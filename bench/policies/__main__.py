@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from bench.policies import __doc__ as about
-from bench.policies.board import LOADS, OURS, Board, Bound, Cell, Sustained, read
+from bench.policies.board import LOADS, OURS, SEEDS, Board, Bound, Cell, Sustained, read
 from bench.policies.cases import GENERATED, RECORDED, cases
 from bench.policies.figures import draw
 from bench.policies.measure import Job, measure
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--policy", action="append", choices=POLICIES, metavar="NAME", help="repeatable (all)")
     parser.add_argument("--load", action="append", type=float, metavar="PART", help="repeatable (0.5, 0.8, 0.95)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="of each cell (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="of each cell (%(default)s)")
     parser.add_argument("--requests", type=int, metavar="N", help="of each cell (each workload's own)")
     parser.add_argument("--jobs", type=int, default=_cores(), metavar="N", help="processes (%(default)s)")
     return parser

@@ -15,6 +15,7 @@ OURS = "e2"
 PEERS = tuple(name for name in POLICIES if name not in (OURS, "e2-paper"))
 """The rules compared with: all but ours and the paper's own."""
 LOADS = (0.5, 0.8, 0.95)
+SEEDS = 3
 LOWER = ("ttft_mean", "ttft_p50", "ttft_p99", "latency_mean", "latency_p99", "tpot_mean", "imbalance")
 HIGHER = ("hit_ratio", "throughput")
 METRICS = (*LOWER, *HIGHER)

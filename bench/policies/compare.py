@@ -115,7 +115,12 @@ def against_each(board: Board, metric: str, load: float) -> dict[str, float]:
 
 
 def sustained_each(board: Board) -> dict[str, float]:
-    """The rate that ours sustains over that of every single peer rule: the geometric mean over the workloads.
+    """The rate that ours sustains over that of every single peer rule: the geometric mean over the workloads."""
+    return {name: geometric(values) for name, values in sustained_ratios(board).items() if name in PEERS}
+
+
+def sustained_ratios(board: Board) -> dict[str, list[float]]:
+    """The rate that ours sustains over that of every other policy, one for each workload.
 
     What sustains no rate tried counts as if it sustained `FARTHEST` times less than the workload's best. Workloads that
     neither of the two finds too fast are left out.
@@ -123,11 +128,11 @@ def sustained_each(board: Board) -> dict[str, float]:
     ratios: dict[str, list[float]] = {}
     for found in by_workload(board).values():
         least = max(row.rate for row in found.values()) / FARTHEST
-        for name in (name for name in PEERS if least and OURS in found and name in found):
-            ours, peer = found[OURS], found[name]
-            if not (ours.unlimited and peer.unlimited):
-                ratios.setdefault(name, []).append(max(ours.rate, least) / max(peer.rate, least))
-    return {name: geometric(values) for name, values in ratios.items()}
+        for name in (name for name in found if least and OURS in found and name != OURS):
+            ours, other = found[OURS], found[name]
+            if not (ours.unlimited and other.unlimited):
+                ratios.setdefault(name, []).append(max(ours.rate, least) / max(other.rate, least))
+    return ratios
 
 
 def by_workload(board: Board) -> dict[str, dict[str, Sustained]]:

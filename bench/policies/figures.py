@@ -7,9 +7,11 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from bench.policies.board import OURS, PEERS, Board
-from bench.policies.compare import WORSE, against_each, at, best_peer, better, loads_of, places
+from bench.policies.compare import WORSE, against_each, at, best_peer, better, loads_of, places, sustained_ratios
+from preble.core.policies import POLICIES
 
 mpl.use("Agg")
 
@@ -63,18 +65,15 @@ def _each(axes: Axes, board: Board) -> None:
 
 
 def _sustained(axes: Axes, board: Board) -> None:
-    """A row per policy, a mark per workload."""
-    ours = {found.workload: found.rate for found in board.sustained if found.policy == OURS}
-    policies = list(dict.fromkeys(found.policy for found in board.sustained if found.policy != OURS))[::-1]
-    shown = [
-        (found.rate / ours[found.workload], policies.index(found.policy))
-        for found in board.sustained
-        if found.policy in policies and found.rate and ours.get(found.workload)
-    ]
-    axes.scatter(
-        [ratio for ratio, _ in shown], [row for _, row in shown], marker="o", facecolor="none", edgecolor="black", s=24
-    )
-    _finish(axes, policies, f"sustained rate / that of {OURS}, a mark per workload; left of 1 {OURS} is better")
+    """A row per policy, a mark per workload that one of the two finds too fast."""
+    ratios = sustained_ratios(board)
+    policies = sorted(ratios, key=list(POLICIES).index, reverse=True)
+    for row, name in enumerate(policies):
+        shares = [1 / ratio for ratio in ratios[name]]
+        axes.scatter(shares, [row] * len(shares), marker="o", facecolor="none", edgecolor="black", s=24)
+    marks = f"a mark per workload; left of 1 {OURS} is better, near 0.03 the policy sustains none"
+    _finish(axes, policies, f"sustained rate / that of {OURS}\n{marks}")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
 
 
 def _finish(axes: Axes, rows: list[str], label: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bench.policies.board import HIGHER, METRICS, OURS, PEERS, Board, Bound, Cell, Sustained
+from bench.policies.board import HIGHER, LOADS, METRICS, OURS, PEERS, SEEDS, Board, Bound, Cell, Sustained
+from bench.policies.cases import GENERATED, RECORDED
 from bench.policies.compare import (
+    HALF_LOAD,
     Ratio,
     against_best,
     against_bound,
@@ -21,7 +23,9 @@ from bench.policies.compare import (
     sustained_each,
     targets,
 )
+from preble.core.policies import POLICIES
 
+KNOWN = GENERATED | RECORDED
 SHOWN_WORST = 12
 _LEGEND = (
     "A ratio is how many times better than the best peer rule's value of that metric in that cell, picked after the "
@@ -34,8 +38,8 @@ _HEADS = {
     "latency_mean": "latency mean, s",
     "latency_p99": "p99, s",
     "tpot_mean": "TPOT, ms",
-    "hit_ratio": "hit ratio",
     "imbalance": "imbalance",
+    "hit_ratio": "hit ratio",
     "throughput": "done a second",
 }
 
@@ -62,12 +66,26 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _origin(board: Board) -> str:
-    machine, settings = board.machine, board.settings
+    machine = board.machine
     return (
-        f"`python -m bench.policies`, {board.date}, commit {board.commit}. {machine.get('cpu')}, "
+        f"`{command(board)}`, {board.date}, commit {board.commit}. {machine.get('cpu')}, "
         f"{machine.get('usable_cores')} cores, Python {machine.get('python')}; times are simulated and do not depend "
-        f"on the machine. Seeds {', '.join(map(str, settings.get('seeds', [])))}."
+        "on the machine."
     )
+
+
+def command(board: Board) -> str:
+    """Return the command that measures such a board: only what differs from the defaults is told."""
+    cases, seeds = board.settings["cases"], len(board.settings["seeds"])
+    policies = {found.policy for found in board.sustained}
+    sizes = {case["requests"] for name, case in cases.items() if case["requests"] != KNOWN[name].requests}
+    words = ["python -m bench.policies"] + [f"--seeds {seeds}"] * (seeds != SEEDS)
+    words += [f"--requests {size}" for size in sizes]
+    words += ["--traces DIR"] * (not cases.keys() <= GENERATED.keys())
+    words += [f"--workload {name}" for name in cases if not cases.keys() >= GENERATED.keys()]
+    words += [f"--policy {name}" for name in POLICIES if name in policies < POLICIES.keys()]
+    words += [f"--load {load:g}" for load in loads_of(board) if tuple(loads_of(board)) != LOADS]
+    return " ".join(words)
 
 
 def _targets(board: Board) -> str:
@@ -144,7 +162,6 @@ def _rate(found: Sustained | None) -> str:
 
 def _places(board: Board) -> Iterator[str]:
     bounds = {(bound.workload, bound.load): bound for bound in board.bounds}
-    multiples = against_bound(board)
     for workload, load in places(board):
         cells = at(board, workload, load)
         any_cell = next(iter(cells.values()))
@@ -153,12 +170,16 @@ def _places(board: Board) -> Iterator[str]:
         bound = bounds.get((workload, load))
         if bound is not None:
             rows.append(["*bound*", *(_bound(bound, metric) for metric in METRICS)])
-        note = (
-            f"\n\nMean TTFT of `{OURS}`: {multiples[workload]:.2f} times the bound."
-            if load == 0.5 and workload in multiples
-            else ""
-        )
-        yield title + "\n\n" + table(["policy", *_HEADS.values()], rows) + note
+        grid = table(["policy", *map(_HEADS.__getitem__, METRICS)], rows)
+        yield "\n\n".join([title, grid, *_notes(board, workload, load)])
+
+
+def _notes(board: Board, workload: str, load: float) -> Iterator[str]:
+    multiples = against_bound(board)
+    if load == HALF_LOAD and workload in multiples:
+        yield f"Mean TTFT of `{OURS}`: {multiples[workload]:.2f} times the bound."
+    if any(found.unlimited for found in by_workload(board).get(workload, {}).values()):
+        yield "Its sessions are too few to fill the cluster: the load is a share of the highest rate that was tried."
 
 
 def _value(cell: Cell, cells: dict[str, Cell], metric: str) -> str:

@@ -14,14 +14,17 @@ from preble.tree import Namespaces
 
 
 class _Ticket:
-    """One request at the door: its key in the queue, and the prompt tokens it will have computed once inside."""
+    """One request at the door: its key in the queue, and the prompt tokens it will have computed once inside.
 
-    __slots__ = ("entered", "inside", "key", "pending")
+    It is `inside` when it has been let in, and has `begun` when its task, a moment later, has noticed.
+    """
+
+    __slots__ = ("begun", "entered", "inside", "key", "pending", "refused")
 
     def __init__(self, key: bytes) -> None:
         self.key = key
-        self.entered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.inside = False
+        self.entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.inside = self.refused = self.begun = False
         self.pending = 0
 
 
@@ -78,17 +81,21 @@ class Admission:
         """
         ticket = self._add(request)
         try:
-            yield await ticket.entered
+            await ticket.entered
+            ticket.begun = True
+            yield not ticket.refused
         finally:
             self._leave(request.id)
 
     def refuse(self, id: int) -> bool:
-        """End the waiting of a request that has not been let in; return whether there was one."""
+        """End the waiting of a request that has not come in; return whether there was one."""
         ticket = self._tickets.get(id)
-        if ticket is None or ticket.entered.done():
+        if ticket is None or ticket.begun:
             return False
-        self._local.remove(id)
-        ticket.entered.set_result(False)
+        ticket.refused = True
+        if not ticket.entered.done():
+            self._local.remove(id)
+            ticket.entered.set_result(None)
         return True
 
     def refuse_all(self) -> None:
@@ -169,7 +176,7 @@ class Admission:
         self._inside += 1
         self._pending += ticket.pending
         if not ticket.entered.done():
-            ticket.entered.set_result(True)
+            ticket.entered.set_result(None)
 
     def _cached_of(self, key: bytes) -> int:
         salt, tokens = self._namespaces.prompt(key)

@@ -8,10 +8,11 @@ import msgspec
 
 from preble.backends import Delta, EngineRequest, Evicted, Load
 from preble.backends.cache import BlockCache, Lease
+from preble.backends.checks import check_prompt
 from preble.core.cost import StepTiming
 from preble.core.local import LocalScheduler
-from preble.errors import ConfigurationError, ContextLengthError, InvalidRequestError
-from preble.tokens import TOKEN_BYTES, highest
+from preble.errors import ConfigurationError, InvalidRequestError
+from preble.tokens import TOKEN_BYTES
 from preble.tree import Namespaces
 from preble.types import FinishReason, SamplingParams, TokenLogprob
 
@@ -147,7 +148,11 @@ class Batcher:
 
     def add(self, request: EngineRequest, now: float) -> None:
         """Queue a request. Raises InvalidRequestError if it can never run: `field` is `id` or `prompt`."""
-        self._check_request(request)
+        if request.id in self._sequences:
+            raise InvalidRequestError(f"{request.id} is in use", field="id")
+        check_prompt(
+            request.tokens, context_limit=self._context_limit, kv_tokens=self.limit, vocab_size=self._vocab_size
+        )
         key = self._namespaces.key(request.cache_salt, request.tokens)
         sequence = Sequence(request, now, key[:TOKEN_BYTES] if request.cache_salt else b"")
         self._sequences[request.id] = sequence
@@ -209,19 +214,6 @@ class Batcher:
             assert not sequence.done, "a finished sequence is kept"
             assert sequence.computed <= len(sequence.blocks) * self.cache.block_size, "computed tokens without blocks"
             assert sequence.computed < sequence.length <= self.limit, "a sequence is longer or shorter than it may be"
-
-    def _check_request(self, request: EngineRequest) -> None:
-        length = len(request.tokens) // TOKEN_BYTES
-        if request.id in self._sequences:
-            raise InvalidRequestError(f"{request.id} is in use", field="id")
-        if not length or len(request.tokens) % TOKEN_BYTES:
-            raise InvalidRequestError("needs at least one token, packed as int32", field="prompt")
-        if length >= self._context_limit:
-            raise ContextLengthError(f"{length} tokens, must be below {self._context_limit}", field="prompt")
-        if length >= self.limit:
-            raise InvalidRequestError(f"{length} tokens, the KV cache holds {self.limit}", field="prompt")
-        if highest(request.tokens) >= self._vocab_size:
-            raise InvalidRequestError(f"a token id is not below {self._vocab_size}", field="prompt")
 
     def _decodes(self) -> list[Chunk]:
         chunks: list[Chunk] = []

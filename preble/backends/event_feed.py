@@ -11,6 +11,9 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _NUMBER_BYTES = 8
 _END = (-1).to_bytes(_NUMBER_BYTES, "big", signed=True)
 _PATIENCE = 10_000
+_LIVE_FRAMES = 3  # topic, number, batch
+_REPLAY_FRAMES = 4  # and an empty one before them
+_LONGEST_FRAME = 64 << 20
 
 
 class EventFeed:
@@ -49,7 +52,7 @@ class EventFeed:
 
     def drain(self) -> None:
         """Take in all batches that have come. Never waits."""
-        while (frames := _received(self._live)) is not None:
+        while (frames := _received(self._live, _LIVE_FRAMES)) is not None:
             number, body = int.from_bytes(frames[1], "big"), frames[2]
             if self._held or number > self._next:
                 self._held.append((number, body))
@@ -76,7 +79,7 @@ class EventFeed:
             self._read_replay(self._replay)
 
     def _read_replay(self, replay: zmq.Socket[bytes]) -> None:
-        while (frames := _received(replay)) is not None:
+        while (frames := _received(replay, _REPLAY_FRAMES)) is not None:
             if frames[2] == _END:
                 self._give_up()
                 return
@@ -98,12 +101,16 @@ class EventFeed:
 def _connected(socket: zmq.Socket[bytes], endpoint: str) -> zmq.Socket[bytes]:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RCVHWM, 0)  # dropping silently is what everything here is to prevent
+    socket.setsockopt(zmq.MAXMSGSIZE, _LONGEST_FRAME)
     socket.connect(endpoint)
     return socket
 
 
-def _received(socket: zmq.Socket[bytes]) -> list[bytes] | None:
+def _received(socket: zmq.Socket[bytes], count: int) -> list[bytes] | None:
+    """Return the next message of `count` frames, if one has come; others are nobody's."""
     try:
-        return socket.recv_multipart(_NOBLOCK)
+        while len(frames := socket.recv_multipart(_NOBLOCK)) != count:
+            pass
+        return frames
     except zmq.Again:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,20 +13,17 @@ Floats = NDArray[np.float64]
 Slots = NDArray[np.intp]
 
 
-class Cached:
+class Cached(msgspec.Struct, frozen=True, gc=False):
     """Prompt tokens that slots need not compute: whole blocks, and never the last token. Worked out when asked for.
 
     `levels` are (tokens, mask of the slots that hold so many), from the root down, of a prompt of `length` tokens.
-    `block` is the size of the slots' blocks, or an array of their sizes.
+    `block` is the size of the slots' blocks, or an array of their sizes; there are `slots` of them.
     """
 
-    __slots__ = ("_slots", "block", "length", "levels")
-
-    def __init__(self, levels: Sequence[tuple[int, int]], length: int, block: int | Slots, slots: int) -> None:
-        self.levels = levels
-        self.length = length
-        self.block = block
-        self._slots = slots
+    levels: Sequence[tuple[int, int]]
+    length: int
+    block: int | Slots
+    slots: int
 
     def on(self, slot: int) -> int:
         """Return the tokens on one slot."""
@@ -37,7 +35,7 @@ class Cached:
 
     def by_slot(self) -> Floats:
         """Return the tokens on every slot."""
-        cached, block = np.zeros(self._slots), self.block
+        cached, block = np.zeros(self.slots), self.block
         for depth, mask in self.levels:
             usable, slots = self.usable(depth), indices(mask)
             cached[slots] = usable - usable % (block if isinstance(block, int) else block[slots])

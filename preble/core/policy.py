@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from preble.core.cached import Cached, Floats
 from preble.core.fleet import Fleet
 from preble.tree import Match
@@ -54,15 +56,15 @@ class Terms(NamedTuple):
     cached: Floats | None = None
 
 
-class Decision:
-    """The slot chosen and why. `terms` gives the terms of the choice as they were; it is called when someone asks."""
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """The slot chosen and why. `terms` gives the terms of the choice as they were; it is called when someone asks.
 
-    __slots__ = ("reason", "slot", "terms")
+    Many decisions are kept: what `terms` holds had better be nothing that the garbage collector visits.
+    """
 
-    def __init__(self, slot: int, reason: str, terms: Callable[[], Terms] = Terms) -> None:
-        self.slot = slot
-        self.reason = reason
-        self.terms = terms
+    slot: int
+    reason: str
+    terms: Callable[[], Terms] = Terms
 
 
 class Policy(Protocol):

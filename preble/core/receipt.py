@@ -37,21 +37,16 @@ class Receipt(msgspec.Struct, frozen=True):
     ttft: float | None
 
 
-class _Entry:
+class _Entry(msgspec.Struct, gc=False):
     """A decision as it was made, cheap to keep; `Receipts.receipt` spells it out when asked."""
 
-    __slots__ = ("believed", "cached", "decided_at", "decision", "names", "predicted_ttft", "ttft")
-
-    def __init__(
-        self, decision: Decision, query: Query, names: tuple[str | None, ...], predicted_ttft: float, now: float
-    ) -> None:
-        self.decision = decision
-        self.believed = query.believed  # not the query: its match would keep the whole prompt
-        self.names = names
-        self.predicted_ttft = predicted_ttft
-        self.decided_at = now
-        self.cached: int | None = None
-        self.ttft: float | None = None
+    decision: Decision
+    believed: Cached  # not the query: its match would keep the whole prompt
+    names: tuple[str | None, ...]
+    predicted_ttft: float
+    decided_at: float
+    cached: int | None = None
+    ttft: float | None = None
 
 
 class Receipts:
@@ -66,7 +61,7 @@ class Receipts:
     ) -> None:
         """Note a decision among the workers `names` and the predicted TTFT; forget the oldest beyond the limit."""
         self._entries.pop(id, None)
-        self._entries[id] = _Entry(decision, query, names, ttft, now)
+        self._entries[id] = _Entry(decision, query.believed, names, ttft, now)
         if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from preble.backends import Delta, Evicted, Load, StepTiming
-from preble.transport.schema import MAX_BATCH, Step
+from preble.transport.schema import MAX_BATCH, Failed, Step
 
 STEP_BYTES = 8 << 20
 """About how many bytes of each kind of news go into one `Step`."""
@@ -23,7 +23,7 @@ class Outbox:
     def __init__(self) -> None:
         self.evicted: list[Evicted] = []
         self.deltas: list[tuple[int, Delta]] = []
-        self.failed: list[tuple[int, str]] = []
+        self.failed: list[Failed] = []
 
     def __bool__(self) -> bool:
         return bool(self.deltas or self.failed or self.evicted)

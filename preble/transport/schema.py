@@ -35,6 +35,7 @@ TokenBytes: TypeAlias = Annotated[bytes, Meta(max_length=MAX_TOKENS * TOKEN_BYTE
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
 Salt: TypeAlias = Annotated[str, Meta(max_length=1000)]
 Adapter: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME)]
+Field: TypeAlias = Annotated[str, Meta(max_length=100)]
 Priority: TypeAlias = Annotated[int, Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
 
 
@@ -97,15 +98,23 @@ class StartFailed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     message: Text
 
 
+class Failed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A request that failed, and the reason. `field` names what is wrong with it; empty if the engine is at fault."""
+
+    id: Id
+    reason: Text
+    field: Field = ""
+
+
 class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="step"):
-    """From worker: all news since the last one, in order; empty as a heartbeat. `failed` pairs ids with reasons.
+    """From worker: all news since the last one, in order; empty as a heartbeat.
 
     `timings` are steps the engine took, oldest first, not all of them.
     """
 
     evicted: Annotated[tuple[Evicted, ...], Meta(max_length=MAX_BATCH)]
     deltas: Annotated[tuple[tuple[Id, Delta], ...], Meta(max_length=MAX_BATCH)]
-    failed: Annotated[tuple[tuple[Id, Text], ...], Meta(max_length=MAX_BATCH)]
+    failed: Annotated[tuple[Failed, ...], Meta(max_length=MAX_BATCH)]
     load: Load
     timings: Annotated[tuple[StepTiming, ...], Meta(max_length=MAX_BATCH)] = ()
 
@@ -122,12 +131,16 @@ class ResetDone(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     id: Id
 
 
+class Stopping(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stopping"):
+    """From worker: it was told to stop, by the cluster or by a signal. What it is sent from now on, it aborts."""
+
+
 class Stopped(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stopped"):
     """From worker, last: it has closed its engine and exits."""
 
 
 ToWorker: TypeAlias = Submit | Abort | ResetCache | Stop
-FromWorker: TypeAlias = Hello | Ready | StartFailed | Step | ResetDone | Stopped
+FromWorker: TypeAlias = Hello | Ready | StartFailed | Step | ResetDone | Stopping | Stopped
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

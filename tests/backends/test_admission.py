@@ -86,6 +86,21 @@ async def test_prompts_are_let_in_for_two_steps_and_one_always():
     await narrow.empty()
 
 
+async def test_what_was_let_in_a_moment_ago_can_still_be_refused():
+    door = Door()
+    await door.arrive(request(0))
+    door.leaving[1] = asyncio.Event()
+    door.tasks[1] = asyncio.create_task(door.stay(request(1)))
+    while door.admission.inside < 2:
+        await asyncio.sleep(0)
+    assert (door.order, door.refused) == ([0], [])
+    assert not door.admission.refuse(0), "it has begun: its engine must abort it"
+    assert door.admission.refuse(1)
+    await settle()
+    assert (door.order, door.refused, door.admission.inside) == ([0], [1], 1)
+    await door.empty()
+
+
 async def test_what_is_cached_takes_no_room():
     door = Door(cached=lambda tokens, salt: LENGTH - 1, max_running=9, ahead=3)
     await door.arrive(*map(request, range(5)))

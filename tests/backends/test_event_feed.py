@@ -55,6 +55,15 @@ async def drained(feed: EventFeed, seen: list[str], until: str) -> None:
             await asyncio.sleep(0.001)
 
 
+async def gap_noticed(feed: EventFeed) -> None:
+    """Drain until numbers are missing, and once more: then they have been asked for."""
+    async with asyncio.timeout(5):
+        while feed.whole:
+            feed.drain()
+            await asyncio.sleep(0.001)
+    feed.drain()
+
+
 def follow(publisher: Publisher, seen: list[str], *, replay: bool, patience: int = 100) -> EventFeed:
     feed = EventFeed(
         publisher.endpoint,
@@ -79,17 +88,24 @@ async def test_batches_come_in_order_once(publisher: Publisher):
     feed.close()
 
 
+async def test_messages_of_another_form_are_nobody_s(publisher: Publisher):
+    seen: list[str] = []
+    feed = follow(publisher, seen, replay=False)
+    for frames in ([b"kv"], [b"kv", b"0"], [b"kv", b"0", b"batch", b"more"]):
+        publisher.live.send_multipart(frames)
+    publisher.publish(0)
+    await drained(feed, seen, "batch 0")
+    assert seen == ["batch 0"]
+    feed.close()
+
+
 async def test_a_gap_is_filled_from_what_the_publisher_kept(publisher: Publisher):
     seen: list[str] = []
     feed = follow(publisher, seen, replay=True)
     publisher.kept = {number: f"batch {number}".encode() for number in range(5)}
     publisher.publish(0, 3)
     await drained(feed, seen, "batch 0")
-    async with asyncio.timeout(5):
-        while feed.whole:
-            feed.drain()
-            await asyncio.sleep(0.001)
-    feed.drain()
+    await gap_noticed(feed)
     assert publisher.answer() == 1
     publisher.publish(4, 5)
     await drained(feed, seen, "batch 5")
@@ -103,11 +119,7 @@ async def test_what_the_publisher_no_longer_has_is_lost_once(publisher: Publishe
     publisher.kept = {number: f"batch {number}".encode() for number in (3, 4)}
     publisher.publish(0, 4)
     await drained(feed, seen, "batch 0")
-    async with asyncio.timeout(5):
-        while feed.whole:
-            feed.drain()
-            await asyncio.sleep(0.001)
-    feed.drain()
+    await gap_noticed(feed)
     publisher.answer()
     await drained(feed, seen, "batch 4")
     assert seen == ["batch 0", "lost", "batch 4"]

@@ -9,9 +9,19 @@ import pytest
 from bench.policies.__main__ import main
 from bench.policies.board import LOADS, METRICS, OURS, PEERS, Board, Bound, Cell, Sustained, read
 from bench.policies.cases import FARTHEST, GENERATED, window, workload
-from bench.policies.compare import against_each, at, best_peer, better, confident, sustained_each, targets
+from bench.policies.compare import (
+    against_each,
+    at,
+    best_peer,
+    better,
+    confident,
+    sustained_each,
+    sustained_ratios,
+    targets,
+)
 from bench.policies.saturation import largest
-from bench.policies.tables import markdown
+from bench.policies.tables import command, markdown
+from preble.core.policies import POLICIES
 from preble.simulate import Request
 
 SETTINGS = {"seeds": [0], "cases": {"toolbench": {"requests": 10}}}
@@ -151,7 +161,24 @@ def test_sustained_rates_compare_where_one_of_the_two_has_a_limit():
     assert sustained_each(made) == {"random": pytest.approx(2.0)}
     made.add(found("cold", "random", 0.0))
     assert sustained_each(made) == {"random": pytest.approx(FARTHEST)}
+    made.add(found("cold", "e2-paper", 6.0))
+    assert sustained_ratios(made) == {"random": [pytest.approx(FARTHEST)], "e2-paper": [2.0]}
+    assert "e2-paper" not in sustained_each(made)
     assert "| airline | 1.00 | - | - |" in markdown(made)
+    assert "too few" not in "".join(markdown(made).split("## Cells")[1])
+    made.add(cell(OURS, workload="airline"))
+    assert "too few to fill the cluster" in markdown(made).split("### airline")[1]
+
+
+def test_the_report_names_the_command_that_makes_it():
+    made = board(cell(OURS, 0.5), Sustained(workload="toolbench", policy=OURS, rate=3.0, limit=1.0))
+    assert command(made) == (
+        "python -m bench.policies --seeds 1 --requests 10 --workload toolbench --policy e2 --load 0.5"
+    )
+    sizes = {name: {"requests": case.requests} for name, case in GENERATED.items()}
+    made = board(*(Sustained(workload="toolbench", policy=name, rate=3.0, limit=1.0) for name in POLICIES))
+    made.settings = {"seeds": [0, 1, 2], "cases": sizes}
+    assert command(made) == "python -m bench.policies"
 
 
 def test_missed_targets_name_the_worst_first():
@@ -175,6 +202,16 @@ def test_tables_show_values_and_ratios():
     assert "| e2 | 0.5 (1.20) |" in text
     assert "| random | 0.6 (1.00) |" in text
     assert "| toolbench | 80% | 1.200 | 1.000 | 1.000 | random |" in text
+
+
+def test_the_table_of_a_cell_has_each_value_below_its_name():
+    heads, _, values = (
+        markdown(board(cell(OURS, tpot_mean=0.03, hit_ratio=0.6, imbalance=1.5, throughput=7.0)))
+        .split("### toolbench")[1]
+        .splitlines()[2:5]
+    )
+    shown = dict(zip(heads.split(" | "), values.split(" | "), strict=True))
+    assert (shown["TPOT, ms"], shown["imbalance"], shown["hit ratio"]) == ("30.0", "1.5", "0.600")
 
 
 def test_a_board_survives_its_file(tmp_path):

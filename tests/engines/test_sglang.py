@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from preble import ConfigurationError, EngineError, PrebleCluster, SamplingParams, WorkerLostError
+from preble import ConfigurationError, InvalidRequestError, PrebleCluster, SamplingParams, WorkerLostError
 from tests.cluster_cases import alive, descendants, eventually
 from tests.engines.conformance import prompt, require
 
@@ -29,15 +28,12 @@ def cluster_of(model: Path, **options: object) -> PrebleCluster:
 
 
 @pytest.fixture
-async def clean(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def clean(short_tmp: str) -> AsyncIterator[None]:
     """Whatever the test did, no process and no file is left of it."""
     processes = descendants(os.getpid())
-    with tempfile.TemporaryDirectory(prefix="t") as folder:  # pytest's own are too long for sockets
-        monkeypatch.setenv("TMPDIR", folder)
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        yield
-        await eventually(lambda: not [pid for pid in descendants(os.getpid()) - processes if alive(pid)])
-        assert [name for name in os.listdir(folder) if name.startswith(("preble", "tmp"))] == []
+    yield
+    await eventually(lambda: not [pid for pid in descendants(os.getpid()) - processes if alive(pid)])
+    assert [name for name in os.listdir(short_tmp) if name.startswith(("preble", "tmp"))] == []
 
 
 @pytest.mark.usefixtures("clean")
@@ -58,7 +54,7 @@ async def test_a_cluster_generates_streams_aborts_and_closes(model: Path):
         async with aclosing(cluster.stream(prompt(2), LONG)) as chunks:
             await anext(chunks)
         await eventually(lambda: cluster.stats().workers[0].running == 0)
-        with pytest.raises(EngineError, match="seed"):
+        with pytest.raises(InvalidRequestError, match="seed"):
             await cluster.generate(prompt(1), SamplingParams(seed=1))
         waiting = [asyncio.create_task(cluster.generate(prompt(number), LONG)) for number in range(12)]
         await eventually(lambda: cluster.stats().workers[0].running > 0)

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 from preble import ConfigurationError, PrebleCluster, SamplingParams, WorkerLostError
-from preble.backends.vllm.configuration import check_options
-from preble.errors import ModelError
-from tests.cluster_cases import alive, descendants, eventually
+from tests.cluster_cases import alive, descendants, eventually, links
 from tests.engines.conformance import make_engine, prompt, require
 
 LONG = SamplingParams(max_tokens=600, temperature=0.0, ignore_eos=True)
@@ -25,8 +23,10 @@ def cluster(model: Path) -> PrebleCluster:
     return PrebleCluster(str(model), backend="vllm", workers=1, engine_options=case.options, start_timeout=300.0)
 
 
-async def test_a_cluster_generates_streams_and_loses_a_killed_worker_with_all_its_processes(model: Path):
+@pytest.mark.usefixtures("short_tmp")
+async def test_a_cluster_generates_streams_and_loses_a_killed_worker_with_all_it_had(model: Path):
     async with cluster(model) as running:
+        assert len(links()) == 2, "the cluster's sockets, and those of the worker's engine"
         first = await running.generate(prompt(1), SHORT)
         again = await running.generate(prompt(1), SHORT)
         assert first.token_ids == again.token_ids
@@ -42,6 +42,7 @@ async def test_a_cluster_generates_streams_and_loses_a_killed_worker_with_all_it
         with pytest.raises(WorkerLostError):
             await task
         await eventually(lambda: not any(map(alive, processes)))
+    await eventually(lambda: not links())
 
 
 async def test_a_dead_engine_ends_its_worker(model: Path):
@@ -71,15 +72,6 @@ async def test_a_wrong_option_is_named_in_vllm_s_words(model: Path, options: dic
     case = require("vllm")
     with pytest.raises(ConfigurationError, match=named):
         await make_engine(case, model, **options).start()
-
-
-def test_a_path_that_is_no_model_is_named(tmp_path: Path):
-    with pytest.raises(ModelError, match=r"config\.json"):
-        check_options(str(tmp_path), {})
-    with pytest.raises(ModelError, match="nowhere"):
-        check_options(str(tmp_path / "nowhere"), {})
-    with pytest.raises(ConfigurationError, match="model"):
-        check_options(None, {})
 
 
 def _worker(supervisor: int) -> int:

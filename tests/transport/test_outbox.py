@@ -3,7 +3,7 @@ from __future__ import annotations
 from preble.backends import Delta, Evicted, Load, StepTiming
 from preble.transport import outbox
 from preble.transport.outbox import Outbox
-from preble.transport.schema import encode
+from preble.transport.schema import Failed, encode
 
 LOAD = Load(0, 0, 0)
 
@@ -19,11 +19,11 @@ def test_everything_small_is_one_step():
     box = Outbox()
     box.evicted.append(Evicted(b"", 0))
     box.deltas += [(1, Delta(b"abcd")), (2, Delta(b"efgh"))]
-    box.failed.append((3, "reason"))
+    box.failed.append(Failed(3, "reason"))
     (step,) = _steps(box)
     assert step.evicted == (Evicted(b"", 0),)
     assert step.deltas == ((1, Delta(b"abcd")), (2, Delta(b"efgh")))
-    assert step.failed == ((3, "reason"),)
+    assert step.failed == (Failed(3, "reason"),)
     assert not box
 
 
@@ -42,13 +42,15 @@ def test_large_news_are_split_in_order(monkeypatch):
     box = Outbox()
     box.evicted += [Evicted(bytes(40), number) for number in range(5)]
     box.deltas += [(number, Delta(bytes(40))) for number in range(5)]
-    box.failed.append((9, "reason"))
+    box.failed.append(Failed(9, "reason"))
     steps = list(_steps(box))
     assert all(len(encode(step)) < 300 for step in steps)
     order = [item for step in steps for item in (*step.evicted, *step.deltas, *step.failed)]
-    assert [getattr(item, "keep", item[0] if isinstance(item, tuple) else None) for item in order] == [
-        *range(5), *range(5), 9,
-    ]  # fmt: skip
+    assert order == [
+        *(Evicted(bytes(40), number) for number in range(5)),
+        *((number, Delta(bytes(40))) for number in range(5)),
+        Failed(9, "reason"),
+    ]
 
 
 def test_one_oversized_item_still_leaves(monkeypatch):

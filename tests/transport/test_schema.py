@@ -13,6 +13,7 @@ from preble.tokens import pack
 from preble.transport import schema
 from preble.transport.schema import (
     Abort,
+    Failed,
     Hello,
     Ready,
     ResetCache,
@@ -21,6 +22,7 @@ from preble.transport.schema import (
     Step,
     Stop,
     Stopped,
+    Stopping,
     Submit,
     Ticket,
     decode_from_worker,
@@ -60,15 +62,16 @@ FROM_WORKER = [
                 (7, Delta(b"", cached_tokens=16)),
                 (8, Delta(pack([5]), None, "stop", 5, (TokenLogprob(5, -0.5, ((5, -0.5),)),))),
             ),
-            ((9, "too long"),),
+            (Failed(9, "too long", "seed"),),
             Load(2, 1, 96),
             (StepTiming(40, 100, 80, 3000, 2, 0.5),),
         ),
         "96a47374657091" + "93c408010000000200000001a173" + "92" + "920795c40010c0c0c0"
         "920895c40405000000c0a473746f70059193" + "05cbbfe0000000000000919205cbbfe0000000000000"
-        "919209a8746f6f206c6f6e67" + "93020160" + "9196286450cd0bb802cb3fe0000000000000",
+        "919309a8746f6f206c6f6e67a473656564" + "93020160" + "9196286450cd0bb802cb3fe0000000000000",
     ),
     (ResetDone(3), "92aa72657365745f646f6e6503"),
+    (Stopping(), "91a873746f7070696e67"),
     (Stopped(), "91a773746f70706564"),
 ]
 

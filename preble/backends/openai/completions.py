@@ -73,11 +73,7 @@ class TokenCompletions:
         fields |= {"return_token_ids": True}
         if sampling.logprobs is not None:
             fields |= {"logprobs": sampling.logprobs, "return_tokens_as_token_ids": True}
-        if request.priority:
-            fields["priority"] = request.priority
-        if request.cache_salt:
-            fields["cache_salt"] = request.cache_salt
-        return msgspec.json.encode(fields)
+        return msgspec.json.encode(fields | routing_fields(request))
 
     def reader(self, request: EngineRequest) -> CompletionReader:
         """Return what understands the events of the answer."""
@@ -165,6 +161,12 @@ class CompletionReader:
             TokenLogprob(id, 0.0 if logprob is None else logprob, _top(top or {}, self._top))
             for id, logprob, top in zip(ids, told.token_logprobs, tops, strict=True)
         )
+
+
+def routing_fields(request: EngineRequest) -> dict[str, Any]:
+    """Return priority and cache salt as vLLM and SGLang call them; not every server takes them: only what is set."""
+    fields = {"priority": request.priority, "cache_salt": request.cache_salt}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _fields(model: str, prompt: list[int] | str, sampling: SamplingParams) -> dict[str, Any]:

@@ -9,23 +9,25 @@ from typing import TypeAlias
 import msgspec
 
 from preble.backends import EngineInfo
-from preble.backends.openai.completions import PATH, TextCompletions, TokenCompletions
+from preble.backends.openai.completions import PATH, CompletionReader, TextCompletions, TokenCompletions
 from preble.backends.openai.http import Http, decoded
 from preble.backends.openai.metrics import Sizes, sglang_sizes, vllm_sizes
 from preble.backends.openai.options import Protocol, ReplicaOptions
 from preble.backends.openai.retokenize import Text
-from preble.backends.openai.sglang import Generate
+from preble.backends.openai.sglang import Generate, GenerateReader
 from preble.errors import ConfigurationError, EngineError, InvalidRequestError, PrebleError
 
 Speech: TypeAlias = TokenCompletions | TextCompletions | Generate
-"""How requests are put to a server, and its answers read."""
+"""How requests are put to a server."""
+
+Reader: TypeAlias = CompletionReader | GenerateReader
+"""How its answers are read."""
 
 _KV_TOKENS = 200_000
 _BLOCK_SIZE = 16
 _MAX_RUNNING = 256
 _CONTEXT_LIMIT = 131_072
 _ANY_ID = 1 << 31
-_PROBE_TIMEOUT = 30.0
 _logger = logging.getLogger("preble.openai")
 
 

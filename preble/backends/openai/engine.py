@@ -11,7 +11,7 @@ from typing import Any
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
 from preble.backends.openai.backoff import pause
-from preble.backends.openai.discovery import Described, describe
+from preble.backends.openai.discovery import Described, Reader, describe
 from preble.backends.openai.events import KvEvents
 from preble.backends.openai.http import Http
 from preble.backends.openai.metrics import sglang_load, vllm_load
@@ -150,8 +150,9 @@ class OpenAIEngine:
         """Abort everything and free the connections."""
         for opened in self._open.values():
             opened.abort()
-        if self._events is not None:
-            self._events.close()
+        events, self._events = self._events, None
+        if events is not None:
+            events.close()
         if self._http is not None:
             await self._http.close()
 
@@ -172,7 +173,7 @@ class OpenAIEngine:
         reader = described.speech.reader(request)
         async with aclosing(http.stream(described.speech.path, described.speech.body(request))) as events:
             while not opened.finished:
-                event = await opened.unless_aborted(anext(events, None))
+                event = await opened.unless_aborted(_next(events, reader))
                 delta = reader.end() if event is None else reader.read(event)
                 if delta is not None:
                     yield opened.took(delta)
@@ -227,6 +228,16 @@ class OpenAIEngine:
     def _pause(self, failures: int, error: PrebleError) -> float:
         options = self.options
         return pause(failures, first=options.backoff, limit=options.backoff_limit, told=error.retry_after)
+
+
+async def _next(events: AsyncGenerator[bytes, None], reader: Reader) -> bytes | None:
+    """Return the next event; None at the end, also if the connection breaks when all has been said but the usage."""
+    try:
+        return await anext(events, None)
+    except UnreachableError:
+        if reader.end() is None:
+            raise
+        return None
 
 
 async def _drain(events: AsyncIterator[bytes]) -> None:

@@ -57,8 +57,8 @@ class OpenRequest:
 
     def abort(self) -> None:
         """Let the request end where it waits."""
-        self._aborted = True
-        if self._scope is not None:
+        again, self._aborted = self._aborted, True
+        if self._scope is not None and not again:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
     async def unless_aborted(self, waited: Awaitable[_Result]) -> _Result:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from preble.backends import Delta, EngineRequest
-from preble.backends.openai.completions import TokenId
+from preble.backends.openai.completions import TokenId, routing_fields
 from preble.backends.openai.http import decoded
 from preble.backends.openai.sse import DONE
 from preble.backends.openai.status import ErrorBody, of_event
@@ -71,11 +71,7 @@ class Generate:
         }
         if request.sampling.logprobs is not None:
             fields |= {"return_logprob": True, "top_logprobs_num": request.sampling.logprobs}
-        if request.priority:
-            fields["priority"] = request.priority
-        if request.cache_salt:
-            fields["cache_salt"] = request.cache_salt
-        return msgspec.json.encode(fields)
+        return msgspec.json.encode(fields | routing_fields(request))
 
     def reader(self, request: EngineRequest) -> GenerateReader:
         """Return what understands the events of the answer."""

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
-from preble.backends.sglang.options import check_model, check_options
+from preble.backends.model_path import check_model
+from preble.backends.sglang.options import check_options
 from preble.backends.sglang.process import Process
 from preble.backends.sglang.running import Running
 from preble.core.disciplines import Discipline
@@ -26,7 +27,7 @@ class SGLangEngine:
     def __init__(self, *, model: str | None = None, discipline: Discipline = "groups", **options: Any) -> None:
         check_options(options)
         LocalScheduler(discipline)  # an unknown one is refused now, not after SGLang has started
-        self._model = check_model(model)
+        self._model = check_model(model, engine="sglang")
         self._discipline: Discipline = discipline
         self._options = options
         self._running: Running | None = None
@@ -60,11 +61,11 @@ class SGLangEngine:
 
     def cache_events(self) -> list[Evicted]:
         """Return and forget the evictions since the last call, in order."""
-        return self._started().cache_events()
+        return [] if self._closed else self._started().cache_events()
 
     def load(self) -> Load:
         """Return the present load; tokens in use are those that SGLang published last."""
-        return self._started().load()
+        return Load(0, 0, 0) if self._closed else self._started().load()
 
     async def reset_cache(self) -> None:
         """Let the running requests end, holding back others, and forget all cached prefixes."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from preble.errors import ConfigurationError, ModelError
+from preble.errors import ConfigurationError
 
 TOPIC = "kv"
 """What SGLang's KV events are published as."""
@@ -61,16 +61,6 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name, value in _NEEDED.items():
         if options.get(name, value) != value:
             raise ConfigurationError(f"{name}: must be {value}")
-
-
-def check_model(model: str | None) -> str:
-    """Return the model. Raises ConfigurationError if there is none, ModelError for a folder that is not one."""
-    if not model:
-        raise ConfigurationError("model: the sglang engine needs a model folder, or a name on the Hugging Face hub")
-    path = Path(model).expanduser()
-    if path.is_absolute() and not (path / "config.json").is_file():
-        raise ModelError(f"{path / 'config.json'}: no such file")
-    return model
 
 
 def arguments(model: str, options: Mapping[str, Any], *, cpu: bool, events: str, replay: str) -> dict[str, Any]:

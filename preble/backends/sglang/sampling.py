@@ -28,7 +28,8 @@ class Limits(msgspec.Struct, frozen=True):
 
 def check(request: EngineRequest, limits: Limits) -> None:
     """Raise InvalidRequestError or ContextLengthError if SGLang cannot serve this: it may not survive the attempt."""
-    check_prompt(request.tokens, limits.info)
+    info = limits.info
+    check_prompt(request.tokens, context_limit=info.context_limit, kv_tokens=info.kv_tokens, vocab_size=info.vocab_size)
     _check_sampling(request.sampling, limits)
 
 

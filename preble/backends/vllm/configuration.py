@@ -18,19 +18,11 @@ _OURS = {
 }
 
 
-def check_options(model: str | None, options: Mapping[str, Any]) -> str:
-    """Return the model. Raises ModelError or ConfigurationError for what is wrong before vLLM is asked."""
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for options that are ours to set. vLLM checks the others when it starts."""
     for name, why in _OURS.items():
         if name in options:
             raise ConfigurationError(f"{name}: not an option of the vllm engine, {why}")
-    if not model:
-        raise ConfigurationError("model: the vllm engine needs a model folder, or a name on the Hugging Face hub")
-    path = Path(model).expanduser()
-    if path.is_absolute() and not path.is_dir():
-        raise ModelError(f"{path}: no such folder")
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise ModelError(f"{path / 'config.json'}: no such file")
-    return model
 
 
 def configure(model: str, options: Mapping[str, Any], events: Path) -> Any:

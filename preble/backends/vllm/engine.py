@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import shutil
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -16,6 +15,8 @@ from preble.backends.admission import Admission
 from preble.backends.block_events import HeldBlocks, decode
 from preble.backends.checks import check_prompt
 from preble.backends.event_feed import EventFeed
+from preble.backends.model_path import check_model
+from preble.backends.scratch import scratch_folder
 from preble.backends.vllm.configuration import TOPIC, check_options, configure, describe
 from preble.backends.vllm.environment import forget, prepare
 from preble.core.disciplines import Discipline
@@ -44,11 +45,12 @@ class VllmEngine:
             raise ConfigurationError('backend "vllm": vLLM is not installed; pip install "preble[vllm]"')
         if mode not in ("async", "inline"):
             raise ConfigurationError(f"mode: must be async or inline, not {mode!r}")
-        self._model = check_options(model, options)
+        check_options(options)
+        self._model = check_model(model, engine="vllm")
         self._discipline: Discipline = discipline
         self._mode = mode
         self._options = options
-        self._folder = Path(tempfile.mkdtemp(prefix="preble-vllm-"))
+        self._folder: Path | None = None
         self._llm: Any = None
         self._feed: EventFeed | None = None
         self._info: EngineInfo | None = None
@@ -64,12 +66,13 @@ class VllmEngine:
             raise
 
     async def _start(self) -> EngineInfo:
-        prepare(self._model, self._folder)
-        config = await asyncio.to_thread(configure, self._model, self._options, self._folder)
+        folder = self._folder = scratch_folder()
+        prepare(self._model, folder)
+        config = await asyncio.to_thread(configure, self._model, self._options, folder)
         self._held = HeldBlocks(config.cache_config.block_size)
         self._feed = EventFeed(
-            f"ipc://{self._folder}/events",
-            replay=f"ipc://{self._folder}/replay",
+            f"ipc://{folder}/events",
+            replay=f"ipc://{folder}/replay",
             topic=TOPIC,
             take=lambda body: self._held.apply(decode(body)),
             lost=self._held.forget,
@@ -93,7 +96,10 @@ class VllmEngine:
             raise NotStartedError("the engine has not been started")
         if self._closed:
             raise EngineError("the engine is closed")
-        check_prompt(request.tokens, self._info)
+        info = self._info
+        check_prompt(
+            request.tokens, context_limit=info.context_limit, kv_tokens=info.kv_tokens, vocab_size=info.vocab_size
+        )
         async with self._admission.enter(request) as inside:
             if not inside:
                 yield Delta(b"", finish_reason="abort")
@@ -150,8 +156,9 @@ class VllmEngine:
             self._llm = None
         if self._feed is not None:
             self._feed.close()
-        forget(self._folder)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            forget(self._folder)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def check(self) -> None:
         """Raise AssertionError if the queue, or what the events say, is inconsistent."""

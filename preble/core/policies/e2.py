@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from preble.core.cached import Cached, Floats
-from preble.core.fleet import Fleet, eviction_seconds
+from preble.core.fleet import Fleet, eviction_seconds, thawed
 from preble.core.lead import lead, two_least
 from preble.core.policy import Decision, Query, Terms
 from preble.core.replicate import LEAST, Copy, Rents
@@ -70,8 +70,7 @@ class E2:
             slot = self._cheapest(cached, weight, tokens, fleet)
         if self.replicates and not query.namespace:
             self._pay(query, slot, weight, fleet, now)
-        load = (fleet.load if self.decode else fleet.pending).tobytes()
-        terms = partial(_terms, load, fleet.free.tobytes(), fleet.victim.tobytes(), cached, price, tokens)
+        terms = _Frozen(fleet.frozen(), self.decode, cached, price, tokens)
         return Decision(slot, "exploit" if 2 * cached.on(slot) > query.length else "explore", terms)
 
     def copies(self, tree: RadixTree, now: float) -> list[Copy]:
@@ -85,10 +84,13 @@ class E2:
         """Count what this request could have avoided, had the least loaded worker held its prefix as well."""
         cached, load = query.believed, fleet.load
         other = int(load.argmin())
+        avoidable = load.item(slot) - load.item(other)
+        if avoidable <= 0:
+            return
         missing = cached.on(slot) - cached.on(other)
         if missing >= LEAST:
             price = weight * fleet.slots[other].work_seconds(missing, query.length)
-            self._rents.pay(query.match.node, query.match.tokens, load.item(slot) - load.item(other), price, now)
+            self._rents.pay(query.match.node, query.match.tokens, avoidable, price, now)
 
     def _ahead(self, cached: Cached, weighted: Any, tokens: float, fleet: Fleet) -> int:
         """The slot that `_cheapest` would return, if no other comes near it, else -1.
@@ -111,11 +113,20 @@ class E2:
         return fleet.cheapest(cost, held)
 
 
-def _terms(load: bytes, free: bytes, victim: bytes, cached: Cached, price: Floats | float, tokens: float) -> Terms:
-    """L, P and M as they were when these were the fleet's arrays; bytes are quicker to make and to drop than arrays."""
-    held = cached.by_slot()
-    later = None if tokens < 0 else eviction_seconds(held, np.frombuffer(free), np.frombuffer(victim), tokens)
-    return Terms(np.frombuffer(load), price * (cached.length - held), later, held)
+class _Frozen(msgspec.Struct, frozen=True, gc=False):
+    """What a decision was made from; called, L, P and M as they were."""
+
+    fleet: bytes
+    decode: bool
+    cached: Cached
+    price: Floats | float
+    tokens: float
+
+    def __call__(self) -> Terms:
+        load, pending, free, victim = thawed(self.fleet)
+        held = self.cached.by_slot()
+        later = None if self.tokens < 0 else eviction_seconds(held, free, victim, self.tokens)
+        return Terms(load if self.decode else pending, self.price * (self.cached.length - held), later, held)
 
 
 def _landed(query: Query, fleet: Fleet) -> Cached:

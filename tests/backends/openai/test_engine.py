@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -25,7 +26,7 @@ from preble.errors import (
 )
 from preble.tokens import pack, unpack
 from preble.types import SamplingParams
-from tests.openai_server import OpenAIServer
+from tests.openai_server import LAST, OpenAIServer
 
 FAST = {"backoff": 0.001, "backoff_limit": 0.002, "vocab_size": 4096}
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0)
@@ -122,6 +123,28 @@ async def test_a_broken_stream_goes_on_where_it_was(engine: OpenAIEngine, server
     assert len(server.bodies) == 3
     prompts = [len(body.get("prompt") or body["input_ids"]) for body in server.bodies]
     assert prompts[0] < prompts[1] < prompts[2]
+
+
+async def test_a_stream_that_breaks_after_its_finish_reason_has_ended(engine: OpenAIEngine, server: OpenAIServer):
+    stop = tokens(await expected())[4]
+    server.cuts.append(LAST)
+    deltas = await run(engine, SamplingParams(max_tokens=12, temperature=0.0, stop_token_ids=(stop,)))
+    assert tokens(deltas) == tokens(await expected())[:5]
+    assert (deltas[-1].finish_reason, deltas[-1].stop_reason) == ("stop", stop)
+    assert len(server.bodies) == 1
+
+
+async def test_aborting_again_while_the_first_takes_effect_is_harmless(engine: OpenAIEngine, server: OpenAIServer):
+    server.engine.options = msgspec.structs.replace(server.engine.options, time_scale=1.0)
+    deltas = engine.generate(EngineRequest(1, pack(PROMPT), GREEDY))
+    await anext(deltas)
+    waiting = asyncio.ensure_future(anext(deltas))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        engine.abort(1)
+        await asyncio.sleep(0)
+    assert (await waiting).finish_reason == "abort"
+    await deltas.aclose()
 
 
 async def test_a_stream_that_breaks_each_time_ends_with_an_error(engine: OpenAIEngine, server: OpenAIServer):

@@ -67,6 +67,7 @@ async def test_a_replica_that_publishes_events_reports_its_evictions(publisher: 
         publisher.publish(REMOVED)
         assert await evictions(engine) == [Evicted(pack(IDS), 16)]
         await engine.close()
+        assert engine.cache_events() == [], "a worker asks once more before it says that it has stopped"
 
 
 async def test_a_restarted_server_counts_its_events_anew(publisher: Publisher):

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from preble.backends import EngineRequest, Load
 from preble.backends.sglang.engine import SGLangEngine
 from preble.backends.sglang.options import arguments
-from preble.errors import ConfigurationError, ModelError
+from preble.errors import ConfigurationError, EngineError, ModelError
+from preble.tokens import pack
+from preble.types import SamplingParams
 
 
 def given(cpu: bool = True, **options: Any) -> dict[str, Any]:
@@ -39,6 +42,16 @@ def test_what_is_not_the_users_to_set_is_refused_before_sglang_is_loaded(tmp_pat
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         SGLangEngine(model=str(tmp_path), **options)
+
+
+async def test_after_the_close_there_is_no_news():
+    """A worker asks once more before it says that it has stopped."""
+    engine = SGLangEngine(model="m")
+    await engine.close()
+    await engine.close()
+    assert (engine.cache_events(), engine.load()) == ([], Load(0, 0, 0))
+    with pytest.raises(EngineError, match="closed"):
+        engine.generate(EngineRequest(1, pack([1]), SamplingParams()))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

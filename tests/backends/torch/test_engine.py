@@ -315,8 +315,8 @@ async def test_model_paths(tmp_path):
         await engine.close()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_without_a_device():
+def test_cuda_without_a_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigurationError, match="device"):
         TorchEngine(model="somewhere", device="cuda")
 

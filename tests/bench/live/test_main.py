@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,20 @@ from preble.testing import make_model
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     return str(make_model(folder, hidden=64, layers=1, heads=2, kv_heads=1, intermediate=64, vocab=1024))
+
+
+def small(backend: str, **options: Any) -> Setting:
+    return Setting(
+        backend=backend,
+        model=None,
+        workers=2,
+        kv_tokens=4096,
+        context_limit=2048,
+        block_size=16,
+        max_running=8,
+        max_batched_tokens=128,
+        options=options,
+    )
 
 
 @pytest.mark.parametrize(("backend", "policies"), [("sim", ["round-robin", "e2"]), ("torch", ["round-robin"])])
@@ -54,17 +69,7 @@ def test_a_run_compares_policies_with_each_other(tmp_path, capsys):
 
 async def test_calibration_measures_the_engine():
     told = CostModel(pieces=((0, 20.0, 0.0, 0.0), (32, 20.0, 0.1, 0.0)))
-    setting = Setting(
-        backend="sim",
-        model=None,
-        workers=2,
-        kv_tokens=4096,
-        context_limit=2048,
-        block_size=16,
-        max_running=8,
-        max_batched_tokens=128,
-        options={"cost": msgspec.to_builtins(told), "time_scale": 1.0},
-    )
+    setting = small("sim", cost=msgspec.to_builtins(told), time_scale=1.0)
     calls: list[None] = []
     found = await calibrate(setting, requests=4, longest=200, utilisation=0.8, seed=0, done=lambda: calls.append(None))
     assert len(calls) == 4 * PHASES
@@ -74,16 +79,7 @@ async def test_calibration_measures_the_engine():
 
 
 async def test_an_engine_without_timings_cannot_be_calibrated(monkeypatch):
-    setting = Setting(
-        backend="tests.bench.live.silent_engine:silent",
-        model=None,
-        workers=1,
-        kv_tokens=1024,
-        context_limit=512,
-        block_size=16,
-        max_running=8,
-        max_batched_tokens=128,
-    )
+    setting = small("tests.bench.live.silent_engine:silent")
     with pytest.raises(ConfigurationError, match="does not report"):
         await calibrate(setting, requests=1, longest=10, utilisation=0.8, seed=0, done=bool)
 

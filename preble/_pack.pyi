@@ -1,0 +1,3 @@
+from collections.abc import Sequence
+
+def pack_integers(tokens: Sequence[int], /) -> bytes | None: ...

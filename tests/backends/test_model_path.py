@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+
+from preble.backends.model_path import check_model
+from preble.errors import ConfigurationError, ModelError
+
+
+def test_a_folder_with_a_model_is_one_and_so_may_be_a_name(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for model in (str(tmp_path), "maker/model"):
+        assert check_model(model, engine="vllm") == model
+
+
+def test_what_is_no_model_is_named(tmp_path):
+    with pytest.raises(ModelError, match=r"config\.json"):
+        check_model(str(tmp_path), engine="vllm")
+    with pytest.raises(ModelError, match="nowhere"):
+        check_model(str(tmp_path / "nowhere"), engine="vllm")
+    with pytest.raises(ConfigurationError, match="model: the vllm engine"):
+        check_model(None, engine="vllm")
