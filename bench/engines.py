@@ -12,8 +12,6 @@ TIMED = ("sim", "torch")
 
 _VLLM_BLOCK = 32
 """On a CPU, vLLM's blocks are multiples of this."""
-_SGLANG_RESERVED = 6
-"""SGLang takes prompts of so many tokens less than its context."""
 
 
 def engine_options(backend: str, **sizes: int) -> dict[str, Any]:
@@ -40,16 +38,15 @@ def _vllm(sizes: Sizes) -> dict[str, Any]:
 
 
 def _sglang(sizes: Sizes) -> dict[str, Any]:
-    options: dict[str, Any] = {"dtype": "float32"} | _renamed(
+    """SGLang keeps six tokens of the context for itself: more than the model's own would be refused."""
+    return {"dtype": "float32"} | _renamed(
         sizes,
+        context_limit="context_length",
         kv_tokens="max_total_tokens",
         block_size="page_size",
         max_running="max_running_requests",
         max_batched_tokens="chunked_prefill_size",
     )
-    if "context_limit" in sizes:
-        options["context_length"] = sizes["context_limit"] + _SGLANG_RESERVED
-    return options
 
 
 _WORDS: dict[str, Callable[[Sizes], dict[str, Any]]] = {"vllm": _vllm, "sglang": _sglang}

@@ -17,9 +17,9 @@ def test_vllm_is_not_asked_for_a_context_that_its_cache_has_no_room_for():
     assert "max_model_len" not in engine_options("vllm", block_size=32)
 
 
-def test_sglang_gets_a_context_with_the_tokens_that_it_keeps_for_itself():
+def test_sglang_is_not_asked_for_a_longer_context_than_the_model_may_have():
     options = engine_options("sglang", **SIZES)
-    assert (options["max_total_tokens"], options["page_size"], options["context_length"]) == (1000, 16, 506)
+    assert (options["max_total_tokens"], options["page_size"], options["context_length"]) == (1000, 16, 500)
     assert (options["max_running_requests"], options["chunked_prefill_size"]) == (8, 256)
 
 
