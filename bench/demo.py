@@ -8,8 +8,7 @@ both workers, computes again what was evicted meanwhile, and E2, which sends a p
 serve the same prompts at the same times, greedily, from cold caches, and have to return the same tokens. Times to the
 first token count from the intended arrival. The weights are random, so answers are noise; computing them is real work.
 
-`--backend vllm` and `sglang` are the real engines, if they are installed, as `make demo BACKEND=vllm` sees to. On a CPU
-SGLang computes nearly as long for a prompt whose prefix is cached as for one that is not.
+`--backend vllm` and `sglang` are the real engines, if they are installed, as `make demo BACKEND=vllm` sees to.
 """
 
 from __future__ import annotations
