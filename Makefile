@@ -1,8 +1,10 @@
 # Each target sets up what it needs in .venv; nothing else of the machine is touched. `make bench` is the quick set.
 PYTHON ?= python3
 BIN := .venv/bin
+BACKEND ?= torch
+DEMO := $(if $(filter vllm sglang,$(BACKEND)),.venv-engines,.venv)
 
-.PHONY: demo test test-engines lint bench clean
+.PHONY: demo test test-engines lint bench bench-engines clean
 
 .venv/installed: pyproject.toml constraints.txt hatch_build.py preble/_pack.c
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -10,8 +12,9 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch]" --group dev
 	touch $@
 
-demo: .venv/installed
-	$(BIN)/python -m bench.demo
+# `make demo BACKEND=vllm` or `sglang` runs it on these engines.
+demo: $(DEMO)/installed
+	$(DEMO)/bin/python -m bench.demo --backend $(BACKEND)
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -34,6 +37,12 @@ bench: .venv/installed
 	$(BIN)/python -m bench.peers --quick
 	$(BIN)/python -m bench.live --quick
 	$(BIN)/python -m bench.gpu --quick
+
+# The quick set of what needs a real engine.
+bench-engines: .venv-engines/installed
+	.venv-engines/bin/python -m bench.engine_queue --quick
+	.venv-engines/bin/python -m bench.live --backend vllm --quick
+	.venv-engines/bin/python -m bench.peers --engine sglang --quick
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .

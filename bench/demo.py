@@ -7,6 +7,8 @@ cache of a worker holds 60 % of the prefixes: not all, but more than half. So ro
 both workers, computes again what was evicted meanwhile, and E2, which sends a prefix where it is, seldom does. Both
 serve the same prompts at the same times, greedily, from cold caches, and have to return the same tokens. Times to the
 first token count from the intended arrival. The weights are random, so answers are noise; computing them is real work.
+
+`--backend vllm` and `sglang` are the real engines, if they are installed, as `make demo BACKEND=vllm` sees to.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from bench.engines import engine_options
 from bench.figure import draw
 from bench.live import Record, play, summary
 from bench.progress import progress
@@ -37,6 +40,9 @@ WORKERS = 2
 CACHE_SHARE = 0.6
 ZIPF = 0.5
 MAX_TOKENS = 16
+CONTEXT = 4096
+"""Tokens of the longest sequence; no prompt has as many."""
+SECONDS_TO_START = 300.0
 
 ROWS = {
     "requests": ("requests", "{:,}"),
@@ -130,7 +136,16 @@ def cluster(model: str, backend: str, policy: str, **options: Any) -> PrebleClus
     """Return a cluster, not yet started. The simulated engine gets the times of a small model on a CPU."""
     if backend == "sim":
         options |= {"cost": "small-cpu", "time_scale": 1.0, "context_limit": 8192}
-    return PrebleCluster(model, backend=backend, workers=WORKERS, policy=policy, engine_options=options)
+    elif backend != "torch":
+        options = engine_options(backend, context_limit=CONTEXT, max_running=64, max_batched_tokens=512, **options)
+    return PrebleCluster(
+        model,
+        backend=backend,
+        workers=WORKERS,
+        policy=policy,
+        engine_options=options,
+        start_timeout=SECONDS_TO_START,
+    )
 
 
 def differences(first: Sequence[Record], second: Sequence[Record]) -> list[int]:
@@ -188,7 +203,12 @@ def load(result: dict[str, Any], worker: str) -> str:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_line(__doc__)
-    parser.add_argument("--backend", default="torch", help="torch computes, sim only takes the time (%(default)s)")
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "vllm", "sglang", "sim"),
+        default="torch",
+        help="sim computes nothing and only takes the time (%(default)s)",
+    )
     parser.add_argument("--model", help="a Hugging Face folder (default: one with 5M random parameters is made)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for results (%(default)s)")
     parser.add_argument("--seconds", type=float, help="for how long requests arrive (18)")

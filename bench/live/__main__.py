@@ -1,8 +1,13 @@
-"""Workloads against a running cluster under several policies, and the simulator's prediction beside each.
+"""Workloads against a running cluster under several policies, beside the simulator's prediction or each other.
 
-For each workload, a cost model is first fitted to the engine: least squares over the step times that workers report
-of traffic of all shapes. Requests then arrive as often as keeps simulated workers busy for a part of the time
-(--utilisation) under round robin, and every policy gets the same, live and simulated, from cold caches.
+With `--beside simulation`, for engines that report what their steps take: for each workload, a cost model is first
+fitted to the engine: least squares over the step times of traffic of all shapes. Requests then arrive as often as
+keeps simulated workers busy for a part of the time (--utilisation) under round robin, and every policy gets the same,
+live and simulated, from cold caches.
+
+With `--beside policies`, for all engines: requests arrive as often as a part (--utilisation) of what the engines serve
+of them under round robin without pauses, and every policy's figures are compared with those of `e2`, within each round.
+
 Times count from the intended arrival. Workloads are those of simulations with fewer tokens, sent as token ids.
 """
 
@@ -11,13 +16,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from bench.engines import TIMED
+from bench.live import ratios, side_by_side
 from bench.live.calibrate import PHASES, Calibration, calibrate
 from bench.live.comparison import HEADERS, Row, cells, flat, measured, simulated
 from bench.live.fitting import predicted, priced
@@ -31,24 +39,56 @@ from preble import PrebleError
 from preble.simulate import Request, simulate
 from preble.testing import make_model
 
-POLICIES = ("round-robin", "sglang-cache-aware", "e2")
+DEFAULTS = {
+    "simulation": (
+        ("toolbench", "loogle", "programming", "airline"), ("round-robin", "sglang-cache-aware", "e2"), 0.55,
+    ),
+    "policies": (
+        ("toolbench", "loogle", "programming"), ("round-robin", "sglang-cache-aware", "dynamo-kv", "e2"), 0.8,
+    ),
+}  # fmt: skip
+"""By what is compared: workloads, policies, utilisation."""
 QUICK_POLICIES = ("round-robin", "e2")
-WORKLOADS = ("toolbench", "loogle", "programming", "airline")
+MODELS = ("torch", "vllm", "sglang")
+"""Backends that need a model."""
 PATHS = ("--json", "--markdown", "--out", "--model")
 
 
-async def run(arguments: argparse.Namespace, console: Console) -> list[Row]:
-    """Calibrate, serve and simulate each workload; print the table and write the files."""
+async def run(arguments: argparse.Namespace, console: Console) -> None:
+    """Serve every workload under every policy; print the table and write the files."""
+    setting = described(arguments)
     workloads = {name: workload(name, arguments.requests, arguments.seed) for name in arguments.workload}
-    return await evaluate(described(arguments), workloads, arguments, console)
+    if arguments.beside == "policies":
+        await beside_policies(setting, workloads, arguments, console)
+    else:
+        await beside_simulation(setting, workloads, arguments, console)
 
 
-async def evaluate(
+async def beside_policies(
     setting: Setting, workloads: Mapping[str, Sequence[Request]], arguments: argparse.Namespace, console: Console
-) -> list[Row]:
-    """Do this for workloads at their generators' own pace, with what else the command line asks for."""
-    rows = list[Row]()
-    calibrations: dict[str, Calibration] = {}
+) -> None:
+    """Compare every policy with `e2`."""
+    rounds = await ratios.compare(
+        setting,
+        workloads,
+        arguments.policy,
+        rounds=arguments.rounds,
+        utilisation=arguments.utilisation,
+        seed=arguments.seed,
+    )
+    found = ratios.figures(rounds)
+    rows = side_by_side.rows(rounds, found)
+    console.print(table(side_by_side.HEADERS, rows))
+    if arguments.json:
+        keep(arguments, setting, found.metrics, spread=found.spread, rounds=arguments.rounds)
+    page(arguments.markdown, side_by_side.page(rows, rounds.rates, setting, arguments))
+
+
+async def beside_simulation(
+    setting: Setting, workloads: Mapping[str, Sequence[Request]], arguments: argparse.Namespace, console: Console
+) -> None:
+    """Calibrate, serve and simulate each workload, at its generator's own pace."""
+    rows, calibrations = list[Row](), dict[str, Calibration]()
     for name, requests in workloads.items():
         found = calibrations[name] = await calibrated(setting, requests, arguments)
         console.print(
@@ -60,15 +100,16 @@ async def evaluate(
         arriving = paced(requests, arguments.utilisation, workers=setting.workers, options=options)
         for policy in arguments.policy:
             rows.append(await compare(name, policy, arriving, setting, found, arguments.seed))
-    console.print(table(rows))
-    report(rows, calibrations, setting, arguments)
-    return rows
+    console.print(table(HEADERS, map(cells, rows)))
+    if arguments.json:
+        keep(arguments, setting, flat(rows), calibrations=calibrations)
+    page(arguments.markdown, markdown(rows, arguments.command))
 
 
 def described(arguments: argparse.Namespace) -> Setting:
     """Return the setting that the command line asks for, with a model made if the engine needs one."""
     model = arguments.model
-    if model is None and arguments.backend == "torch":
+    if model is None and arguments.backend in MODELS:
         model = str(make_model(arguments.out / "model"))
     return Setting(
         backend=arguments.backend,
@@ -123,43 +164,46 @@ async def compare(
     )
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Return the rows for a terminal."""
-    grid = Table(*HEADERS)
+    grid = Table(*headers)
     for column in grid.columns[2:]:
         column.justify = "right"
     for row in rows:
-        grid.add_row(*cells(row))
+        grid.add_row(*row)
     return grid
 
 
-def report(
-    rows: Sequence[Row], calibrations: dict[str, Calibration], setting: Setting, arguments: argparse.Namespace
-) -> None:
-    """Write the files that were asked for."""
-    if arguments.json:
-        described = msgspec.structs.replace(setting, model=None)
-        more = {"calibrations": calibrations, "setting": described, "command": arguments.command}
-        save(arguments.json, "live", flat(rows), **msgspec.to_builtins(more))
-    if arguments.markdown:
-        arguments.markdown.parent.mkdir(parents=True, exist_ok=True)
-        arguments.markdown.write_text(markdown(rows, arguments.command), encoding="utf-8")
+def keep(arguments: argparse.Namespace, setting: Setting, metrics: dict[str, float], **more: Any) -> None:
+    """Write the figures, with what they were measured on."""
+    described = msgspec.structs.replace(setting, model=None)
+    more |= {"setting": described, "command": arguments.command}
+    save(arguments.json, "live", metrics, **msgspec.to_builtins(more))
+
+
+def page(path: Path | None, text: str) -> None:
+    """Write the page of the documentation, if it was asked for."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_line(__doc__)
-    parser.add_argument("--backend", default="torch", help="torch, sim or another (%(default)s)")
-    parser.add_argument("--model", help="as the backend takes it (torch: one with 5M random parameters is made)")
+    parser.add_argument("--backend", default="torch", help="torch, vllm, sglang, sim or another (%(default)s)")
+    parser.add_argument("--beside", choices=DEFAULTS, help=f"simulation for {' and '.join(TIMED)}, else policies")
+    parser.add_argument("--model", help="as the backend takes it (one with 5M random parameters is made)")
     parser.add_argument("--out", type=Path, default=Path("out/live"), help="where that is made (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="replicas (%(default)s)")
     parser.add_argument("--kv-tokens", type=int, default=16_384, help="KV cache of each (%(default)s)")
     parser.add_argument("--context-limit", type=int, default=8_192, help="tokens of the longest (%(default)s)")
-    parser.add_argument("--policy", action="append", help=f"repeatable ({', '.join(POLICIES)})")
+    parser.add_argument("--policy", action="append", help="repeatable")
     parser.add_argument(
-        "--workload", action="append", choices=LIVE, help=f"repeatable ({', '.join(WORKLOADS)})", metavar="NAME"
+        "--workload", action="append", choices=LIVE, help=f"repeatable, of {', '.join(LIVE)}", metavar="NAME"
     )
-    parser.add_argument("--utilisation", type=float, default=0.55, help="of a worker under round robin (%(default)s)")
+    parser.add_argument("--utilisation", type=float, help="under round robin (0.55, beside policies 0.8)")
+    parser.add_argument("--rounds", type=int, help="beside policies (3)")
     parser.add_argument("--requests", type=int, help="of each workload (300)")
     parser.add_argument("--calibration", type=int, help="requests in each of its phases (60)")
     parser.add_argument("--seed", type=int, default=0, help="of workloads and ties (%(default)s)")
@@ -168,12 +212,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
     arguments = parser.parse_args(argv)
-    arguments.workload = arguments.workload or (WORKLOADS[:1] if arguments.quick else WORKLOADS)
-    arguments.policy = arguments.policy or (QUICK_POLICIES if arguments.quick else POLICIES)
-    arguments.requests = arguments.requests or (40 if arguments.quick else 300)
-    arguments.calibration = arguments.calibration or (16 if arguments.quick else 60)
+    _fill_in(arguments)
     arguments.command = command(sys.argv[1:] if argv is None else argv)
     return arguments
+
+
+def _fill_in(arguments: argparse.Namespace) -> None:
+    """Set what was left open, by what is compared and by --quick."""
+    quick = arguments.quick
+    arguments.beside = arguments.beside or ("simulation" if arguments.backend in TIMED else "policies")
+    workloads, policies, utilisation = DEFAULTS[arguments.beside]
+    arguments.workload = arguments.workload or (workloads[:1] if quick else workloads)
+    arguments.policy = arguments.policy or (QUICK_POLICIES if quick else policies)
+    arguments.utilisation = arguments.utilisation or utilisation
+    arguments.rounds = arguments.rounds or (1 if quick else 3)
+    arguments.requests = arguments.requests or (40 if quick else 300)
+    arguments.calibration = arguments.calibration or (16 if quick else 60)
 
 
 def command(argv: Sequence[str], module: str = "bench.live") -> str:

@@ -19,6 +19,7 @@ from bench.live.setting import Setting
 from bench.live.shapes import SHORTEST, looped, shapes
 from bench.live.traffic import paced
 from preble.core.cost import CostModel
+from preble.errors import ConfigurationError
 
 AT_ONCE = 4
 """Requests at once on each worker while it has no pause."""
@@ -50,6 +51,8 @@ async def calibrate(
     workers = setting.workers
     pressed = looped(shapes(requests, longest, seed + 1), AT_ONCE * workers)
     (rough,) = await recorded(setting, "least-loaded", [pressed], done, seed=seed)
+    if not rough.steps:
+        raise ConfigurationError(f"backend: {setting.backend!r} does not report what its steps take")
     options = setting.simulated(fitted(rough.steps))
     tiny = looped(shapes(requests, SHORTEST, seed + 2, outputs=1), workers)
     many = paced(shapes(2 * requests, longest, seed + 3), utilisation, workers=workers, options=options)

@@ -17,7 +17,6 @@ from bench.live.shapes import looped, shapes
 from preble import PrebleCluster
 from preble.core.cost import StepTiming
 from preble.core.log import Observe, decode
-from preble.errors import ConfigurationError
 from preble.simulate import Request
 from preble.worker import HEARTBEAT
 
@@ -39,24 +38,25 @@ async def recorded(
     done: Callable[[], object],
     *,
     seed: int,
+    cold: bool = False,
     **arguments: Any,
 ) -> list[Recording]:
     """Start a cluster, warm it up, and play one list of requests after the other; the first begins with cold caches.
 
-    `done` is called after each request, `arguments` are more of PrebleCluster's. The timings are read from its decision
-    log. Raises ConfigurationError if there are none, and what starting raises.
+    If `cold`, all of them do. `done` is called after each request, `arguments` are more of PrebleCluster's. The timings
+    are read from its decision log; there are none if the engine does not report any. Raises what starting raises.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         async with setting.cluster(policy, seed=seed, decision_log=log, **arguments) as cluster:
             moments = [await _warmed(cluster, setting, seed)]
             records = []
-            for requests in phases:
+            for number, requests in enumerate(phases):
+                if cold and number:
+                    await cluster.reset_cache()
                 records.append(await serve(cluster, requests, setting.vocabulary, done))
                 moments.append(await _quiet())
         steps = [timings(log, *between) for between in pairwise(moments)]
-    if not all(steps):
-        raise ConfigurationError(f"backend: {setting.backend!r} does not report what its steps take")
     return [Recording(*both) for both in zip(records, steps, strict=True)]
 
 

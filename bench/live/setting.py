@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from bench.engines import engine_options
 from preble import PrebleCluster
 from preble.core.cost import CostModel
 from preble.simulate import SimOptions
@@ -14,6 +15,7 @@ from preble.simulate.request import VOCABULARY
 
 UNBOUNDED = (1 << 31) - 1
 """A vocabulary larger than any."""
+SECONDS_TO_START = 300.0
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,16 +37,21 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     def cluster(self, policy: str, **arguments: Any) -> PrebleCluster:
         """Return a cluster, not yet started; `arguments` are more of PrebleCluster's."""
-        options = self._sizes() | self.options
         return PrebleCluster(
-            self.model, backend=self.backend, workers=self.workers, policy=policy, engine_options=options, **arguments
+            self.model,
+            backend=self.backend,
+            workers=self.workers,
+            policy=policy,
+            engine_options=engine_options(self.backend, **self._sizes()) | self.options,
+            start_timeout=SECONDS_TO_START,
+            **arguments,
         )
 
     def simulated(self, cost: CostModel) -> SimOptions:
         """Return a simulated engine of the same sizes. It takes all tokens of the workloads."""
         return msgspec.convert({"vocab_size": VOCABULARY, "cost": cost} | self._sizes(), SimOptions)
 
-    def _sizes(self) -> dict[str, Any]:
+    def _sizes(self) -> dict[str, int]:
         names = ("kv_tokens", "context_limit", "block_size", "max_running", "max_batched_tokens")
         return {name: getattr(self, name) for name in names}
 

@@ -84,5 +84,14 @@ def paced(
     return stretched(requests, factor)
 
 
+def lasting(requests: Sequence[Request], seconds: float) -> list[Request]:
+    """Stretch time until the last request is due after so many seconds, if those before it take none."""
+    ends: dict[str | int, float] = {}
+    for number, request in enumerate(requests):
+        name = number if request.session is None else request.session
+        ends[name] = ends.get(name, 0.0) + request.gap if request.arrival is None else request.arrival
+    return stretched(requests, seconds / max(ends.values()))
+
+
 def _part(count: int, divisor: int) -> int:
     return max(1, round(count / divisor))

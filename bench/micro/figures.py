@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,6 +41,14 @@ def alternated(first: Round, second: Round, number: int) -> tuple[float, float]:
         other = second(number)
         return first(number), other
     return first(number), second(number)
+
+
+def turns(sides: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
+    """Yield the sides of each round with its number: another one begins, and every other round runs backwards."""
+    for number in range(rounds):
+        start = number % len(sides)
+        order = [*sides[start:], *sides[:start]]
+        yield from ((number, side) for side in (order[::-1] if number % 2 else order))
 
 
 def micro(nanoseconds: Values, percentile: float = 50) -> float:

@@ -18,27 +18,30 @@ cold, answers of 43 tokens: the share of prompt tokens found in caches, and time
 
 Each round starts all processes anew and turns the order of the sides. A figure is the median over rounds; a ratio is
 taken within each round, and there is none where a round's noise is as large as what was added.
+
+With `--engine vllm` or `sglang`: sglang-router and Preble in front of the same two real servers of that engine.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import uvloop
 
-from bench.micro.figures import Figures
+from bench.micro.figures import Figures, turns
+from bench.peers import over_engines
+from bench.peers.attempts import Rounds, Skipped, attempted
 from bench.peers.environment import UnavailableError
-from bench.peers.load import Measured
+from bench.peers.servers import KINDS
 from bench.peers.sides import CLUSTERS, FULL, QUICK, ROUTERS, SIDES, Scale, overhead, serving
-from bench.peers.table import added, document, note, table
+from bench.peers.table import added, document, note, notes, table
 from bench.progress import progress
 from bench.report import command_line, save
-
-Rounds = dict[str, list[Measured]]
-Skipped = dict[str, str]
 
 
 async def measure(scale: Scale) -> tuple[Rounds, Skipped]:
@@ -56,41 +59,53 @@ async def measure(scale: Scale) -> tuple[Rounds, Skipped]:
     return {side: measured for side, measured in rounds.items() if side not in skipped}, skipped
 
 
-def turns(sides: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """Yield the sides of each round with its number: another one begins, and every other round runs backwards."""
-    for number in range(rounds):
-        start = number % len(sides)
-        order = [*sides[start:], *sides[:start]]
-        yield from ((number, side) for side in (order[::-1] if number % 2 else order))
-
-
-async def attempted(side: str, skipped: Skipped, measure: Callable[[], Awaitable[Measured]]) -> Measured:
-    """Return what was measured; nothing of a side that was skipped, or is from now on."""
-    if side in skipped:
-        return {}
-    try:
-        return await measure()
-    except UnavailableError as error:
-        skipped[side] = str(error)
-        return {}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and report."""
+    """Measure and report; return 0, or 2 if there are no engines to measure with."""
     parser = command_line(__doc__)
+    parser.add_argument(
+        "--engine", choices=("sim", *KINDS), default="sim", help="what the workers run; vllm and sglang as real servers"
+    )
+    parser.add_argument("--rounds", type=int, help=f"with real servers ({over_engines.FULL.rounds})")
+    parser.add_argument("--requests", type=int, help=f"in each round, with real servers ({over_engines.FULL.requests})")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there, with machine and date")
-    parser.add_argument("--quick", action="store_true", help="under a minute once the routers are installed")
+    parser.add_argument(
+        "--quick", action="store_true", help="under a minute once the routers are installed; real servers take longer"
+    )
     options = parser.parse_args(argv)
-    scale, figures = QUICK if options.quick else FULL, Figures()
-    rounds, skipped = uvloop.run(measure(scale))
-    note(figures, added(rounds))
-    save(options.json, "peers", figures.metrics, spread=figures.spread, skipped=skipped, quick=options.quick)
-    sys.stdout.write("\n" + table(figures, skipped))
+    figures = Figures()
+    try:
+        rounds, skipped = uvloop.run(_measured(options))
+    except UnavailableError as error:
+        sys.stderr.write(f"bench.peers: {options.engine}: {error}\n")
+        return 2
+    note(figures, rounds)
+    _report(figures, skipped, options)
+    return 0
+
+
+def _report(figures: Figures, skipped: Skipped, options: argparse.Namespace) -> None:
+    """Print the figures and write the files that were asked for."""
+    more = {"spread": figures.spread, "skipped": skipped, "quick": options.quick, "engine": options.engine}
+    save(options.json, "peers", figures.metrics, **more)
+    sides, title, about = SIDES, "Public routers beside Preble", __doc__
+    if options.engine != "sim":
+        sides, about = over_engines.SIDES, over_engines.__doc__
+        title = f"SGLang's router and Preble over real {options.engine} servers"
+    rows = table(figures, skipped, tuple(sides))
+    sys.stdout.write("\n" + rows)
     if options.markdown:
-        page = document(figures, skipped, __doc__ or "", options.quick)
+        page = document(title, about or "", notes(figures, options.quick), rows)
         Path(options.markdown).parent.mkdir(parents=True, exist_ok=True)
         Path(options.markdown).write_text(page, encoding="utf-8")
-    return 0
+
+
+async def _measured(options: argparse.Namespace) -> tuple[Rounds, Skipped]:
+    if options.engine == "sim":
+        rounds, skipped = await measure(QUICK if options.quick else FULL)
+        return added(rounds), skipped
+    scale = over_engines.QUICK if options.quick else over_engines.FULL
+    given = {name: value for name in ("rounds", "requests") if (value := getattr(options, name))}
+    return await over_engines.measure(options.engine, msgspec.structs.replace(scale, **given))
 
 
 if __name__ == "__main__":

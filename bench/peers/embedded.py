@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ Prompt = tuple[list[int], SamplingParams]
 
 
 class Embedded:
-    """Puts requests to a cluster."""
+    """Puts requests to a cluster. `workers` are the processes of its replicas, where these are not its own."""
 
-    def __init__(self, cluster: PrebleCluster) -> None:
+    def __init__(self, cluster: PrebleCluster, workers: Sequence[int] = ()) -> None:
         self.cluster = cluster
         self.routers: list[int] = []
-        self.workers = list(cluster.worker_pids().values())
+        self.workers = [*workers, *cluster.worker_pids().values()]
 
     def prepare(self, tokens: bytes, max_tokens: int) -> Prompt:
         """Return the arguments of `stream`: the prompt is a list of ids, which the cluster has to pack."""

@@ -71,16 +71,21 @@ async def replay(
         return answer, begin + arrival
 
     answers = await asyncio.gather(*map(one, requests, arrivals))
-    client, router, _ = (np.array(_spent(target)) - before) / len(requests) * 1e6
-    return summed_up(answers) | {"stream_cpu_us": float(client + router), "stream_router_cpu_us": float(router)}
+    client, router, workers = (np.array(_spent(target)) - before) / len(requests) * 1e6
+    return summed_up(answers) | {
+        "stream_cpu_us": float(client + router),
+        "stream_router_cpu_us": float(router),
+        "stream_workers_cpu_ms": float(workers) / 1e3,
+    }
 
 
 def summed_up(answers: Sequence[tuple[Answer, float]]) -> Measured:
-    """Return times in seconds since each answer's arrival, and the share of prompt tokens found in caches."""
+    """Return times in seconds since each answer's arrival, prompt tokens, and the share of them found in caches."""
     ttft = [answer.first - arrival for answer, arrival in answers]
     latency = [answer.end - arrival for answer, arrival in answers]
     prompt = sum(answer.prompt_tokens for answer, _ in answers)
     return {
+        "prompt_tokens": float(prompt),
         "hit_ratio": sum(answer.cached_tokens for answer, _ in answers) / prompt,
         "ttft_mean_s": float(np.mean(ttft)),
         "ttft_p50_s": float(np.percentile(ttft, 50)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -38,12 +38,21 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 class OverHTTP:
-    """Puts requests to these ports in turn."""
+    """Puts requests to these ports in turn. `counts` reads the counts from all events of an answer."""
 
-    def __init__(self, ports: Sequence[int], routers: list[int], workers: list[int], *, quick_ack: bool = True) -> None:
+    def __init__(
+        self,
+        ports: Sequence[int],
+        routers: list[int],
+        workers: list[int],
+        *,
+        quick_ack: bool = True,
+        counts: Callable[[bytes], Meta] | None = None,
+    ) -> None:
         self.client = Client(ports, quick_ack=quick_ack)
         self.routers = routers
         self.workers = workers
+        self._counts = counts or last_event
 
     def ordinary(self) -> OverHTTP:
         """Return the same with a client that leaves acknowledgements to the kernel."""
@@ -53,8 +62,7 @@ class OverHTTP:
         """Return the whole HTTP request."""
         sampling = {"max_new_tokens": max_tokens, "temperature": 0.0, "ignore_eos": True}
         body = msgspec.json.encode({"text": to_text(tokens), "sampling_params": sampling, "stream": True})
-        head = f"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        return f"POST /generate HTTP/1.1\r\n{head}\r\n\r\n".encode() + body
+        return post("/generate", body)
 
     async def ask(self, request: bytes) -> Answer:
         """Put a request and read all events. Raises UnavailableError if there is no whole answer."""
@@ -64,14 +72,25 @@ class OverHTTP:
             raise UnavailableError(f"no answer: {error}") from None
         if response.status != 200:
             raise UnavailableError(f"answers with status {response.status}: {response.body[:200]!r}")
-        meta = last_event(response.body)
+        meta = self._counts(response.body)
         return Answer(response.first, response.end, meta.prompt_tokens, meta.cached_tokens)
 
 
 def last_event(stream: bytes) -> Meta:
     """Return the counts in the last event before `[DONE]`."""
+    return _decode(last_part(stream)).meta_info
+
+
+def last_part(stream: bytes) -> bytes:
+    """Return the JSON of the last event before `[DONE]`."""
     *_, last = (part for part in stream.split(b"\n\n") if part and part != _DONE)
-    return _decode(last.removeprefix(b"data: ")).meta_info
+    return last.removeprefix(b"data: ")
+
+
+def post(path: str, body: bytes) -> bytes:
+    """Return the whole HTTP request that puts this JSON there."""
+    head = f"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n\r\n".encode() + body
 
 
 @asynccontextmanager

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from bench.peers.environment import UnavailableError
 
@@ -21,18 +23,29 @@ _IDLE, _WAITING, _GUEST = 3, 4, 8
 
 
 @asynccontextmanager
-async def running(command: Sequence[str | Path], log: Path, ready: Callable[[], Awaitable[bool]]) -> AsyncIterator[int]:
+async def running(
+    command: Sequence[str | Path],
+    log: Path,
+    ready: Callable[[], Awaitable[bool]],
+    *,
+    seconds: float = _SECONDS_TO_START,
+    **options: Any,
+) -> AsyncIterator[int]:
     """Run a command with its output in a file; yield its process id once it is `ready`; kill it at the end.
 
-    Raises UnavailableError with the last line of its output if it ends before that, or takes too long.
+    `options` are more of the process's; with `start_new_session` all that it started is killed with it. Raises
+    UnavailableError with the last line of its output if it ends before it is ready, or is not within `seconds`.
     """
     with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
+        process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output, **options)
     try:
-        await _until(ready, process, log)
+        await _until(ready, process, log, seconds)
         yield process.pid
     finally:
-        if process.returncode is None:
+        if options.get("start_new_session"):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        elif process.returncode is None:
             process.kill()
         await process.wait()
 
@@ -78,12 +91,14 @@ def _last_line(log: Path) -> str:
     return "".join(log.read_text(errors="replace").splitlines()[-1:])
 
 
-async def _until(ready: Callable[[], Awaitable[bool]], process: asyncio.subprocess.Process, log: Path) -> None:
+async def _until(
+    ready: Callable[[], Awaitable[bool]], process: asyncio.subprocess.Process, log: Path, seconds: float
+) -> None:
     try:
-        async with asyncio.timeout(_SECONDS_TO_START):
+        async with asyncio.timeout(seconds):
             while not await ready():
                 if process.returncode is not None:
                     raise UnavailableError(f"ended with status {process.returncode}: {_last_line(log)}")
                 await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
     except TimeoutError:
-        raise UnavailableError(f"not ready within {_SECONDS_TO_START:g} s: {_last_line(log)}") from None
+        raise UnavailableError(f"not ready within {seconds:g} s: {_last_line(log)}") from None

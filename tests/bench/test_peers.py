@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestServer
 
-from bench.micro.figures import Figures
-from bench.peers.__main__ import attempted, turns
+from bench.micro.figures import Figures, turns
 from bench.peers.answer import Answer
+from bench.peers.attempts import attempted
 from bench.peers.embedded import embedded, wire
 from bench.peers.environment import UnavailableError
 from bench.peers.http_client import Client, get
@@ -25,7 +25,7 @@ from bench.peers.load import replay, summed_up, together
 from bench.peers.over_http import OverHTTP, last_event
 from bench.peers.processes import cpu_seconds, running
 from bench.peers.sides import NO_ROUTER, OURS, SIDES
-from bench.peers.table import added, document, key, note, ratio
+from bench.peers.table import added, document, key, note, notes, ratio, table
 from preble.backends.sim import SimEngine
 from preble.tokens import pack
 
@@ -346,11 +346,14 @@ def test_there_is_no_ratio_to_what_noise_made_negative_and_a_round_may_lack_a_me
 def test_table_has_a_row_for_each_side_and_the_reason_of_each_that_was_skipped():
     figures = Figures()
     note(figures, {side: rounds(100 * (number + 1)) for number, side in enumerate(SIDES) if "smg" not in side})
-    page = document(figures, {"smg cache_aware": "not installable: no wheel"}, "How.", quick=True)
+    page = document(
+        "T", "How.", notes(figures, quick=True), table(figures, {"smg cache_aware": "not installable: no wheel"})
+    )
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     assert len(lines) == 2 + len(SIDES) - 1
-    assert "| preble e2 | 600 | - |" in page
-    assert f"| {NO_ROUTER} | 100 (0.17x) | - |" in page
+    assert "| preble e2 | 600 |" in page
+    assert "| added" not in page  # nobody has such a figure
+    assert f"| {NO_ROUTER} | 100 (0.17x) |" in page
     assert "smg cache_aware: skipped: not installable: no wheel" in page
     assert "--quick" in page
     assert "up to 2% of the machine" in page

@@ -37,5 +37,5 @@ site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pureli
 echo 'import torchvision_operators' > "$site/torchvision_operators.pth"
 
 cd "$here/../.."
-pip install -e . --group test
+pip install -e . --group test --group bench --group demo
 "$venv/bin/python" -W ignore -c 'import sglang, vllm; print("vllm", vllm.__version__, "sglang", sglang.__version__)'

@@ -55,6 +55,18 @@ def test_a_run_compares_live_with_simulated(backend, policies, model, tmp_path, 
         assert f"| airline | {policy} |" in written
 
 
+def test_a_run_compares_policies_with_each_other(tmp_path, capsys):
+    report, page = tmp_path / "report.json", tmp_path / "page.md"
+    options = ["--backend", "sim", "--beside", "policies", "--quick", "--requests", "12", "--workload", "programming"]
+    assert main([*options, "--utilisation", "5", "--json", str(report), "--markdown", str(page)]) == 0
+    metrics = json.loads(report.read_text())["metrics"]
+    ours, other = metrics["programming_e2_ttft_mean"], metrics["programming_round_robin_ttft_mean"]
+    assert metrics["programming_round_robin_ttft_mean_over_e2"] == pytest.approx(other / ours)
+    assert metrics["programming_requests_per_s"] > 0
+    assert "1: round-robin" in capsys.readouterr().out
+    assert "| programming | round-robin |" in page.read_text()
+
+
 async def test_calibration_measures_the_engine():
     told = CostModel(pieces=((0, 20.0, 0.0, 0.0), (32, 20.0, 0.1, 0.0)))
     setting = small("sim", cost=msgspec.to_builtins(told), time_scale=1.0)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from bench.live.traffic import LIVE, paced, scaled, stretched, workload
+from bench.live.traffic import LIVE, lasting, paced, scaled, stretched, workload
 from preble.backends.sim import SimOptions
 from preble.simulate import Request, simulate
 
@@ -44,3 +45,13 @@ def test_workloads_fit_small_engines_and_are_seeded(name):
     assert requests == workload(name, 60, 0) != workload(name, 60, 1)
     assert max(request.prompt_tokens + request.output_tokens for request in requests) < 8_192
     assert 0 < len(requests) <= 60
+
+
+def test_lasting_stretches_until_the_last_request_is_due():
+    opened = [Request(arrival=arrival, segments=((1, 1),), output_tokens=1) for arrival in (1.0, 5.0, 2.0)]
+    assert [request.arrival for request in lasting(opened, 10.0)] == [2.0, 10.0, 4.0]
+    first = Request(arrival=4.0, segments=((1, 1),), output_tokens=1, session="a")
+    later = [msgspec.structs.replace(first, arrival=None, turn=turn, gap=3.0) for turn in (1, 2)]
+    assert lasting([first, *later], 5.0) == [
+        msgspec.structs.replace(first, arrival=2.0), *(msgspec.structs.replace(one, gap=1.5) for one in later)
+    ]  # fmt: skip
