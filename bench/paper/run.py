@@ -99,6 +99,7 @@ def outcome(job: Job) -> Outcome:
         options=msgspec.structs.replace(cell.cluster.engine, **contender.engine),
         discipline=contender.discipline,
         seed=job.seed,
+        learning=contender.policy != "e2-paper",  # its prices are profiled beforehand
     )
     summary = result.summary()
     names = [name for name in Outcome.__struct_fields__ if name != "behind"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bench.policies.board import METRICS, PEERS, Bound, Cell, Sustained
+from bench.policies.board import METRICS, OURS, Bound, Cell, Sustained
 from bench.policies.cases import Case, workload
 from bench.policies.saturation import largest
 from preble.simulate import Request, Summary, bounds, simulate
@@ -94,14 +94,14 @@ def bound(job: Job) -> Bound:
 
 
 def serve(job: Job, rate: float, seed: int) -> Summary:
-    """Simulate one run. Peers look at no prices: for them learning changes nothing but how long this takes."""
+    """Simulate one run. Only `e2` learns prices: those of the paper are profiled beforehand, peers look at none."""
     return simulate(
         workload(job.workload, job.case, rate=rate, requests=job.size, seed=seed),
         policy=str(job.policy),
         workers=job.case.workers,
         options=job.case.options,
         seed=seed,
-        learning=job.policy not in PEERS,
+        learning=job.policy == OURS,
     ).summary()
 
 
