@@ -36,6 +36,7 @@ bench: .venv/installed
 	$(BIN)/python -m bench.scale --quick
 	$(BIN)/python -m bench.peers --quick
 	$(BIN)/python -m bench.live --quick
+	$(BIN)/python -m bench.gpu --quick
 
 # The quick set of what needs a real engine.
 bench-engines: .venv-engines/installed

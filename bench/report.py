@@ -47,12 +47,13 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Return the processor, cores (of the machine, and ours), platform, versions, and load averages over 1, 5, 15 min.
+    """Return processor, GPUs, cores (of the machine, and ours), platform, versions, load averages over 1, 5, 15 min.
 
     The load before is that of the moment this module was imported.
     """
     return {
         "cpu": _processor(),
+        "accelerators": _accelerators(),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "platform": platform.platform(),
@@ -94,6 +95,16 @@ def _processor() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _accelerators() -> list[str]:
+    """Return names and memory of NVIDIA's GPUs, as their driver's tool tells; none where it is missing or fails."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.strip().splitlines()
 
 
 def _version(package: str) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 from preble.backends import BACKENDS, EngineInfo
 from preble.backends.openai.engine import OpenAIEngine
 from preble.backends.openai.options import base_url
+from preble.binding import Binding, Device, binding, bindings, check_apart
 from preble.chunks import chunks
 from preble.core.cost import CostModel
 from preble.core.fleet import served_namespaces
@@ -71,6 +72,9 @@ class PrebleCluster:
         engine_options: Mapping[str, Any] | None = None,
         cost: CostModel | str | None = None,
         threads: int = 1,
+        cpus: Sequence[Sequence[int]] | None = None,
+        devices: Sequence[Sequence[Device]] | None = None,
+        share_devices: bool = False,
         seed: int = 0,
         max_in_flight: int = 10_000,
         start_timeout: float = 120.0,
@@ -81,7 +85,9 @@ class PrebleCluster:
 
         `model` is a Hugging Face folder (`sim` needs none). `backend` is a name of `preble.backends.BACKENDS` or
         "module:Class". `engine_options` go to each engine. `cost` prices its steps until more is known. `threads`
-        bounds a worker's compute threads. `max_in_flight` samples are accepted at once, beyond that requests raise
+        bounds a worker's compute threads; `cpus` and `devices` have an entry for each: the cores that it runs on, and
+        the GPUs that it sees, by number among the caller's; several compute one replica together. A GPU is one worker's
+        unless `share_devices`. `max_in_flight` samples are accepted at once, beyond that requests raise
         OverloadedError. `start_timeout` and `close_grace` are seconds. `decision_log` is a file to write all that the
         scheduler is told and decides to, for `preble replay`; it holds prompts and outputs, and what was in it is lost.
         Raises ConfigurationError naming the argument.
@@ -104,12 +110,17 @@ class PrebleCluster:
         self._members: dict[str, _Member] = {}
         self._reader = PromptReader(None)
         self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
+        if backend == "openai" and (cpus is not None or devices is not None):
+            raise ConfigurationError("devices, cpus: are for clusters that start workers")
+        self._threads, self._own_devices, self._share_devices = threads, devices is not None, share_devices
+        bound = bindings(workers, devices, cpus, threads)
+        if not share_devices:
+            check_apart(bound)
         self._pool: WorkerPool | ReplicaPool = WorkerPool(
-            list(itertools.islice(self._names, workers)),
+            {name: each for each, name in zip(bound, self._names, strict=False)},
             backend=backend,
             model=self.model,
             options=engine_options or {},
-            threads=threads,
             on_step=self._dispatcher.on_step,
             on_lost=self._lost,
             on_stopping=self._drain_worker,
@@ -210,6 +221,7 @@ class PrebleCluster:
         sampling: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         session: str | None = None,
         priority: int = 0,
         namespace: str = "",
@@ -220,6 +232,8 @@ class PrebleCluster:
     ) -> Generation:
         """Return the finished generation of `prompt`: text, token ids, or chat messages (with `tools`).
 
+        `chat_template_kwargs` are for the model's chat template: what it knows itself, such as `enable_thinking`, and
+        `documents`, `add_generation_prompt` and `continue_final_message` of `preble.text.ChatTemplate.render`.
         `session` names a conversation; a lower `priority` goes first. Requests of different `namespace` or `tenant`
         never share cached prefixes. `lora` names an adapter that the engine has, to compute with; it is the namespace
         too if none is given. `timeout` is in seconds, `deadline` a time of the event loop's clock. Raises
@@ -228,7 +242,9 @@ class PrebleCluster:
         self._require_open()
         texts: dict[int, str] = {}
         routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
-        flight = await self._open(prompt, sampling, tools, routing, timeout, deadline, streaming=False)
+        flight = await self._open(
+            prompt, sampling, tools, chat_template_kwargs, routing, timeout, deadline, streaming=False
+        )
         try:
             async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
                 texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
@@ -242,6 +258,7 @@ class PrebleCluster:
         sampling: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         session: str | None = None,
         priority: int = 0,
         namespace: str = "",
@@ -256,7 +273,7 @@ class PrebleCluster:
         """
         self._require_open()
         routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
-        return self._stream(prompt, sampling, tools, routing, timeout, deadline)
+        return self._stream(prompt, sampling, tools, chat_template_kwargs, routing, timeout, deadline)
 
     async def generate_many(
         self,
@@ -305,12 +322,20 @@ class PrebleCluster:
         finally:
             self._draining = False
 
-    async def add_worker(self, url: str | None = None, *, namespaces: Iterable[str] | None = None) -> str:
+    async def add_worker(
+        self,
+        url: str | None = None,
+        *,
+        namespaces: Iterable[str] | None = None,
+        cpus: Sequence[int] | None = None,
+        devices: Sequence[Device] | None = None,
+    ) -> str:
         """Start one more worker like the others, and return its name when it takes requests.
 
         A cluster of replicas connects the one at `url` instead. With `namespaces` it gets requests of these only ("" is
-        that of requests that name none), else of all. Raises ConfigurationError for a wrong `url` or namespaces that
-        are no names, WorkerStartError, or ClosedError if the cluster is closed meanwhile; then nothing is left of it.
+        that of requests that name none), else of all. It needs `devices` where the others have theirs. Raises
+        ConfigurationError for a wrong `url`, `cpus` or `devices` or namespaces that are no names, WorkerStartError, or
+        ClosedError if the cluster is closed meanwhile; then nothing is left of it.
         """
         self._require_open()
         if (url is None) != isinstance(self._pool, WorkerPool):
@@ -318,7 +343,10 @@ class PrebleCluster:
         served = served_namespaces(namespaces)
         worker = next(self._names) if url is None else base_url(url)
         try:
-            info = await self._pool.add(worker, self._start_timeout)
+            if isinstance(self._pool, WorkerPool):
+                info = await self._pool.add(worker, self._start_timeout, self._bound(self._pool, cpus, devices))
+            else:
+                info = await self._pool.add(worker, self._start_timeout)
         except WorkerStartError:
             self._require_started()
             raise
@@ -374,6 +402,7 @@ class PrebleCluster:
         prompt: Prompt,
         sampling: SamplingParams | None,
         tools: Sequence[Mapping[str, Any]] | None,
+        chat_template_kwargs: Mapping[str, Any] | None,
         routing: Routing,
         timeout: float | None,
         deadline: float | None,
@@ -385,7 +414,7 @@ class PrebleCluster:
         self._reader.check(chosen)
         self._check_adapter(routing.lora)
         until = self._earliest(timeout, deadline)
-        tokens = await self._reader.tokens(prompt, tools)
+        tokens = await self._reader.tokens(prompt, tools, chat_template_kwargs)
         self._require_open()
         flight = Flight(f"r{next(self._ids)}", streaming=streaming or bool(chosen.stop))
         try:
@@ -394,6 +423,15 @@ class PrebleCluster:
             self._dispatcher.release(flight)
             raise
         return flight
+
+    def _bound(self, pool: WorkerPool, cpus: Sequence[int] | None, devices: Sequence[Device] | None) -> Binding:
+        """What one more worker is bound to."""
+        if devices is None and self._own_devices:
+            raise ConfigurationError("devices: the other workers have theirs, so this one needs them")
+        found = binding(devices, cpus, self._threads)
+        if not self._share_devices:
+            check_apart([*pool.bound(), found])
+        return found
 
     def _check_adapter(self, name: str) -> None:
         for member in self._members.values():

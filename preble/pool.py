@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from preble.backends import EngineInfo
+from preble.binding import Binding, engine_options
 from preble.errors import (
     ConfigurationError,
     FrameError,
@@ -47,15 +48,16 @@ _KILLED_WITHIN = 5.0
 class _Worker:
     """One worker process and what it has said so far."""
 
-    def __init__(self, ticket: Ticket, child: Child) -> None:
+    def __init__(self, ticket: Ticket, binding: Binding, child: Child) -> None:
         self.ticket = ticket
+        self.binding = binding
         self.child = child
         self.greeted = self.serving = False
         self.ready: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
 
 
 class WorkerPool:
-    """Starts one process per name and carries messages to and from them.
+    """Starts one process per name, bound as described, and carries messages to and from them.
 
     `on_step(worker, step)` is called for all news of a worker, `on_lost(worker, error)` once if it dies while in use,
     `on_stopping(worker)` before that if it takes no more requests though nobody here told it so.
@@ -63,18 +65,21 @@ class WorkerPool:
 
     def __init__(
         self,
-        names: Sequence[str],
+        workers: Mapping[str, Binding],
         *,
         backend: str,
         model: str | None,
         options: Mapping[str, Any],
-        threads: int,
         on_step: Callable[[str, Step], None],
         on_lost: Callable[[str, WorkerLostError], None],
         on_stopping: Callable[[str], None] = lambda worker: None,
     ) -> None:
-        self.names = tuple(names)
-        self._describe = partial(Ticket, backend=backend, model=model, options=dict(options), threads=threads)
+        self._describe = partial(Ticket, backend=backend, model=model)
+        self._backend = backend
+        self._options = options
+        self._first = dict(workers)
+        for binding in workers.values():
+            engine_options(backend, options, binding)
         self._on_step = on_step
         self._on_stopping = on_stopping
         self._on_lost = on_lost
@@ -92,7 +97,7 @@ class WorkerPool:
         """
         self._router = Router(self._receive)
         try:
-            await all_or_first_error(self._start_child(name) for name in self.names)
+            await all_or_first_error(self._start_child(name, binding) for name, binding in self._first.items())
             async with asyncio.timeout(timeout):
                 infos = await asyncio.gather(*(worker.ready for worker in self._workers.values()))
             for worker in self._workers.values():
@@ -107,12 +112,12 @@ class WorkerPool:
             raise
         return dict(zip(self._workers, infos, strict=True))
 
-    async def add(self, name: str, timeout: float) -> EngineInfo:
+    async def add(self, name: str, timeout: float, binding: Binding) -> EngineInfo:
         """Start one more worker and wait until it is ready. If that fails, nothing is left of it.
 
         Raises ModelError, ConfigurationError or WorkerStartError.
         """
-        await self._start_child(name)
+        await self._start_child(name, binding)
         worker = self._workers[name]
         try:
             async with asyncio.timeout(timeout):
@@ -191,6 +196,10 @@ class WorkerPool:
             self._router.close()
             self._router = None
 
+    def bound(self) -> list[Binding]:
+        """What the workers that are there are bound to."""
+        return [worker.binding for worker in self._workers.values()]
+
     def pids(self) -> dict[str, int]:
         """Process ids by worker name, for tests and for operators."""
         return {name: worker.child.pid for name, worker in self._workers.items()}
@@ -206,20 +215,21 @@ class WorkerPool:
         if exits:
             await asyncio.wait(exits, timeout=_KILLED_WITHIN)
 
-    async def _start_child(self, name: str) -> None:
+    async def _start_child(self, name: str, binding: Binding) -> None:
         assert self._router is not None
         ticket = self._describe(
             worker=name,
+            options=engine_options(self._backend, self._options, binding),
             incarnation=secrets.token_hex(8),
             nonce=secrets.token_hex(16),
             address=self._router.address,
         )
-        child = await Child.start(ticket)
+        child = await Child.start(ticket, env=binding.environment())
         if self._stopping:  # meanwhile, without this one
             child.kill()
             await asyncio.wait((child.exited,), timeout=_KILLED_WITHIN)
             raise WorkerStartError("stopped before it was ready", worker=name)
-        worker = _Worker(ticket, child)
+        worker = _Worker(ticket, binding, child)
         self._workers[name] = self._by_identity[ticket.identity] = worker
         worker.child.exited.add_done_callback(lambda _: self._exited(worker))
 

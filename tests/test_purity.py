@@ -40,7 +40,7 @@ LAYERS = [
     {"tree"},
     {"core"},
     {"backends", "text"},
-    {"transport", "copying", "together"},
+    {"transport", "copying", "together", "binding"},
     {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
     {"dispatch", "replicas", "chunks"},
     {"cluster"},

@@ -434,7 +434,7 @@ async def _started(desk: Desk, **changes: object) -> Child:
 
 async def test_a_process_serves_and_stops():
     desk = Desk()
-    child = await _started(desk, options={"time_scale": 0}, threads=1)
+    child = await _started(desk, options={"time_scale": 0})
     await desk.next(Ready)
     desk.send(*(Submit(number, pack(range(number, number + 50)), GREEDY) for number in range(20)))
     results = [await desk.result(number) for number in range(20)]

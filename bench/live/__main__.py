@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ from bench.engines import TIMED
 from bench.live import ratios, side_by_side
 from bench.live.calibrate import PHASES, Calibration, calibrate
 from bench.live.comparison import HEADERS, Row, cells, flat, measured, simulated
-from bench.live.fitting import predicted
+from bench.live.fitting import predicted, priced
 from bench.live.recording import recorded
 from bench.live.report import markdown
 from bench.live.setting import Setting, vocabulary_of
@@ -59,7 +59,8 @@ async def run(arguments: argparse.Namespace, console: Console) -> None:
     if arguments.beside == "policies":
         await beside_policies(setting, arguments, console)
     else:
-        await beside_simulation(setting, arguments, console)
+        workloads = {name: workload(name, arguments.requests, arguments.seed) for name in arguments.workload}
+        await evaluate(setting, workloads, arguments, console)
 
 
 async def beside_policies(setting: Setting, arguments: argparse.Namespace, console: Console) -> None:
@@ -81,25 +82,26 @@ async def beside_policies(setting: Setting, arguments: argparse.Namespace, conso
     page(arguments.markdown, side_by_side.page(rows, rounds.rates, setting, arguments))
 
 
-async def beside_simulation(setting: Setting, arguments: argparse.Namespace, console: Console) -> None:
-    """Calibrate, serve and simulate each workload."""
-    rows, calibrations = list[Row](), dict[str, Calibration]()
-    for name in arguments.workload:
-        requests = workload(name, arguments.requests, arguments.seed)
+async def evaluate(
+    setting: Setting, workloads: Mapping[str, Sequence[Request]], arguments: argparse.Namespace, console: Console
+) -> list[Row]:
+    """Calibrate, serve and simulate workloads, at their generators' own pace; print the table and write the files."""
+    rows = list[Row]()
+    calibrations: dict[str, Calibration] = {}
+    for name, requests in workloads.items():
         found = calibrations[name] = await calibrated(setting, requests, arguments)
         console.print(
             f"Fitted to {found.steps:,} steps, off by {found.error:.0%} of a step on average; "
             f"{found.delay * 1e3:.1f} ms a request outside of the engine."
         )
+        console.print(priced(found.cost))
         options = setting.simulated(found.cost)
         arriving = paced(requests, arguments.utilisation, workers=setting.workers, options=options)
         for policy in arguments.policy:
             rows.append(await compare(name, policy, arriving, setting, found, arguments.seed))
     console.print(table(HEADERS, map(cells, rows)))
-    if arguments.json:
-        more = {"calibrations": calibrations, "backend": setting.backend, "workers": setting.workers}
-        save(arguments.json, "live", flat(rows), **msgspec.to_builtins(more))
-    page(arguments.markdown, markdown(rows, arguments.command))
+    report(rows, calibrations, setting, arguments)
+    return rows
 
 
 def described(arguments: argparse.Namespace) -> Setting:
@@ -170,6 +172,17 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     return grid
 
 
+def report(
+    rows: Sequence[Row], calibrations: dict[str, Calibration], setting: Setting, arguments: argparse.Namespace
+) -> None:
+    """Write the files that were asked for."""
+    if arguments.json:
+        described = msgspec.structs.replace(setting, model=None)
+        more = {"calibrations": calibrations, "setting": described, "command": arguments.command}
+        save(arguments.json, "live", flat(rows), **msgspec.to_builtins(more))
+    page(arguments.markdown, markdown(rows, arguments.command))
+
+
 def page(path: Path | None, text: str) -> None:
     """Write the page of the documentation, if it was asked for."""
     if path is not None:
@@ -219,9 +232,9 @@ def _fill_in(arguments: argparse.Namespace) -> None:
     arguments.calibration = arguments.calibration or (16 if quick else 60)
 
 
-def command(argv: Sequence[str]) -> str:
+def command(argv: Sequence[str], module: str = "bench.live") -> str:
     """Return the command for the page, without the names of files and folders."""
-    words = iter(["python", "-m", "bench.live", *argv])
+    words = iter(["python", "-m", module, *argv])
     kept = []
     for word in words:
         if word in PATHS:

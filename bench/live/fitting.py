@@ -38,6 +38,19 @@ def fitted(timings: Sequence[StepTiming]) -> CostModel:
     )
 
 
+def priced(cost: CostModel) -> str:
+    """Return the coefficients in words: those that schedulers price prefills and decode steps by."""
+    found = cost.coefficients()
+    prefill = f"{found.base * 1e3:.3g} ms + {found.new * 1e6:.3g} us n + {found.context * 1e6:.3g} us c"
+    decode = (
+        f"{found.decode_base * 1e3:.3g} ms + {found.decode_new * 1e6:.3g} us s + {found.decode_context * 1e6:.3g} us c"
+    )
+    return (
+        f"A prefill of n tokens to a context of c: {prefill} + {found.product * 1e9:.3g} ns n c. "
+        f"A decode step of s sequences with c tokens in all: {decode}."
+    )
+
+
 def predicted(cost: CostModel, timings: Sequence[StepTiming]) -> Floats:
     """Return the seconds that a model of `fitted` gives for steps of which only sums are known."""
     return np.array([_step(cost, timing) for timing in timings])

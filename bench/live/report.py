@@ -10,7 +10,7 @@ from bench.report import commit, machine
 
 PAGE = """# Live, and as simulated
 
-`{command}` on {date}, commit {commit}, on {cpu}, {cores} cores; load average before and after: {before}, {after}.
+`{command}` on {date}, commit {commit}, on {machine}; load average before and after: {before}, {after}.
 
 Real requests to real workers, and what `preble.simulate` says of the same requests with a cost model that was fitted to
 the engine right before. Ratios are live / simulated. The last column says how long the live engines' steps took, over
@@ -28,8 +28,7 @@ def markdown(rows: Sequence[Row], command: str) -> str:
         command=command,
         date=datetime.now(UTC).date(),
         commit=commit() or "unknown",
-        cpu=host["cpu"],
-        cores=host["cores"],
+        machine=", ".join([host["cpu"], f"{host['cores']} cores", *host["accelerators"]]),
         before=f"{host['load_average']['before'][0]:.1f}",
         after=f"{host['load_average']['after'][0]:.1f}",
         table="\n".join(f"| {' | '.join(line)} |" for line in lines),

@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.peers.answer import Answer
 from preble import PrebleCluster, SamplingParams
+from preble.binding import Binding
 from preble.pool import WorkerPool
 from preble.tokens import TOKEN_BYTES, pack
 from preble.transport.schema import Step, Submit
@@ -62,7 +63,12 @@ class Wire:
     def __init__(self, names: list[str], options: Mapping[str, Any]) -> None:
         self.routers: list[int] = []
         self.pool = WorkerPool(
-            names, backend="sim", model=None, options=options, threads=1, on_step=self._on_step, on_lost=self._on_lost
+            dict.fromkeys(names, Binding(threads=1)),
+            backend="sim",
+            model=None,
+            options=options,
+            on_step=self._on_step,
+            on_lost=self._on_lost,
         )
         self._turns = itertools.cycle(names)
         self._ids = itertools.count(1)

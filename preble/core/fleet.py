@@ -18,7 +18,7 @@ DECODE_SHARE = 0.5
 _OUTPUT_GUESS = 64.0
 _LEARNING_RATE = 0.05
 _ROWS = ("load", "pending", "free", "victim", "requests", "waiting", "uncached")
-_PRICED = 4  # the first rows are what policies price by
+_PRICED = 5  # the first rows are what policies price by
 _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=0.0)
 
 
@@ -116,6 +116,7 @@ class Fleet:
         self.present: list[int] = []
         self.live: list[int] = []
         self.in_flight = 0
+        self.occupied = 0
         self._lay_out(np.zeros((len(_ROWS), 0)))
         self._changed()
 
@@ -230,14 +231,19 @@ class Fleet:
         """Requests in flight for each worker that takes some; 0 without workers."""
         return self.in_flight / len(self.live) if self.live else 0.0
 
+    @property
+    def utilization(self) -> float:
+        """The share of workers that have requests in flight, of those that take some; at most 1."""
+        return min(1.0, self.occupied / len(self.live)) if self.live else 0.0
+
     def token_seconds(self, length: int) -> Floats | float:
         """The same for each token: one number where the workers' prices are equal, else one for each slot."""
         return self._new + self._product * length
 
     def frozen(self) -> bytes:
-        """`load`, `pending`, `free` and `victim` as they are now, for `thawed`: quicker to make and drop than arrays.
+        """`load`, `pending`, `free`, `victim` and `requests` as they are now, for `thawed`.
 
-        The load of workers that are closed to a namespace is not infinite there.
+        Bytes are quicker to make and to drop than arrays. Workers that are closed to a namespace have their own load.
         """
         return self._priced_rows.tobytes()
 
@@ -270,6 +276,7 @@ class Fleet:
         """A request came that will decode so many seconds; it waits."""
         self.in_flight += 1
         self._requests[slot] += 1
+        self.occupied += self._requests[slot] == 1
         self._waiting[slot] += 1
         self._load[slot] += decode
 
@@ -286,6 +293,7 @@ class Fleet:
         self._waiting[slot] -= waited
         self._requests[slot] -= 1
         if not self._requests[slot]:
+            self.occupied -= 1
             # An idle worker has exactly nothing to do: rounding errors must not add up over days.
             self._load[slot] = self._pending[slot] = self.idle_load(slot)
 
@@ -387,7 +395,7 @@ class Fleet:
 
 
 def thawed(frozen: bytes) -> Floats:
-    """Return `load`, `pending`, `free` and `victim` as they were when they were frozen."""
+    """Return `load`, `pending`, `free`, `victim` and `requests` as they were when they were frozen."""
     return np.frombuffer(frozen).reshape(_PRICED, -1)
 
 

@@ -47,13 +47,15 @@ class Query:
 class Terms(NamedTuple):
     """What a choice was made from, by slot, in seconds; None for what the policy does not price.
 
-    `cached` is what it took to be cached, in tokens, where that is not the query's.
+    `cached` is what it took to be cached, in tokens, where that is not the query's; `weight` how many times the prefill
+    counted.
     """
 
     load: Floats | None = None
     prefill: Floats | None = None
     eviction: Floats | None = None
     cached: Floats | None = None
+    weight: Floats | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

@@ -12,13 +12,17 @@ from preble.core.policy import Decision, Query
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One worker at the moment of a decision, as the policy saw it. Seconds are None where it does not price."""
+    """One worker at the moment of a decision, as the policy saw it. Seconds are None where it does not price.
+
+    Its prefill counted `weight` times.
+    """
 
     worker: str
     cached_tokens: int
     load: float | None
     prefill: float | None
     eviction: float | None
+    weight: float | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -101,14 +105,15 @@ def candidates(decision: Decision, believed: Cached, names: tuple[str | None, ..
         Candidate(
             worker=worker,
             cached_tokens=int(cached[slot]),
-            load=_seconds(terms.load, slot),
-            prefill=_seconds(terms.prefill, slot),
-            eviction=_seconds(terms.eviction, slot),
+            load=_number(terms.load, slot),
+            prefill=_number(terms.prefill, slot),
+            eviction=_number(terms.eviction, slot),
+            weight=_number(terms.weight, slot),
         )
         for slot, worker in enumerate(names)
         if worker is not None
     )
 
 
-def _seconds(term: Floats | None, slot: int) -> float | None:
+def _number(term: Floats | None, slot: int) -> float | None:
     return None if term is None else float(term[slot])

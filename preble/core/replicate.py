@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from preble.core.fleet import Fleet
+from preble.core.weight import Weight
 from preble.tokens import TOKEN_BYTES
 from preble.tree import RadixTree
 from preble.tree.namespaces import negative
@@ -53,10 +54,10 @@ class Rents:
         if paid > price:
             self._due.add(node)
 
-    def due(self, tree: RadixTree, fleet: Fleet, weight: float, now: float) -> list[Copy]:
+    def due(self, tree: RadixTree, fleet: Fleet, weight: Weight, now: float) -> list[Copy]:
         """Return the copies to make now, at most one for a worker, and begin to count anew for what they hold.
 
-        Seconds of computing count `weight` times.
+        Seconds of computing count as `weight` says.
         """
         due, self._due = sorted(self._due), set()
         found: dict[int, Copy] = {}
@@ -66,7 +67,7 @@ class Rents:
             if slot in found or not key or negative(key):
                 continue
             missed = length - tree.match(key).length(slot)
-            price = weight * fleet.slots[slot].work_seconds(missed, length)
+            price = weight.on(fleet.requests.item(slot)) * fleet.slots[slot].work_seconds(missed, length)
             if LEAST <= missed <= fleet.free[slot] and self._paid(node, length, now) > price:
                 found[slot] = Copy(key, str(fleet.names[slot]))
                 del self._rents[node]

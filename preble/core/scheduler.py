@@ -374,6 +374,7 @@ class Scheduler:
             pins = Counter(request.node for request in here)
             assert self.tree.pins(slot) == pins, f"slot {slot}: pins are not those of the requests in flight"
         assert self.fleet.in_flight == self.fleet.requests.sum(), "requests in flight"
+        assert self.fleet.occupied == np.count_nonzero(self.fleet.requests), "workers with requests"
 
     def _require_new(self, id: RequestId, packed: bytes, max_tokens: int) -> None:
         known = self._requests.get(id)

@@ -6,17 +6,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from preble.errors import InvalidRequestError, ModelError
+from preble.text.continuing import cut, tag
+from preble.text.messages import plain, template_messages
 from preble.text.tokenizer import MAX_CHARACTERS
 
 MAX_FILE_BYTES = 16 << 20
 """Largest template or configuration file that is read."""
-
-Kind = TypeVar("Kind")
 
 
 class ChatTemplate:
@@ -66,25 +66,35 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
         **extra: Any,
     ) -> str:
         """Return the prompt's text; it holds the special tokens, so encode it with `add_special_tokens=False`.
 
-        `messages` are objects with a `role` and a `content`; `tools` JSON schemas; `extra` further variables of the
-        template. Everything must be JSON. Raises InvalidRequestError naming the argument, with the template's own
-        words if it refuses, and ModelError if the template tries to leave the sandbox.
+        `messages` are objects with a `role` and a `content`; `tools` JSON schemas; `documents` what the template may
+        quote; `extra` further variables of it. Everything must be JSON. The prompt ends with the beginning of an answer
+        unless `add_generation_prompt` is False; with `continue_final_message` it ends within the last message, which
+        the model goes on with, or within the field of it that is named. Raises InvalidRequestError naming the argument,
+        with the template's own words if it refuses, and ModelError if the template tries to leave the sandbox.
         """
+        if continue_final_message and add_generation_prompt:
+            raise InvalidRequestError("not with add_generation_prompt", field="continue_final_message")
+        plain_messages = template_messages(messages)
+        if continue_final_message:
+            tag(plain_messages, continue_final_message if isinstance(continue_final_message, str) else "content")
         variables = {
-            "documents": None,
             **self._special_tokens,
-            **_plain(extra, dict[str, Any], "chat_template_kwargs"),
-            "messages": _checked(messages),
-            "tools": None if tools is None else _plain(tools, list[dict[str, Any]], "tools"),
-            "add_generation_prompt": add_generation_prompt,
+            **plain(extra, dict[str, Any], "chat_template_kwargs"),
+            "messages": plain_messages,
+            "tools": None if tools is None else plain(tools, list[dict[str, Any]], "tools"),
+            "documents": None if documents is None else plain(documents, list[dict[str, Any]], "documents"),
+            "add_generation_prompt": not continue_final_message and add_generation_prompt is not False,
         }
         name = "tool_use" if tools is not None and "tool_use" in self._templates else "default"
-        return self._run(name, variables)
+        text = self._run(name, variables)
+        return cut(text) if continue_final_message else text
 
     def _run(self, name: str, variables: dict[str, Any]) -> str:
         from jinja2.exceptions import SecurityError
@@ -107,26 +117,6 @@ def _bounded(pieces: Iterator[str]) -> str:
         if size > MAX_CHARACTERS:
             raise InvalidRequestError(f"more than {MAX_CHARACTERS} characters as text", field="messages")
     return "".join(kept)
-
-
-def _plain(value: object, kind: type[Kind], field: str) -> Kind:
-    """Return a copy of `value` made of JSON types only: a template must not get hold of an object with methods."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(value), type=kind)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"not JSON of the right form ({error})", field=field) from None
-
-
-def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    plain = _plain(messages, list[dict[str, Any]], "messages")
-    if not plain:
-        raise InvalidRequestError("must not be empty", field="messages")
-    for index, message in enumerate(plain):
-        if not isinstance(message.get("role"), str):
-            raise InvalidRequestError(f"message {index} needs a role", field="messages")
-        if not isinstance(message.get("content"), (str, list, type(None))):
-            raise InvalidRequestError(f"message {index}: content must be text or a list of parts", field="messages")
-    return plain
 
 
 def _template_files(folder: Path) -> Iterator[tuple[str, str]]:

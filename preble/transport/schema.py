@@ -144,7 +144,7 @@ FromWorker: TypeAlias = Hello | Ready | StartFailed | Step | ResetDone | Stoppin
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a worker needs to know to become one. `threads` bounds its compute threads; 0 leaves the default."""
+    """What a worker needs to know to become one; what its process is bound to, it finds in its environment."""
 
     worker: Name
     incarnation: Name
@@ -153,7 +153,6 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     backend: Text
     model: Text | None = None
     options: dict[str, Any] = {}
-    threads: Annotated[int, Meta(ge=0, le=4096)] = 0
     version: int = VERSION
 
     @property

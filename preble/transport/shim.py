@@ -4,7 +4,8 @@ When the worker exits, or the cluster is gone or gives it up (end of file on DEA
 descendant, also those that left the session, and exits with the worker's status, 128 + signal if one killed it. SIGTERM
 is passed on to the worker. It is a process of its own so that a worker that hangs with the interpreter's lock held
 still ends, and standard library only, to be small. SOCKET is the cluster's socket file, removed if the cluster is gone.
-The worker may make a folder of the name in PREBLE_SCRATCH, which is removed with all in it when the worker is gone.
+PREBLE_CPUS lists the cores to run on, if it is set. The worker may make a folder of the name in PREBLE_SCRATCH, which
+is removed with all in it when the worker is gone.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     scratch = os.path.join(os.environ.get("TMPDIR") or "/tmp", f"preble-{os.urandom(6).hex()}")  # noqa: S108
     os.environ["PREBLE_SCRATCH"] = scratch
+    take_cores(os.environ.pop("PREBLE_CPUS", ""))
     worker = spawn(command)
     status = watch(worker, death)
     code = kill_tree(worker, status)
@@ -41,6 +43,12 @@ def main() -> None:
     if status is None and socket and os.getppid() != parent:
         remove_socket(socket)
     os._exit(code)
+
+
+def take_cores(numbers: str) -> None:
+    """Run on these cores from now on, and all below: before the worker loads a library that counts them."""
+    if numbers:
+        os.sched_setaffinity(0, map(int, numbers.split(",")))
 
 
 def spawn(command: list[str]) -> int:

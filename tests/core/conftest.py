@@ -12,6 +12,9 @@ from preble.core.scheduler import Scheduler
 LINEAR = CostModel(pieces=((0, 0.0, 1.0, 0.0),))
 """A millisecond per new token and nothing else: seconds that a test can count on its fingers."""
 
+FLAT = {"weight": 2.5, "busy": 0.0, "beside": 0.0, "delay": 0.0}
+"""For `E2`: a miss counts 2.5 times, whoever is busy."""
+
 
 @pytest.fixture
 def new_scheduler() -> Iterator[Callable[..., Scheduler]]:

@@ -10,7 +10,7 @@ from preble.core.cost import CostModel
 from preble.core.policies.e2 import E2
 from preble.core.policy import Decision
 from preble.core.scheduler import Scheduler
-from tests.core.conftest import LINEAR
+from tests.core.conftest import FLAT, LINEAR
 
 NewScheduler = Callable[..., Scheduler]
 
@@ -40,15 +40,17 @@ def place(scheduler: Scheduler, tokens: list[int], max_tokens: int = 0) -> str:
     return scheduler.submit("asked", tokens, max_tokens=max_tokens, now=0.0).worker
 
 
-def test_it_waits_for_a_cached_prefix_as_long_as_recomputing_is_dearer(scheduler: Scheduler):
+def test_it_waits_for_a_cached_prefix_as_long_as_recomputing_is_dearer(new_scheduler: NewScheduler):
     """100 tokens missed elsewhere weigh 2.5 x 0.1 s; a queue of 200 tokens is 0.2 s, one of 300 is 0.3 s."""
+    scheduler = new_scheduler(policy=E2(**FLAT))
     prepare(scheduler, "a", 1, TOOL, served=True)
     prepare(scheduler, "a", 2, [1] * 200, served=False)
     assert place(scheduler, [*TOOL, 5]) == "a"
     assert scheduler.explain("asked").reason == "exploit"
 
 
-def test_it_leaves_a_cached_prefix_when_the_queue_there_is_longer(scheduler: Scheduler):
+def test_it_leaves_a_cached_prefix_when_the_queue_there_is_longer(new_scheduler: NewScheduler):
+    scheduler = new_scheduler(policy=E2(**FLAT))
     prepare(scheduler, "a", 1, TOOL, served=True)
     prepare(scheduler, "a", 2, [1] * 300, served=False)
     assert place(scheduler, [*TOOL, 5]) == "b"
@@ -57,7 +59,7 @@ def test_it_leaves_a_cached_prefix_when_the_queue_there_is_longer(scheduler: Sch
 
 def test_the_weight_of_recomputing_is_a_parameter(new_scheduler: NewScheduler):
     for weight, worker in ((2.5, "b"), (4.0, "a")):
-        scheduler = new_scheduler(policy=E2(weight=weight))
+        scheduler = new_scheduler(policy=E2(**FLAT | {"weight": weight}))
         prepare(scheduler, "a", 1, TOOL, served=True)
         prepare(scheduler, "a", 2, [1] * 300, served=False)
         assert place(scheduler, [*TOOL, 5]) == worker
@@ -87,7 +89,7 @@ def test_a_short_common_prefix_is_exploring(scheduler: Scheduler):
 
 
 def test_a_faster_worker_gets_the_work():
-    scheduler = Scheduler(E2(delay=0))
+    scheduler = Scheduler(E2(**FLAT))
     for worker, milliseconds in (("slow", 4.0), ("fast", 1.0)):
         cost = CostModel(pieces=((0, 0.0, milliseconds, 0.0),))
         scheduler.add_worker(worker, kv_tokens=1000, cost=cost, now=0.0)
@@ -116,7 +118,7 @@ def fill(scheduler: Scheduler, worker: str, *, reused: bool) -> None:
 
 def test_a_full_worker_whose_cache_is_reused_is_spared(new_scheduler: NewScheduler):
     """A new prompt goes to the worker with nothing to lose, though it has work to do and the other none."""
-    scheduler = new_scheduler()
+    scheduler = new_scheduler(policy=E2(**FLAT))
     fill(scheduler, "a", reused=True)
     prepare(scheduler, "b", 1, [1] * 30, served=False)
     assert place(scheduler, TOOL) == "b"
@@ -195,15 +197,43 @@ def test_a_shared_prefix_spreads_under_load(new_scheduler: NewScheduler):
     assert max(placed.count(worker) for worker in "abcd") <= 16
 
 
+def weights(scheduler: Scheduler) -> dict[str, float | None]:
+    """How often a miss counted on each worker for the last request asked."""
+    return {candidate.worker: candidate.weight for candidate in scheduler.explain("asked").candidates}
+
+
+def test_a_miss_counts_once_on_an_idle_worker_of_an_idle_fleet(scheduler: Scheduler):
+    place(scheduler, TOOL)
+    assert weights(scheduler) == {"a": 1.0, "b": 1.0}
+
+
+def test_a_miss_counts_more_on_a_busy_worker_and_for_each_request_there(new_scheduler: NewScheduler):
+    """Two requests on `a`, with half of the workers busy for as long as the policy looks back: 1/32 of a request."""
+    scheduler = new_scheduler(policy=E2(weight=1.0, busy=1.0, beside=0.2, delay=0.1))
+    for id in (1, 2):
+        prepare(scheduler, "a", id, [id] * 50, served=False)
+    place(scheduler, TOOL)
+    idle = 1.0 + 0.5 / 32 + 0.1 * 2 / 2
+    assert weights(scheduler) == {"a": pytest.approx(idle + 1.0 + 0.2 * 2), "b": pytest.approx(idle)}
+
+
+def test_a_fleet_that_was_busy_for_long_makes_misses_dearer(scheduler: Scheduler):
+    for id in range(300):
+        scheduler.submit(id, [id], max_tokens=0, now=0.0)
+    for id in range(300):
+        scheduler.finish(id, now=0.0)
+    place(scheduler, TOOL)
+    assert weights(scheduler) == {"a": pytest.approx(2.0, abs=0.05), "b": pytest.approx(2.0, abs=0.05)}
+
+
 def test_the_more_requests_run_the_more_a_miss_costs(scheduler: Scheduler):
-    """0.3 s of prefill waits on the holder: more than 2.5 x 0.1 s elsewhere, less than 3.5 x 0.1 s."""
+    """A miss elsewhere is 0.1 s, and 0.15 s of prefill wait on the holder."""
     prepare(scheduler, "a", 1, TOOL, served=True)
-    prepare(scheduler, "a", 2, [2] * 300, served=False)
+    prepare(scheduler, "a", 2, [2] * 150, served=False)
     assert place(scheduler, [*TOOL, 5]) == "b"
     scheduler.finish("asked", now=0.0)
-    for id in range(3, 13):
-        prepare(scheduler, "b", id, [0], served=False)
-        scheduler.first_token(id, now=0.0)
+    prepare(scheduler, "b", 3, [0], served=False)
+    scheduler.first_token(3, now=0.0)
     assert place(scheduler, [*TOOL, 6]) == "a"
 
 
@@ -243,7 +273,7 @@ def test_a_receipt_shows_what_was_priced(new_scheduler: NewScheduler):
 
 
 def test_a_landed_prefix_counts_without_those_in_flight(new_scheduler: NewScheduler):
-    scheduler = new_scheduler(policy=E2(in_flight=False), block_size=16)
+    scheduler = new_scheduler(policy=E2(**FLAT, in_flight=False), block_size=16)
     prepare(scheduler, "a", 1, TOOL, served=True)
     prepare(scheduler, "a", 2, [*TOOL, *[1] * 50], served=False)
     assert place(scheduler, [*TOOL, *[1] * 50, 5]) == "a"

@@ -13,10 +13,12 @@ from preble.core.fleet import Fleet
 from preble.core.lead import lead
 from preble.core.policies.e2 import E2
 from preble.core.policy import Query
+from preble.core.weight import Weight
 from preble.tree import RadixTree
 
 COST = CostModel(pieces=((0, 1.0, 0.5, 0.0),), extra_product=1e-4)
 SLOW = CostModel(pieces=((0, 1.0, 0.8, 0.0),))
+WEIGHT = Weight(1.5, 1.0, 0.25)
 LENGTH = 100
 MATCH = RadixTree().match(b"")
 
@@ -34,6 +36,7 @@ def fleets(draw: st.DrawFn, presets: tuple[CostModel, ...] = (COST,)) -> tuple[F
         cost = draw(st.sampled_from(presets))
         fleet.add(f"w{slot}", kv_tokens=1000, block_size=block, cost=cost)
         fleet.load[slot] = draw(any_load)
+        fleet.requests[slot] = draw(st.integers(0, 3))
         fleet.free[slot] = draw(st.sampled_from([-5, 0, 50, 1000]))
         fleet.victim[slot] = draw(few)
     fleet.load[draw(st.integers(0, slots - 1))] = draw(few)
@@ -49,8 +52,8 @@ def fleets(draw: st.DrawFn, presets: tuple[CostModel, ...] = (COST,)) -> tuple[F
 @given(fleets(), st.sampled_from([0.0, 1e-4, 0.01]))
 def test_the_lead_is_the_least_cost_and_a_bound_of_all_others(case, price):
     fleet, cached = case
-    cost = fleet.load + price * (LENGTH - cached.by_slot())
-    slot, least, others = lead(fleet.load, cached, price)
+    cost = fleet.load + WEIGHT.on(fleet.requests) * (price * (LENGTH - cached.by_slot()))
+    slot, least, others = lead(fleet.load, fleet.requests, cached, price, WEIGHT)
     assert cost[slot] == least == cost.min()
     assert others <= np.delete(cost, slot).min(initial=np.inf)
     assert others >= least
@@ -61,8 +64,8 @@ def test_who_is_ahead_is_the_cheapest_of_all(case, eviction, max_tokens):
     fleet, cached = case
     policy = E2(eviction=eviction)
     tokens = LENGTH + max_tokens if eviction else -np.inf
-    ahead = policy._ahead(cached, 2.5 * fleet.token_seconds(LENGTH), tokens, fleet)
-    assert ahead in (-1, policy._cheapest(cached, 2.5, tokens, fleet))
+    ahead = policy._ahead(cached, fleet.token_seconds(LENGTH), WEIGHT, tokens, fleet)
+    assert ahead in (-1, policy._cheapest(cached, WEIGHT, tokens, fleet))
 
 
 @given(fleets())
@@ -70,11 +73,14 @@ def test_equals_are_left_to_the_fleet_to_tell_apart(case):
     fleet, cached = case
     query = Query(LENGTH, 10, None, 0, MATCH, cached)
     held = cached.by_slot()
-    cost = fleet.load + 2.5 * fleet.work_seconds(held, LENGTH) + fleet.eviction_seconds(held, LENGTH + 10)
+    policy = E2()
+    slot = policy.place(query, fleet, 0.0).slot
+    work = policy.weigh(fleet).on(fleet.requests) * fleet.work_seconds(held, LENGTH)
+    cost = fleet.load + work + fleet.eviction_seconds(held, LENGTH + 10)
     tied = np.flatnonzero(cost <= cost.min() * (1 + 1e-9))
     most = tied[held[tied] == held[tied].max()]
     emptiest = most[fleet.free[most] == fleet.free[most].max()]
-    assert E2().place(query, fleet, 0.0).slot in emptiest
+    assert slot in emptiest
 
 
 def test_a_clear_case_is_settled_without_pricing_everyone():
@@ -83,7 +89,7 @@ def test_a_clear_case_is_settled_without_pricing_everyone():
         fleet.add(f"w{slot}", kv_tokens=1000, block_size=1, cost=COST)
         fleet.load[slot] = 0.001 * slot
     cached = fleet.cached([(10, 0b1111), (90, 0b0100)], LENGTH)
-    assert E2()._ahead(cached, 2.5 * fleet.token_seconds(LENGTH), 200, fleet) == 2
+    assert E2()._ahead(cached, fleet.token_seconds(LENGTH), WEIGHT, 200, fleet) == 2
 
 
 def test_the_eviction_price_of_the_one_ahead_can_make_another_win():

@@ -8,7 +8,7 @@ from preble.core.policies.e2 import E2
 from preble.core.replicate import HALF_LIFE, LAST, Copy
 from preble.core.scheduler import Scheduler
 from preble.tokens import pack
-from tests.core.conftest import LINEAR
+from tests.core.conftest import FLAT, LINEAR
 
 MANUAL = list(range(1, 201))
 
@@ -24,7 +24,7 @@ def crowd(scheduler: Scheduler, requests: int, *, at: float = 0.0, first: int = 
 @pytest.fixture
 def loaded(new_scheduler) -> Scheduler:
     """Worker `a` has the manual, with two continuations, and 0.3 s of other work: a miss would count 0.5 s."""
-    scheduler = new_scheduler("ab", kv_tokens=10_000, policy=E2(delay=0))
+    scheduler = new_scheduler("ab", kv_tokens=10_000, policy=E2(**FLAT))
     for id in ("x", "y"):
         scheduler.submit(id, [*MANUAL, ord(id)], max_tokens=0, worker="a", now=0.0)
         scheduler.first_token(id, now=0.0)
@@ -50,7 +50,7 @@ def test_what_was_paid_fades(loaded: Scheduler):
 
 
 def test_nothing_is_copied_where_there_is_no_free_room():
-    scheduler = Scheduler(E2(delay=0))
+    scheduler = Scheduler(E2(**FLAT))
     scheduler.add_worker("a", kv_tokens=10_000, cost=LINEAR, now=0.0)
     scheduler.submit("other", [7] * 300, max_tokens=0, now=0.0)
     crowd(scheduler, 1)
@@ -76,7 +76,7 @@ def test_prompts_of_a_namespace_or_a_tenant_are_left_alone(loaded: Scheduler, wh
 
 
 def test_without_it_nothing_is_copied(new_scheduler):
-    scheduler = new_scheduler("ab", kv_tokens=10_000, policy=E2(delay=0, replicates=False))
+    scheduler = new_scheduler("ab", kv_tokens=10_000, policy=E2(**FLAT, replicates=False))
     scheduler.submit("other", [7] * 300, max_tokens=0, worker="a", now=0.0)
     crowd(scheduler, 9)
     assert scheduler.copies(0.0) == []

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-from collections.abc import Callable
-from contextlib import aclosing
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from preble.backends import BACKENDS, Delta, Engine, EngineInfo, EngineRequest
 from preble.tokens import pack, unpack
 from preble.tree import RadixTree
 from preble.types import SamplingParams, TokenLogprob
+from tests.engines.servers import Server
 
 BLOCK = 32
 BLOCKS = 64
@@ -34,7 +36,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     `computes` says that tokens come from the model, so that they can be compared with those of others. `refuses` are
     the sampling parameters that it cannot do; `output_only` says that its repetition penalty, of 2 at most, does not
-    look at the prompt.
+    look at the prompt. `server` names whose HTTP server is started for the tests, if it stands for one.
     """
 
     backend: str
@@ -43,6 +45,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     computes: bool = True
     refuses: tuple[str, ...] = ()
     output_only: bool = False
+    server: str = ""
 
 
 _VLLM = {
@@ -70,6 +73,18 @@ _OURS = {
     "max_batched_tokens": MAX_BATCHED,
 }
 
+_VLLM_SERVER = (
+    "--block-size", str(BLOCK), "--num-gpu-blocks-override", str(BLOCKS + 1), "--max-model-len", str(CONTEXT),
+    "--max-num-seqs", str(MAX_RUNNING), "--max-num-batched-tokens", str(MAX_BATCHED), "--scheduling-policy", "priority",
+)  # fmt: skip
+_SGLANG_SERVER = (
+    "--page-size", str(BLOCK), "--max-total-tokens", str(BLOCKS * BLOCK), "--context-length", str(CONTEXT + 6),
+    "--max-running-requests", str(MAX_RUNNING), "--chunked-prefill-size", str(MAX_BATCHED),
+    "--enable-priority-scheduling", "--schedule-low-priority-values-first", "--disable-priority-preemption",
+)  # fmt: skip
+_SERVERS = {"vllm": _VLLM_SERVER, "sglang": _SGLANG_SERVER}
+_REPLICA = {"context_limit": CONTEXT, "kv_tokens": BLOCKS * BLOCK, "max_running": MAX_RUNNING}
+
 ENGINES: dict[str, Case] = {
     # A millisecond a step: what takes no time at all cannot be aborted midway.
     "sim": Case(backend="sim", options=_OURS | {"vocab_size": VOCAB, "time_scale": 0.05}, computes=False),
@@ -77,6 +92,15 @@ ENGINES: dict[str, Case] = {
     "vllm": Case(backend="vllm", options=_VLLM, needs=("vllm",)),
     "vllm-inline": Case(backend="vllm", options=_VLLM | {"mode": "inline"}, needs=("vllm",)),
     "sglang": Case(backend="sglang", options=_SGLANG, needs=("sglang",), refuses=("seed",), output_only=True),
+    "openai-vllm": Case(backend="openai", server="vllm", options=_REPLICA, needs=("vllm", "aiohttp")),
+    "openai-sglang": Case(
+        backend="openai",
+        server="sglang",
+        options=_REPLICA,
+        needs=("sglang", "aiohttp"),
+        refuses=("seed",),
+        output_only=True,
+    ),
 }
 
 
@@ -94,6 +118,21 @@ def require(name: str) -> Case:
     return case
 
 
+@contextmanager
+def serving(case: Case, model: Path) -> Iterator[dict[str, Any]]:
+    """Run the server that an engine needs, if any; yields the engine's options that name it."""
+    if not case.server:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(case.server, model, folder, _SERVERS[case.server])
+        server.start()
+        try:
+            yield {"url": server.url, "kv_events": server.events}
+        finally:
+            server.kill()
+
+
 def make_engine(case: Case, model: Path, **options: Any) -> Engine:
     """Return the engine, not started."""
     module, _, name = BACKENDS[case.backend].partition(":")
@@ -104,7 +143,8 @@ def make_engine(case: Case, model: Path, **options: Any) -> Engine:
 class Output:
     """Everything that one request's deltas said; `take` checks what holds for every stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, cached_last: bool = False) -> None:
+        self._cached_last = cached_last
         self.tokens: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self.cached: int | None = None
@@ -115,7 +155,7 @@ class Output:
         assert self.finish is None, "nothing comes after the finish reason"
         if delta.cached_tokens is not None:
             assert self.cached is None, "cached tokens are told once"
-            assert not self.tokens, "cached tokens are told first"
+            assert self._cached_last or not self.tokens, "cached tokens are told first"
             self.cached = delta.cached_tokens
         self.tokens += unpack(delta.tokens)
         self.logprobs += delta.logprobs or ()
@@ -134,7 +174,7 @@ class Running:
 
     async def generate(self, tokens: list[int], *, salt: str = "", priority: int = 0, **sampling: Any) -> Output:
         """Serve one request, by default 8 greedy tokens, to its end."""
-        output = Output()
+        output = Output(cached_last=self.case.server == "vllm")
         async with aclosing(self.stream(tokens, salt=salt, priority=priority, **sampling)) as deltas:
             async for delta in deltas:
                 output.take(delta)
@@ -188,8 +228,9 @@ class Running:
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until the condition holds; fail if it does not."""
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60 if self.case.server else 10):
                 while not condition():
+                    await self._ask()
                     await asyncio.sleep(0.01)
         except TimeoutError:
             pytest.fail(what)
@@ -197,6 +238,13 @@ class Running:
     async def idle(self) -> None:
         """Wait until the engine says that nothing runs."""
         await self.until(lambda: self.engine.load().running == 0, "something runs although nothing was asked")
+
+    async def _ask(self) -> None:
+        """Let a replica be asked for its load; others know it. An idle SGLang renews what it tells with a request."""
+        if self.case.server:
+            await self.engine.poll()  # type: ignore[attr-defined]
+            if self.case.server == "sglang" and not self.engine._open:  # type: ignore[attr-defined]
+                await self.generate(prompt(999, 4), max_tokens=1)
 
     async def forget(self) -> None:
         """Empty the cache, and the belief with it."""

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from preble.testing import make_model
-from tests.engines.conformance import CONTEXT, ENGINES, VOCAB, Running, make_engine, require
+from tests.engines.conformance import CONTEXT, ENGINES, VOCAB, Running, make_engine, require, serving
 
 
 @pytest.fixture(scope="session")
@@ -21,14 +21,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(ENGINES))
 async def started(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Running]:
     case = require(request.param)
-    engine = make_engine(case, model)
-    running = Running(case, engine, await engine.start())
-    yield running
-    async with asyncio.timeout(60):
-        await engine.close()
-        await engine.close()
-    with pytest.raises(Exception, match="closed"):
-        await running.generate([1, 2, 3])
+    with serving(case, model) as where:
+        engine = make_engine(case, model, **where)
+        async with asyncio.timeout(300):
+            running = Running(case, engine, await engine.start())
+        yield running
+        async with asyncio.timeout(60):
+            await engine.close()
+            await engine.close()
+        with pytest.raises(Exception, match="closed"):
+            await running.generate([1, 2, 3])
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,68 +21,23 @@ from preble.backends.torch.engine import TorchEngine
 from preble.errors import InvalidRequestError
 from preble.testing import make_model
 from preble.tokens import pack, unpack
+from tests.engines.servers import Server
 
 CONTEXT, KV_TOKENS = 2048, 4096
 BLOCK = {"vllm": 32, "sglang": 16}
 GREEDY = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
 PROMPT = [(7 * index) % 4000 + 6 for index in range(300)]
 START = 300.0
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_NO_USAGE_STATS": "1", "VLLM_SERVER_DEV_MODE": "1",
+SIZES = {
+    "vllm": [
+        "--block-size", "32", "--num-gpu-blocks-override", str(KV_TOKENS // 32), "--max-model-len", str(CONTEXT),
+        "--max-num-seqs", "8",
+    ],
+    "sglang": [
+        "--max-total-tokens", str(KV_TOKENS), "--page-size", "16", "--max-running-requests", "8", "--context-length",
+        str(CONTEXT),
+    ],
 }  # fmt: skip
-
-
-class Server:
-    """One real server in a session of its own, so that it ends with all its children."""
-
-    def __init__(self, kind: str, model: Path, folder: str) -> None:
-        self.kind = kind
-        self.events = f"ipc://{folder}/{kind}"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log = Path(folder, f"{kind}.log")
-        self._command = [sys.executable, "-m", *(_VLLM if kind == "vllm" else _SGLANG), "--port", str(self.port)]
-        self._command += ["--model" if kind == "vllm" else "--model-path", str(model), "--served-model-name", "small"]
-        self._command += ["--kv-events-config", _EVENTS[kind] % self.events]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=os.environ | ENVIRONMENT, start_new_session=True
-            )
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def engine(self, model: Path, **options: Any) -> OpenAIEngine:
-        return OpenAIEngine(url=self.url, model=str(model), kv_events=self.events, **options)
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")[-3000:]
-
-
-_VLLM = [
-    "vllm.entrypoints.openai.api_server", "--enforce-eager", "--dtype", "float32", "--block-size", "32",
-    "--num-gpu-blocks-override", str(KV_TOKENS // 32), "--max-model-len", str(CONTEXT), "--max-num-seqs", "8",
-    "--enable-prompt-tokens-details",
-]  # fmt: skip
-_SGLANG = [
-    "sglang.launch_server", "--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch",
-    "--grammar-backend", "none", "--disable-cuda-graph", "--disable-overlap-schedule", "--skip-server-warmup",
-    "--sleep-on-idle", "--max-total-tokens", str(KV_TOKENS), "--page-size", "16", "--dtype", "float32",
-    "--max-running-requests", "8", "--context-length", str(CONTEXT), "--enable-cache-report",
-]  # fmt: skip
-_EVENTS = {
-    "vllm": '{"enable_kv_cache_events": true, "publisher": "zmq", "endpoint": "%s", "topic": "kv"}',
-    "sglang": '{"publisher": "zmq", "endpoint": "%s", "topic": "kv"}',
-}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +48,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def servers(model: Path) -> Iterator[dict[str, Server]]:
     with tempfile.TemporaryDirectory() as folder:
-        made = {kind: Server(kind, model, folder) for kind in BLOCK if importlib.util.find_spec(kind) is not None}
+        made = {
+            kind: Server(kind, model, folder, sizes)
+            for kind, sizes in SIZES.items()
+            if importlib.util.find_spec(kind) is not None
+        }
         for server in made.values():
             server.start()
         yield made
@@ -114,8 +67,12 @@ def server(request: pytest.FixtureRequest, servers: dict[str, Server]) -> Server
     return servers[request.param]
 
 
+def engine_of(server: Server, model: Path) -> OpenAIEngine:
+    return OpenAIEngine(url=server.url, model=str(model), kv_events=server.events)
+
+
 async def started(server: Server, model: Path) -> OpenAIEngine:
-    engine = server.engine(model)
+    engine = engine_of(server, model)
     try:
         async with asyncio.timeout(START):
             await engine.start()
@@ -157,7 +114,7 @@ async def test_tokens_are_torch_s_with_and_without_a_cached_prefix(server: Serve
 
 
 async def test_it_says_what_it_can_do(server: Server, model: Path):
-    engine = server.engine(model)
+    engine = engine_of(server, model)
     info = await engine.start()
     assert (info.model, info.vocab_size, info.context_limit) == ("small", 4096, CONTEXT)
     assert (info.kv_tokens, info.block_size) == (KV_TOKENS, BLOCK[server.kind])

@@ -18,12 +18,19 @@ from tests.engines.conformance import prompt, require
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
 LONG = SamplingParams(max_tokens=700, temperature=0.0, ignore_eos=True)
 PATIENT = 300.0
+CORES = sorted(os.sched_getaffinity(0))[-1:]
 
 
 def cluster_of(model: Path, **options: object) -> PrebleCluster:
     case = require("sglang")
     return PrebleCluster(
-        model, backend="sglang", workers=1, engine_options=case.options | options, start_timeout=PATIENT
+        model,
+        backend="sglang",
+        workers=1,
+        devices=[[0]],
+        cpus=[CORES],
+        engine_options=case.options | options,
+        start_timeout=PATIENT,
     )
 
 
@@ -41,7 +48,9 @@ async def test_a_cluster_generates_streams_aborts_and_closes(model: Path):
     async with cluster_of(model) as cluster:
         mapped = [line for pid in descendants(os.getpid()) for line in maps(pid) if "/sglang_loads_" in line]
         assert mapped
-        assert all(line.endswith("(deleted)") for line in mapped), "its load table has a name that would stay"
+        engines = [pid for pid in descendants(os.getpid()) if "sglang::" in command(pid)]
+        assert engines
+        assert {frozenset(os.sched_getaffinity(pid)) for pid in engines} == {frozenset(CORES)}
         whole = await cluster.generate(prompt(1), GREEDY)
         again = await cluster.generate(prompt(1), GREEDY)
         assert (whole.usage.cached_tokens, again.usage.cached_tokens) == (0, 96)

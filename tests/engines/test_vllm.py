@@ -11,16 +11,25 @@ from typing import Any
 import pytest
 
 from preble import ConfigurationError, PrebleCluster, SamplingParams, WorkerLostError
-from tests.cluster_cases import alive, descendants, eventually, links
+from tests.cluster_cases import alive, descendants, environment, eventually, links
 from tests.engines.conformance import make_engine, prompt, require
 
 LONG = SamplingParams(max_tokens=600, temperature=0.0, ignore_eos=True)
+CORES = sorted(os.sched_getaffinity(0))[-1:]
 SHORT = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
 
 
 def cluster(model: Path) -> PrebleCluster:
     case = require("vllm")
-    return PrebleCluster(str(model), backend="vllm", workers=1, engine_options=case.options, start_timeout=300.0)
+    return PrebleCluster(
+        str(model),
+        backend="vllm",
+        workers=1,
+        devices=[[0]],
+        cpus=[CORES],
+        engine_options=case.options,
+        start_timeout=300.0,
+    )
 
 
 @pytest.mark.usefixtures("short_tmp")
@@ -38,6 +47,9 @@ async def test_a_cluster_generates_streams_and_loses_a_killed_worker_with_all_it
         (supervisor,) = running.worker_pids().values()
         processes = descendants(supervisor)
         assert len(processes) >= 2, "the worker, and vLLM's own process"
+        found = environment(_worker(supervisor))  # vLLM's own have written their titles over theirs
+        assert (found["CUDA_VISIBLE_DEVICES"], found["OMP_NUM_THREADS"]) == ("0", "1")
+        assert {frozenset(os.sched_getaffinity(pid)) for pid in processes} == {frozenset(CORES)}
         os.kill(_worker(supervisor), signal.SIGKILL)
         with pytest.raises(WorkerLostError):
             await task

@@ -183,7 +183,7 @@ def _ticket(**changes: object) -> Ticket:
 
 
 def test_ticket_is_one_line_and_returns():
-    ticket = _ticket(model="line\nbreak", options={"a": [1, "x", None]}, threads=2)
+    ticket = _ticket(model="line\nbreak", options={"a": [1, "x", None]})
     line = encode_ticket(ticket)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
+
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
 from preble.backends.openai.backoff import pause
 from preble.backends.openai.discovery import Described, Reader, describe
@@ -27,7 +29,7 @@ from preble.errors import (
     StateError,
     UnreachableError,
 )
-from preble.tokens import highest
+from preble.tokens import TOKEN_BYTES, highest
 
 _RESETS = {"sglang": "/flush_cache?timeout=5"}
 _VLLM_RESET = "/reset_prefix_cache"
@@ -85,7 +87,7 @@ class OpenAIEngine:
         EngineError if it fails.
         """
         self._check(request)
-        opened = self._open[request.id] = OpenRequest(request)
+        opened = self._open[request.id] = OpenRequest(self._within(request))
         failures = 0
         try:
             while not opened.finished:
@@ -143,8 +145,10 @@ class OpenAIEngine:
         """
         http, described = self._started()
         await http.post(_RESETS.get(described.protocol, _VLLM_RESET), timeout=_RESET_TIMEOUT)
-        if self._events is None:  # else an event says so
+        if self._events is None:
             self._cleared.append(Evicted(b"", 0))
+        else:
+            self._events.forget()  # an event says so too, but vLLM sends it with its next step only
 
     async def close(self) -> None:
         """Abort everything and free the connections."""
@@ -224,6 +228,16 @@ class OpenAIEngine:
             raise InvalidRequestError(f"token id {top} is outside [0, {described.info.vocab_size})", field="prompt")
         if request.id in self._open:
             raise InvalidRequestError(f"{request.id} is in use", field="id")
+
+    def _within(self, request: EngineRequest) -> EngineRequest:
+        """Ask for no more tokens than the context has room for: SGLang refuses what does."""
+        _, described = self._started()
+        room = described.info.context_limit - len(request.tokens) // TOKEN_BYTES
+        sampling = request.sampling
+        if not 0 < room < sampling.max_tokens:
+            return request
+        fitting = msgspec.structs.replace(sampling, max_tokens=room, min_tokens=min(sampling.min_tokens, room))
+        return msgspec.structs.replace(request, sampling=fitting)
 
     def _pause(self, failures: int, error: PrebleError) -> float:
         options = self.options

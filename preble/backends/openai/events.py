@@ -27,6 +27,11 @@ class KvEvents:
         self._feed.drain()
         return self._held.evicted()
 
+    def forget(self) -> None:
+        """Take it that nothing is held any more, after what has come so far."""
+        self._feed.drain()
+        self._held.forget()
+
     def close(self) -> None:
         """Free the sockets."""
         self._feed.close()

@@ -84,6 +84,9 @@ class GenerateReader:
     def __init__(self, request: EngineRequest) -> None:
         self._logprobs = request.sampling.logprobs is not None
         self._stops = frozenset(request.sampling.stop_token_ids)
+        # SGLang does not look for stop tokens where it ignores end tokens.
+        self._looked_for = self._stops if request.sampling.ignore_eos else frozenset()
+        self._least = request.sampling.min_tokens
         self._seen = 0
         self._told = False
 
@@ -102,11 +105,21 @@ class GenerateReader:
 
     def _read(self, output: list[int], meta: _Meta) -> Delta:
         ids = output[-new:] if (new := meta.completion_tokens - self._seen) > 0 else []
-        self._seen += len(ids)
         cached = None if self._told else meta.cached_tokens
         self._told = True
         logprobs = _logprobs(meta, len(ids)) if self._logprobs and ids else None
-        return Delta(pack(ids), cached, _finish(meta.finish_reason), self._stop(meta.finish_reason), logprobs)
+        finish, stop = _finish(meta.finish_reason), self._stop(meta.finish_reason)
+        if end := self._stopped(ids):
+            ids, logprobs, finish, stop = ids[:end], logprobs and logprobs[:end], "stop", ids[end - 1]
+        self._seen += len(ids)
+        return Delta(pack(ids), cached, finish, stop, logprobs)
+
+    def _stopped(self, ids: list[int]) -> int:
+        """Return how many of the new ids there are up to a stop token that SGLang lets pass; 0 if there is none."""
+        for index, token in enumerate(ids if self._looked_for else ()):
+            if token in self._looked_for and self._seen + index + 1 >= self._least:
+                return index + 1
+        return 0
 
     def _stop(self, finish: _Finish | None) -> int | None:
         matched = finish.matched if finish else None

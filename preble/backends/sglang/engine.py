@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
 from preble.backends.model_path import check_model
 from preble.backends.sglang.options import check_options
 from preble.backends.sglang.process import Process
@@ -66,6 +66,10 @@ class SGLangEngine:
     def load(self) -> Load:
         """Return the present load; tokens in use are those that SGLang published last."""
         return Load(0, 0, 0) if self._closed else self._started().load()
+
+    def timings(self) -> list[StepTiming]:
+        """Return and forget the steps since the last call that SGLang's counters tell apart."""
+        return self._started().timings()
 
     async def reset_cache(self) -> None:
         """Let the running requests end, holding back others, and forget all cached prefixes."""

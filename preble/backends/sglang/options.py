@@ -36,6 +36,7 @@ _DEFAULTS = {
     "skip_server_warmup": True,
     "disable_priority_preemption": True,
     "log_level": "error",
+    "load_snapshot_publish_interval": 1,  # decode steps from one publication to the next: the worker looks after each
 }
 
 _CPU_DEFAULTS = {

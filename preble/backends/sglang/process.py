@@ -48,7 +48,8 @@ class Process:
         self._request_type: Any = _imported("sglang.srt.managers.io_struct").GenerateReqInput
         # Starts the task that reads what the scheduler sends. Else the first request did so.
         self._manager.auto_create_handle_loop()
-        # Both ends have it mapped: nobody needs the name, which nobody else would remove.
+        # SGLang maps it when it first reads. With both ends mapped nobody needs the name, which nobody would remove.
+        self._manager.load_snapshot_reader.read_all()
         with suppress(OSError):
             os.unlink(self._manager.load_snapshot_reader.path)
 
@@ -90,10 +91,10 @@ class Process:
             state.finished = True
             state.event.set()
 
-    def used_tokens(self) -> int:
-        """Return the KV tokens in use by running requests, as the scheduler published them last: a moment ago."""
+    def published(self) -> Any:
+        """Return SGLang's LoadSnapshot as the scheduler published it last, a moment ago; None if it never did."""
         loads = self._manager.load_snapshot_reader.read_all()
-        return int(loads[0].num_used_tokens) if loads else 0
+        return loads[0] if loads else None
 
     async def flush(self) -> None:
         """Forget all cached prefixes. Raises EngineError if requests run."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from preble.backends import Delta, EngineRequest, Evicted, Load
+from preble.backends import Delta, EngineRequest, Evicted, Load, StepTiming
 from preble.backends.admission import Admission
 from preble.backends.block_events import Cleared, HeldBlocks, decode
 from preble.backends.event_feed import EventFeed
@@ -16,10 +16,11 @@ from preble.backends.sglang.answer import Answer
 from preble.backends.sglang.options import TOPIC
 from preble.backends.sglang.process import Process
 from preble.backends.sglang.sampling import Limits, check, parameters
+from preble.backends.sglang.steps import Steps
 from preble.core.disciplines import Discipline
 from preble.core.local import LocalScheduler
 from preble.errors import EngineError
-from preble.tokens import unpack
+from preble.tokens import TOKEN_BYTES, unpack
 
 _STEPS_AHEAD = 2  # one is computed, and the next one's requests must be there
 _EVENT_PATIENCE = 1.0
@@ -42,6 +43,7 @@ class Running:
             max_running=limits.info.max_running,
             ahead=_STEPS_AHEAD * process.chunk,
         )
+        self._steps = Steps(process.chunk)
         self._names: dict[int, str] = {}
         self._numbers = itertools.count()
         self._resetting = asyncio.Lock()
@@ -72,7 +74,20 @@ class Running:
     def load(self) -> Load:
         """Return the load: the requests as they are known here, the tokens as SGLang published them last."""
         inside, most = self._admission.inside, self._limits.info.max_running
-        return Load(min(inside, most), self._admission.waiting + max(0, inside - most), self._process.used_tokens())
+        published = self._look()
+        used = int(published.num_used_tokens) if published else 0
+        return Load(min(inside, most), self._admission.waiting + max(0, inside - most), used)
+
+    def timings(self) -> list[StepTiming]:
+        """Return and forget the steps that could be told apart since the last call."""
+        self._look()
+        return self._steps.take()
+
+    def _look(self) -> Any:
+        published = self._process.published()
+        if published:
+            self._steps.look(published)
+        return published
 
     async def reset_cache(self) -> None:
         """Let the requests inside end, holding back the others, and forget all cached prefixes."""
@@ -104,10 +119,12 @@ class Running:
     async def _inside(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
         answer = Answer(request.sampling, self._limits.info.eos_token_ids)
         name = self._names[request.id] = f"{next(self._numbers)}."  # SGLang aborts all that begin with the name given
+        self._steps.sent(request.id, len(request.tokens) // TOKEN_BYTES)
         try:
             async with aclosing(self._process.generate(**self._request(request, name))) as outputs:
                 async for output in outputs:
                     delta = answer.delta(output)
+                    self._steps.came(request.id, len(delta.tokens) // TOKEN_BYTES, delta.cached_tokens)
                     if delta.tokens:
                         self._admission.prefilled(request.id)
                     yield delta
@@ -116,6 +133,7 @@ class Running:
         except ValueError as error:
             raise EngineError(f"SGLang: {error}") from error
         finally:
+            self._steps.left(request.id)
             del self._names[request.id]
             if not self._names:
                 self._emptied.set()

@@ -18,15 +18,17 @@ from preble.backends.stepping import StepLoop
 from preble.backends.torch.attention import PagedAttention, block_bytes
 from preble.backends.torch.batch import Batch, arrange
 from preble.backends.torch.config import ModelConfig, read_config
+from preble.backends.torch.dummy import dummy_weights
 from preble.backends.torch.linear import packs
 from preble.backends.torch.model import Model
 from preble.backends.torch.sampling import Draw, draw_for, sample
-from preble.backends.torch.weights import load_weights
+from preble.backends.torch.weights import Weights, load_weights
 from preble.core.disciplines import Discipline
 from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, InvalidRequestError, ModelError, NotStartedError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LoadFormat = Literal["auto", "dummy"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,8 +42,9 @@ class TorchEngine:
     """Serves a Llama-family model in Hugging Face format.
 
     `model` is a folder with config.json and *.safetensors. `dtype="auto"` takes the model's own where the device
-    computes in it quickly, else float32; `device` is "auto", "cpu" or "cuda". `kv_tokens` is the size of the KV cache
-    in tokens, by default 16 contexts or what a share of the memory holds, whichever is less. At most `max_running`
+    computes in it quickly, else float32; `device` is "auto", "cpu" or "cuda". `load_format="dummy"` draws random
+    weights on the device: the folder needs no more than config.json then. `kv_tokens` is the size of the KV cache in
+    tokens, by default 16 contexts or what a share of the memory holds, whichever is less. At most `max_running`
     requests are computed together, and `max_batched_tokens` tokens in a step. `threads` is for CPU arithmetic;
     `discipline` orders the queue; `seed` serves requests that bring none.
     Computing happens in one thread of its own, so that the event loop stays free.
@@ -54,6 +57,7 @@ class TorchEngine:
         discipline: Discipline = "groups",
         dtype: Dtype = "auto",
         device: str = "auto",
+        load_format: LoadFormat = "auto",
         context_limit: int | None = None,
         kv_tokens: int | None = None,
         block_size: int = 16,
@@ -64,8 +68,9 @@ class TorchEngine:
     ) -> None:
         if not model:
             raise ConfigurationError("model: the torch engine needs the path of a model folder")
-        if dtype not in get_args(Dtype):
-            raise ConfigurationError(f"dtype: must be one of {', '.join(get_args(Dtype))}, not {dtype!r}")
+        for name, chosen, kinds in (("dtype", dtype, Dtype), ("load_format", load_format, LoadFormat)):
+            if chosen not in get_args(kinds):
+                raise ConfigurationError(f"{name}: must be one of {', '.join(get_args(kinds))}, not {chosen!r}")
         for name, value in (("threads", threads), ("block_size", block_size)):
             if value < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, not {value}")
@@ -73,6 +78,7 @@ class TorchEngine:
         self._local = LocalScheduler(discipline, page=block_size)
         self._dtype = dtype
         self._device = _device(device)
+        self._load_format = load_format
         self._context_limit = context_limit
         self._kv_tokens = kv_tokens
         self._block_size = block_size
@@ -158,7 +164,7 @@ class TorchEngine:
 
     def _load(self, config: ModelConfig) -> Batcher:
         dtype = _dtype(self._dtype, config.dtype, self._device)
-        weights = load_weights(self._folder, config, dtype, self._device)
+        weights = self._weights(config, dtype)
         batcher = self._batcher(config, self._kv_tokens or _kv_tokens(config, self._block_size, dtype, self._device))
         attention = PagedAttention(
             config, blocks=batcher.cache.total, block_size=self._block_size, dtype=dtype, device=self._device
@@ -166,6 +172,11 @@ class TorchEngine:
         self._eos_token_ids = config.eos_token_ids
         self._model = Model(config, weights, attention)
         return batcher
+
+    def _weights(self, config: ModelConfig, dtype: torch.dtype) -> Weights:
+        if self._load_format == "dummy":
+            return dummy_weights(config, dtype, self._device)
+        return load_weights(self._folder, config, dtype, self._device)
 
     def _batcher(self, config: ModelConfig, kv_tokens: int) -> Batcher:
         return Batcher(

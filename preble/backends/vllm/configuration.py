@@ -37,6 +37,7 @@ def configure(model: str, options: Mapping[str, Any], events: Path) -> Any:
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",
         "disable_log_stats": True,
+        "enable_logging_iteration_details": True,  # not logged then, but told to whoever takes statistics
         "kv_events_config": KVEventsConfig(
             enable_kv_cache_events=True,
             publisher="zmq",

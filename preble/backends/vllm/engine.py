@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import shutil
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal
 
-from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
 from preble.backends.admission import Admission
 from preble.backends.block_events import HeldBlocks, decode
 from preble.backends.checks import check_prompt
@@ -19,10 +20,11 @@ from preble.backends.model_path import check_model
 from preble.backends.scratch import scratch_folder
 from preble.backends.vllm.configuration import TOPIC, check_options, configure, describe
 from preble.backends.vllm.environment import forget, prepare
+from preble.backends.vllm.steps import Steps
 from preble.core.disciplines import Discipline
 from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, EngineError, InvalidRequestError, NotStartedError
-from preble.tokens import unpack
+from preble.tokens import TOKEN_BYTES, unpack
 
 Mode = Literal["async", "inline"]
 
@@ -55,6 +57,7 @@ class VllmEngine:
         self._feed: EventFeed | None = None
         self._info: EngineInfo | None = None
         self._aborts: set[asyncio.Task[None]] = set()
+        self._steps = Steps()
         self._closed = False
 
     async def start(self) -> EngineInfo:
@@ -77,7 +80,7 @@ class VllmEngine:
             take=lambda body: self._held.apply(decode(body)),
             lost=self._held.forget,
         )
-        self._llm, self._last_step = await _launch(config, self._mode)
+        self._llm, self._last_step = await _launch(config, self._mode, self._steps)
         self._info = info = describe(config)
         self._admission = Admission(
             LocalScheduler(self._discipline, page=info.block_size),
@@ -135,6 +138,10 @@ class VllmEngine:
         waiting = min(inside, self._last_step.waiting)
         return Load(inside - waiting, door + waiting, round(self._last_step.used * self._info.kv_tokens))
 
+    def timings(self) -> list[StepTiming]:
+        """Return and forget the steps since the last call, as far as vLLM's counts and our requests explain them."""
+        return self._steps.take()
+
     async def reset_cache(self) -> None:
         """Forget all cached prefixes. vLLM can do this only to all at once: what runs is computed again."""
         if self._info is None:
@@ -174,13 +181,19 @@ class VllmEngine:
         from preble.backends.vllm.requests import delta
 
         first = True
-        async with aclosing(self._outputs(request)) as outputs:
-            async for output in outputs:
-                if first:
-                    self._drain()  # so that those who follow are looked up in a cache that holds this prompt
-                    self._admission.prefilled(request.id)
-                yield delta(output, request.sampling, first=first)
-                first = False
+        self._steps.sent(request.id, len(request.tokens) // TOKEN_BYTES, time.monotonic())
+        try:
+            async with aclosing(self._outputs(request)) as outputs:
+                async for output in outputs:
+                    if first:
+                        self._drain()  # so that those who follow are looked up in a cache that holds this prompt
+                        self._admission.prefilled(request.id)
+                    said = delta(output, request.sampling, first=first)
+                    self._steps.came(request.id, len(said.tokens) // TOKEN_BYTES, said.cached_tokens)
+                    yield said
+                    first = False
+        finally:
+            self._steps.left(request.id)
 
     async def _outputs(self, request: EngineRequest) -> AsyncGenerator[Any, None]:
         from vllm.exceptions import VLLMClientError
@@ -202,11 +215,20 @@ class VllmEngine:
             raise EngineError(f"vLLM: {error}") from error
 
 
-async def _launch(config: Any, mode: Mode) -> tuple[Any, Any]:
-    """Return the running engine, and what will know of its last step."""
+async def _launch(config: Any, mode: Mode, steps: Steps) -> tuple[Any, Any]:
+    """Return the running engine, and what will know of its last step; `steps` hears of all."""
     from preble.backends.vllm.statistics import LastStep
 
-    recorder = LastStep()
+    loop = asyncio.get_running_loop()
+
+    def on_step(details: Any, idle: bool, now: float) -> None:
+        steps.step(details, idle=idle, now=now)
+
+    def from_thread(details: Any, idle: bool, now: float) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(on_step, details, idle, now)
+
+    recorder = LastStep(from_thread if mode == "inline" else on_step)
     if mode == "inline":
         from preble.backends.vllm.inline import InlineLLM
 

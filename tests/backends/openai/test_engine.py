@@ -333,3 +333,11 @@ async def until(condition: Any) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+async def test_no_more_is_asked_for_than_the_context_has_room_for(server: OpenAIServer):
+    engine = OpenAIEngine(url=server.url, context_limit=len(PROMPT) + 5, **FAST)
+    await engine.start()
+    deltas = await run(engine, SamplingParams(max_tokens=50, min_tokens=20, temperature=0.0, ignore_eos=True))
+    assert (len(tokens(deltas)), deltas[-1].finish_reason) == (5, "length")
+    await engine.close()

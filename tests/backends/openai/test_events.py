@@ -90,3 +90,14 @@ async def test_events_that_are_not_understood_forget_everything(publisher: Publi
     assert await evictions(events) == [Evicted(b"", 0)]
     assert "KV events" in caplog.text
     events.close()
+
+
+async def test_a_reset_is_told_at_once_although_its_event_comes_later(publisher: Publisher):
+    async with OpenAIServer() as server:
+        engine = OpenAIEngine(url=server.url, kv_events=publisher.endpoint, vocab_size=4096)
+        await engine.start()
+        publisher.subscribed()
+        await engine.reset_cache()
+        assert engine.cache_events() == [Evicted(b"", 0)]
+        assert engine.cache_events() == []
+        await engine.close()

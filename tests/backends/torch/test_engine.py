@@ -331,3 +331,22 @@ async def test_before_start_and_after_close(build):
     await engine.close()
     assert [delta.finish_reason async for delta in deltas][-1] == "abort"
     await engine.close()
+
+
+async def test_dummy_weights_need_no_file_and_are_the_same_every_time(build, tmp_path):
+    (tmp_path / "config.json").write_bytes((build("llama-tied") / "config.json").read_bytes())
+    outputs = []
+    for _ in range(2):
+        async with running(tmp_path, load_format="dummy") as engine:
+            cold = await generate(engine, prompt(100))
+            cached = await generate(engine, prompt(100), id=2)
+            other = await generate(engine, prompt(101), id=3)
+        assert (cold.cached, cached.cached, cold.tokens) == (0, 96, cached.tokens)
+        assert other.tokens != cold.tokens
+        outputs.append(cold.tokens)
+    assert outputs[0] == outputs[1]
+
+
+def test_an_unknown_load_format_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match="load_format"):
+        TorchEngine(model=str(tmp_path), load_format="sharded")

@@ -1,0 +1,72 @@
+"""Chat messages as templates expect them: plain JSON, in the words that templates know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from preble.errors import InvalidRequestError
+
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""What a message's reasoning is called; templates read one of the first two."""
+
+Kind = TypeVar("Kind")
+
+
+def plain(value: object, kind: type[Kind], field: str) -> Kind:
+    """Return a copy of `value` made of JSON types only: a template must not get hold of an object with methods.
+
+    Raises InvalidRequestError naming `field` if it is not JSON of this `kind`.
+    """
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value), type=kind)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"not JSON of the right form ({error})", field=field) from None
+
+
+def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a copy of `messages` in which nothing is null, reasoning has its usual names, and arguments are objects.
+
+    OpenAI's clients pass the arguments of tool calls as JSON text, templates want what it says: vLLM and SGLang decode
+    it likewise. Text that is no object stays. Raises InvalidRequestError for what are no messages.
+    """
+    copies = plain(messages, list[dict[str, Any]], "messages")
+    if not copies:
+        raise InvalidRequestError("must not be empty", field="messages")
+    for index, message in enumerate(copies):
+        _check(index, message)
+    return [_aliased(_decoded({name: value for name, value in copy.items() if value is not None})) for copy in copies]
+
+
+def _check(index: int, message: Mapping[str, Any]) -> None:
+    if not isinstance(message.get("role"), str):
+        raise InvalidRequestError(f"message {index} needs a role", field="messages")
+    if not isinstance(message.get("content"), (str, list, type(None))):
+        raise InvalidRequestError(f"message {index}: content must be text or a list of parts", field="messages")
+
+
+def _aliased(message: dict[str, Any]) -> dict[str, Any]:
+    reasoning = next((message[name] for name in REASONING if name in message), None)
+    if reasoning is None:
+        return message
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _decoded(message: dict[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict) and "arguments" in function:
+            function["arguments"] = _object(function["arguments"])
+    return message
+
+
+def _object(arguments: Any) -> Any:
+    if arguments in (None, ""):
+        return {}
+    try:
+        return msgspec.json.decode(arguments, type=dict[str, Any]) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        return arguments
