@@ -18,7 +18,7 @@ from rich.console import Console
 
 from bench.gpu.shapes import SHAPES, Shape, write_config
 from bench.gpu.wheels import download
-from bench.live.__main__ import command, evaluate
+from bench.live.__main__ import beside_simulation, command
 from bench.live.setting import Setting
 from bench.live.traffic import LIVE, scaled
 from bench.report import command_line
@@ -41,7 +41,7 @@ async def run(arguments: argparse.Namespace) -> None:
         f"{arguments.shape}: {shape.parameters / 1e6:,.1f} million random parameters, {arguments.workers} workers on "
         f"{arguments.device}, each with {shape.bytes(BYTES[arguments.device]) / 1e9:.1f} GB of weights and KV cache."
     )
-    await evaluate(described(arguments, shape), workloads(arguments, shape), arguments, console)
+    await beside_simulation(described(arguments, shape), workloads(arguments, shape), arguments, console)
 
 
 def described(arguments: argparse.Namespace, shape: Shape) -> Setting:

@@ -18,6 +18,7 @@ import asyncio
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -56,18 +57,20 @@ PATHS = ("--json", "--markdown", "--out", "--model")
 async def run(arguments: argparse.Namespace, console: Console) -> None:
     """Serve every workload under every policy; print the table and write the files."""
     setting = described(arguments)
+    workloads = {name: workload(name, arguments.requests, arguments.seed) for name in arguments.workload}
     if arguments.beside == "policies":
-        await beside_policies(setting, arguments, console)
+        await beside_policies(setting, workloads, arguments, console)
     else:
-        workloads = {name: workload(name, arguments.requests, arguments.seed) for name in arguments.workload}
-        await evaluate(setting, workloads, arguments, console)
+        await beside_simulation(setting, workloads, arguments, console)
 
 
-async def beside_policies(setting: Setting, arguments: argparse.Namespace, console: Console) -> None:
+async def beside_policies(
+    setting: Setting, workloads: Mapping[str, Sequence[Request]], arguments: argparse.Namespace, console: Console
+) -> None:
     """Compare every policy with `e2`."""
     rounds = await ratios.compare(
         setting,
-        {name: workload(name, arguments.requests, arguments.seed) for name in arguments.workload},
+        workloads,
         arguments.policy,
         rounds=arguments.rounds,
         utilisation=arguments.utilisation,
@@ -77,17 +80,15 @@ async def beside_policies(setting: Setting, arguments: argparse.Namespace, conso
     rows = side_by_side.rows(rounds, found)
     console.print(table(side_by_side.HEADERS, rows))
     if arguments.json:
-        more = {"spread": found.spread, "backend": setting.backend, "workers": setting.workers}
-        save(arguments.json, "live", found.metrics, rounds=arguments.rounds, **more)
+        keep(arguments, setting, found.metrics, spread=found.spread, rounds=arguments.rounds)
     page(arguments.markdown, side_by_side.page(rows, rounds.rates, setting, arguments))
 
 
-async def evaluate(
+async def beside_simulation(
     setting: Setting, workloads: Mapping[str, Sequence[Request]], arguments: argparse.Namespace, console: Console
-) -> list[Row]:
-    """Calibrate, serve and simulate workloads, at their generators' own pace; print the table and write the files."""
-    rows = list[Row]()
-    calibrations: dict[str, Calibration] = {}
+) -> None:
+    """Calibrate, serve and simulate each workload, at its generator's own pace."""
+    rows, calibrations = list[Row](), dict[str, Calibration]()
     for name, requests in workloads.items():
         found = calibrations[name] = await calibrated(setting, requests, arguments)
         console.print(
@@ -100,8 +101,9 @@ async def evaluate(
         for policy in arguments.policy:
             rows.append(await compare(name, policy, arriving, setting, found, arguments.seed))
     console.print(table(HEADERS, map(cells, rows)))
-    report(rows, calibrations, setting, arguments)
-    return rows
+    if arguments.json:
+        keep(arguments, setting, flat(rows), calibrations=calibrations)
+    page(arguments.markdown, markdown(rows, arguments.command))
 
 
 def described(arguments: argparse.Namespace) -> Setting:
@@ -172,15 +174,11 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     return grid
 
 
-def report(
-    rows: Sequence[Row], calibrations: dict[str, Calibration], setting: Setting, arguments: argparse.Namespace
-) -> None:
-    """Write the files that were asked for."""
-    if arguments.json:
-        described = msgspec.structs.replace(setting, model=None)
-        more = {"calibrations": calibrations, "setting": described, "command": arguments.command}
-        save(arguments.json, "live", flat(rows), **msgspec.to_builtins(more))
-    page(arguments.markdown, markdown(rows, arguments.command))
+def keep(arguments: argparse.Namespace, setting: Setting, metrics: dict[str, float], **more: Any) -> None:
+    """Write the figures, with what they were measured on."""
+    described = msgspec.structs.replace(setting, model=None)
+    more |= {"setting": described, "command": arguments.command}
+    save(arguments.json, "live", metrics, **msgspec.to_builtins(more))
 
 
 def page(path: Path | None, text: str) -> None:
