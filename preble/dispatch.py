@@ -205,8 +205,8 @@ class Dispatcher:
             used_tokens=engine.used_tokens,
         )
 
-    def _place(self, sample: Sample, worker: str | None = None) -> None:
-        """Let the scheduler choose if `worker` is not given, and send. What was generated before becomes prompt."""
+    def _place(self, sample: Sample) -> None:
+        """Let the scheduler choose, and send. What was generated before becomes prompt."""
         prompt = sample.prompt + bytes(sample.output)
         sampling, routing = _remaining(sample), sample.routing
         placement = self._scheduler.submit(
@@ -217,7 +217,6 @@ class Dispatcher:
             priority=routing.priority,
             namespace=routing.served_by,
             tenant=routing.shared_with,
-            worker=worker,
             now=self._loop.time(),
         )
         sample.dispatched(placement.worker, next(self._wires))
@@ -308,18 +307,18 @@ class Dispatcher:
         for move in self._scheduler.rebalance(self._loop.time()):
             sample = self._samples[str(move.id)]
             if not sample.moved:
-                self._move(sample, move.target)
+                self._move(sample)
         for copy in self._scheduler.copies(self._loop.time()):
             self._copy(copy)
 
-    def _move(self, sample: Sample, target: str) -> None:
-        """Take a waiting sample from its worker and send it to another; once, so that none wanders."""
+    def _move(self, sample: Sample) -> None:
+        """Take a waiting sample from its worker and let the policy choose anew; once, so that none wanders."""
         sample.moved = True
         self._counts["moved"] += 1
         self._abort(sample)
         self._scheduler.finish(sample.id, now=self._loop.time())
         try:
-            self._place(sample, target)
+            self._place(sample)
         except PrebleError as error:
             self._end(sample, error=error)
         self._tell_idle()

@@ -315,8 +315,9 @@ class Scheduler:
     def rebalance(self, now: float) -> list[Move]:
         """Propose to move requests that wait on an overloaded worker to one that would start them much sooner.
 
-        Nothing changes here: to carry a move out, take the request from its worker, `finish` it, and `submit` it again
-        with the move's target as `worker`.
+        Nothing changes here: to carry a move out, take the request from its worker, `finish` it, and `submit` it again.
+        The policy then chooses anew by all that it prices, which did better in simulation than to insist on the move's
+        target; as `worker` that is taken.
         Only policies that ask for it (`relieves`) have their placements corrected; the baselines do not.
         """
         if not getattr(self.policy, "relieves", False):

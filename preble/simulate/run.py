@@ -137,8 +137,8 @@ class Run:
             self._at(now + self._interval, self._rebalance, None)
         self._place(now, flight)
 
-    def _place(self, now: float, flight: Flight, target: str | None = None) -> None:
-        """Let the scheduler choose, or take the `target` of a move, and send. What was generated before is prompt."""
+    def _place(self, now: float, flight: Flight) -> None:
+        """Let the scheduler choose, and send. What was generated before becomes prompt."""
         index, request, result = flight.index, self._requests[flight.index], self.result
         bound = self._bound if request.max_tokens is None else request.max_tokens
         done = len(flight.output) // TOKEN_BYTES
@@ -146,7 +146,7 @@ class Run:
         self._by_wire.pop(flight.wire, None)
         try:
             placement = self._scheduler.submit(
-                index, tokens, max_tokens=max(0, bound - done), session=request.session, worker=target, now=now
+                index, tokens, max_tokens=max(0, bound - done), session=request.session, now=now
             )
         except NoWorkersError:
             self._end(now, flight)
@@ -249,18 +249,18 @@ class Run:
         if self._ticking:
             self._at(now + self._interval, self._rebalance, None)
             for move in self._scheduler.rebalance(now):
-                self._move(now, self._flights[int(str(move.id))], move.target)
+                self._move(now, self._flights[int(str(move.id))])
             for copy in self._scheduler.copies(now):
                 self._copy(now, copy)
 
-    def _move(self, now: float, flight: Flight, target: str) -> None:
+    def _move(self, now: float, flight: Flight) -> None:
         """As live: once per request, so that none wanders."""
         if flight.moved:
             return
         flight.moved = self.result.moved[flight.index] = True
         self._abort(flight)
         self._scheduler.finish(flight.index, now=now)
-        self._place(now, flight, target)
+        self._place(now, flight)
         self._let_go(now)
 
     def _copy(self, now: float, copy: Copy) -> None:
