@@ -151,7 +151,8 @@ class HeldBlocks:
         """Take in what happened."""
         for event in events:
             if isinstance(event, Cleared):
-                self.forget()
+                if self._blocks:  # else it may tell late of a reset that is known, and what came since is held
+                    self.forget()
             elif event.medium not in (None, _DEVICE) or event.group_idx:
                 continue
             elif isinstance(event, Stored):

@@ -91,6 +91,16 @@ def test_salts_are_apart_and_named():
     assert blocks.evicted() == [Evicted(pack([1, 1, 2, 2]), 2, "red"), Evicted(pack([1, 1]), 0, "blue")]
 
 
+def test_a_reset_that_is_told_late_says_nothing_more():
+    """vLLM tells of one with its next step, after which the next request may already be believed cached."""
+    blocks = held(stored([1], [1, 1]))
+    blocks.forget()
+    assert blocks.evicted() == [Evicted(b"", 0)]
+    blocks.apply([Cleared(), stored([2], [3, 3])])
+    assert blocks.evicted() == []
+    assert blocks.match(pack([3, 3, 4])) == 2
+
+
 def test_a_clear_is_told_as_one():
     blocks = held(stored([1], [1, 1]), Removed([1]), Cleared())
     assert blocks.evicted() == [Evicted(b"", 0)]

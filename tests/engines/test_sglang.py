@@ -81,7 +81,7 @@ async def test_sigterm_lets_requests_finish_and_a_dead_scheduler_ends_the_worker
             last = [chunk async for chunk in chunks][-1]
         assert (last.finish_reason, last.usage and last.usage.output_tokens) == ("length", 100)
         await eventually(lambda: not alive(shim))
-        await cluster.add_worker()
+        await cluster.add_worker(devices=[0])
         (scheduler,) = [pid for pid in descendants(os.getpid()) if "sglang::scheduler" in command(pid)]
         running = asyncio.create_task(cluster.generate(prompt(2), LONG))
         await eventually(lambda: cluster.stats().in_flight == 1)
