@@ -55,6 +55,8 @@ class PromptReader:
 
         Raises InvalidRequestError and ContextLengthError.
         """
+        if not _is_chat(prompt):
+            _refuse(tools=tools, chat_template_kwargs=template)
         if isinstance(prompt, str):
             packed = pack(await self._tokenizer("text").encode_async(prompt), field="prompt")
         elif _is_chat(prompt):
@@ -90,6 +92,12 @@ class PromptReader:
             raise ContextLengthError(
                 f"{length} tokens leave no room for one more in {self._room} (context and KV cache)", field="prompt"
             )
+
+
+def _refuse(**chat_only: object) -> None:
+    for name, value in chat_only.items():
+        if value:
+            raise InvalidRequestError("is for chat messages: this prompt has none", field=name)
 
 
 def _options(template: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -127,6 +127,15 @@ async def test_arguments_that_are_not_the_template_s_are_refused(cluster: Preble
     assert caught.value.field == "chat_template_kwargs"
 
 
+@pytest.mark.parametrize("option", ["tools", "chat_template_kwargs"])
+@pytest.mark.parametrize("prompt", [TEXT, [1, 2, 3]])
+async def test_what_is_for_chats_is_refused_elsewhere(cluster: PrebleCluster, prompt: Any, option: str) -> None:
+    given: dict[str, Any] = {"tools": {"tools": [{"type": "function"}]}, "chat_template_kwargs": {option: {"a": 1}}}
+    with pytest.raises(InvalidRequestError) as caught:
+        await cluster.generate(prompt, GREEDY, **given[option])
+    assert caught.value.field == option
+
+
 async def test_malformed_chat_is_refused(cluster: PrebleCluster) -> None:
     with pytest.raises(InvalidRequestError, match="messages"):
         await cluster.generate([{"content": "no role"}], GREEDY)

@@ -95,6 +95,8 @@ def test_simulate_compares_the_policies_named(trace):
         (["--policy", "none"], "policy: unknown 'none'"),
         (["--speed", "0"], "speed and rate: "),
         (["--workers", "0"], "workers: "),
+        (["--requests", "0"], "requests: must be at least 1, not 0"),
+        (["--requests", "-3"], "requests: must be at least 1, not -3"),
     ],
 )
 def test_what_cannot_be_simulated_is_one_line_and_status_2(trace, options, reason):
@@ -107,6 +109,12 @@ def test_what_cannot_be_simulated_is_one_line_and_status_2(trace, options, reaso
 def test_a_trace_that_is_not_there_is_one_line_and_status_2(tmp_path):
     done = run("simulate", "--trace", str(tmp_path / "none"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_an_empty_trace_is_one_line_and_status_2(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    done = run("simulate", "--trace", str(tmp_path / "empty.jsonl"))
+    assert (done.returncode, done.stderr) == (2, "preble: requests: there are none\n")
 
 
 def test_a_command_is_needed():

@@ -106,6 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _requests(arguments: argparse.Namespace) -> list[Request]:
     if arguments.speed <= 0 or (arguments.rate is not None and arguments.rate <= 0):
         raise ConfigurationError("speed and rate: must be above 0")
+    if arguments.requests is not None and arguments.requests < 1:
+        raise ConfigurationError(f"requests: must be at least 1, not {arguments.requests}")
+    made = _made(arguments)
+    if not made:
+        raise ConfigurationError("requests: there are none")
+    return made
+
+
+def _made(arguments: argparse.Namespace) -> list[Request]:
     if arguments.trace:
         return load(arguments.trace, arguments.format, speed=arguments.speed)[: arguments.requests]
     given = {"rate": arguments.rate, "requests": arguments.requests, "seed": arguments.seed}
