@@ -20,7 +20,7 @@ from preble.tree import Match, RadixTree
 Slots = NDArray[np.intp]
 
 _FORGOTTEN_AT_ONCE = 32
-"""Requests that left H whose pins are undone in one call: more than come in, so what a pause left is soon gone."""
+"""Requests that left H whose pins are undone in one call: more than come in, so what left at once is soon gone."""
 
 _PREFIXES = 0  # a holder in the tree: it pins the nodes where key portions of requests in the window end
 
@@ -75,9 +75,9 @@ class E2Paper:
 
     State: an own tree, in which slot s is two holders: s as cache, told of every change there, and s as the window,
     pinned by each request in H. So a node's pins are its requests in H, and a node nobody caches and none shares goes
-    by itself. A decision is O(path), with a few operations on arrays; M is walked only where it can decide. After a
-    pause, when much leaves H at once, sums are right at once, but pins go some at each call: until then the shares of M
-    are those of the requests that are still pinned.
+    by itself. A decision is O(path), with a few operations on arrays; M is walked only where it can decide. What leaves
+    H leaves the sums at once. Its pins go some at a time, when M is walked or tokens land or requests end, so that no
+    other decision waits for it: until then the shares of M are those of the requests that are still pinned.
     """
 
     def __init__(
@@ -140,7 +140,6 @@ class E2Paper:
 
     def placed(self, request: Request, now: float) -> None:
         """Count the request in the window, and its prompt as cached there soon."""
-        self._expire(now)
         slot, tree = request.slot, self.tree
         node = tree.insert(request.tokens, _cache(slot), match=self._match)
         key = self._key(node)
@@ -162,7 +161,7 @@ class E2Paper:
         """Its prompt is cached; what it waited beyond its own prefill is its prefix's queueing time."""
         flight = self._flights[request.id]
         self.tree.land(flight.node, _cache(flight.slot))
-        self._waits.expire(now)
+        self._forget_past(now)
         self._waits.add(flight.prefix.trend, max(0.0, now - request.submitted_at - flight.prefill), now)
 
     def finished(self, request: Request, output: bytes, now: float) -> None:
@@ -172,6 +171,7 @@ class E2Paper:
             self._window.ended(slot, len(output) // TOKEN_BYTES, now)
             self.tree.extend(node, output[:-TOKEN_BYTES], _cache(slot))
         self.tree.unpin(node, _cache(slot))
+        self._forget_past(now)
 
     def evicted(self, slot: int, tokens: bytes, keep: int, now: float) -> None:
         """Forget what is cached no more."""
@@ -223,6 +223,7 @@ class E2Paper:
         cost[slots] = terms.load[slots] + terms.prefill[slots]
         needed = query.length - query.cached - fleet.free
         if self.eviction and (needed[slots] > 0).any():
+            self._unpin_past()
             best = np.inf
             for slot in slots[cost[slots].argsort()].tolist():
                 if cost[slot] > best:
@@ -278,6 +279,12 @@ class E2Paper:
     def _expire(self, now: float) -> None:
         self._waits.expire(now)
         self._past.extend(self._window.expire(now))
+
+    def _forget_past(self, now: float) -> None:
+        self._expire(now)
+        self._unpin_past()
+
+    def _unpin_past(self) -> None:
         for _ in range(min(_FORGOTTEN_AT_ONCE, len(self._past))):
             self._forget(self._past.popleft())
 

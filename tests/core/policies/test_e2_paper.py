@@ -363,13 +363,13 @@ class TestForgetting:
         scheduler.evicted("a", TOOL, 0, now=1.0)
         ask(scheduler, [5], now=179.0)
         assert tree.match(pack(TOOL)).tokens == 100  # shared in H
-        ask(scheduler, [6], now=181.0, id="later")
+        serve(scheduler, "later", [6], "b", now=181.0)
         assert tree.match(pack(TOOL)).tokens == 0
 
     def test_what_is_cached_stays_beyond_h(self, new_scheduler: NewScheduler):
         scheduler = new(new_scheduler, window=180.0)
         serve(scheduler, 1, TOOL, "a", now=0.0)
-        ask(scheduler, [5], now=500.0)
+        serve(scheduler, 2, [5], "b", now=500.0)
         assert scheduler.policy.tree.match(pack(TOOL)).tokens == 100
         scheduler.evicted("a", TOOL, 0, now=501.0)
         assert scheduler.policy.tree.match(pack(TOOL)).tokens == 0
@@ -434,7 +434,8 @@ def test_any_order_of_events_leaves_its_state_right(events: list[tuple[str, int,
         scheduler.finish(id, now=now)
     for worker in scheduler.workers:
         scheduler.evicted(worker, b"", 0, now=now)
-    scheduler.policy._expire(now + 10.0)
+    for _ in range(2):  # 32 at a time, of at most 40
+        scheduler.policy._forget_past(now + 10.0)
     assert (scheduler.policy.tree.nodes, scheduler.policy.prefixes) == (0, {})
     assert not scheduler.policy._window.requests.any()
 
@@ -451,7 +452,7 @@ def test_after_a_pause_the_window_is_right_at_once_and_its_pins_go_some_at_a_tim
     while len(forgotten) < 200:
         before = len(forgotten)
         assert not forgotten or scheduler.policy._window.requests[0] == 0
-        scheduler.policy._expire(50.0)
+        scheduler.policy._forget_past(50.0)
         assert 0 < len(forgotten) - before <= 32
         scheduler.check()
         calls += 1
@@ -467,7 +468,7 @@ def test_a_worker_that_goes_takes_what_it_had_along(when: float):
         scheduler.add_worker(worker, kv_tokens=10_000, now=0.0)
     for id in range(200):
         serve(scheduler, id, [id] * 20, "ab"[id % 2])
-    scheduler.policy._expire(when)
+    scheduler.policy._forget_past(when)
     scheduler.remove_worker("a", now=when)
     scheduler.check()
     assert set(scheduler.policy._pinned.elements()) == {1}
@@ -482,7 +483,7 @@ def test_a_planted_leak_is_found(monkeypatch: pytest.MonkeyPatch, where: type, n
     scheduler.add_worker("a", kv_tokens=100, now=0.0)
     serve(scheduler, 1, TOOL, "a")
     monkeypatch.setattr(where, name, lambda *arguments: None)
-    ask(scheduler, [5], now=10.0)
+    serve(scheduler, 2, [5], "a", now=10.0)
     with pytest.raises(AssertionError, match=message):
         scheduler.check()
 
