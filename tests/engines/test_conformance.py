@@ -85,7 +85,7 @@ async def test_the_context_ends_a_stream(engine: Running):
 async def test_a_seed_fixes_what_is_drawn(engine: Running):
     drawn = {"temperature": 1.0, "max_tokens": 12}
     if engine.case.server == "sglang":
-        pytest.skip("SGLang's server ignores seeds, and says nothing")
+        pytest.skip("SGLang's server ignores seeds, and says nothing: docs/engines.md")
     if "seed" in engine.case.refuses:
         with pytest.raises(InvalidRequestError, match="seed"):
             await engine.generate(prompt(1), seed=7, **drawn)
