@@ -110,8 +110,8 @@ class PrebleCluster:
         self._members: dict[str, _Member] = {}
         self._reader = PromptReader(None)
         self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
-        if backend == "openai" and (cpus is not None or devices is not None):
-            raise ConfigurationError("devices, cpus: are for clusters that start workers")
+        if backend == "openai":
+            _check_unbound(cpus, devices)
         self._threads, self._own_devices, self._share_devices = threads, devices is not None, share_devices
         bound = bindings(workers, devices, cpus, threads)
         if not share_devices:
@@ -340,6 +340,8 @@ class PrebleCluster:
         self._require_open()
         if (url is None) != isinstance(self._pool, WorkerPool):
             raise ConfigurationError("url: is for clusters of replicas, which need one")
+        if url is not None:
+            _check_unbound(cpus, devices)
         served = served_namespaces(namespaces)
         worker = next(self._names) if url is None else base_url(url)
         try:
@@ -522,6 +524,11 @@ def _check_description(model: object, backend: str, workers: int, threads: int, 
     for name, value, least in (("workers", workers, 1), ("threads", threads, 0), ("max_in_flight", max_in_flight, 1)):
         if not isinstance(value, int) or not least <= value <= 1 << 20:
             raise ConfigurationError(f"{name}: must be an integer of at least {least}, not {value!r}")
+
+
+def _check_unbound(cpus: object, devices: object) -> None:
+    if cpus is not None or devices is not None:
+        raise ConfigurationError("devices, cpus: are for clusters that start workers")
 
 
 def _paired(

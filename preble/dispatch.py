@@ -206,23 +206,29 @@ class Dispatcher:
         )
 
     def _place(self, sample: Sample) -> None:
-        """Let the scheduler choose, and send. What was generated before becomes prompt."""
-        prompt = sample.prompt + bytes(sample.output)
-        sampling, routing = _remaining(sample), sample.routing
-        placement = self._scheduler.submit(
+        """Let the scheduler choose, and send."""
+        self._dispatch(sample, self._choose(sample))
+
+    def _choose(self, sample: Sample) -> str:
+        """Return the scheduler's choice of a worker. What was generated before becomes prompt."""
+        routing = sample.routing
+        return self._scheduler.submit(
             sample.id,
-            prompt,
-            max_tokens=sampling.max_tokens,
+            sample.prompt + bytes(sample.output),
+            max_tokens=_remaining(sample).max_tokens,
             session=routing.session,
             priority=routing.priority,
             namespace=routing.served_by,
             tenant=routing.shared_with,
             now=self._loop.time(),
-        )
-        sample.dispatched(placement.worker, next(self._wires))
+        ).worker
+
+    def _dispatch(self, sample: Sample, worker: str) -> None:
+        sample.dispatched(worker, next(self._wires))
         self._by_wire[sample.wire] = sample
         # A worker that is gone is noticed by its exit, which sends the sample elsewhere with the others.
         with contextlib.suppress(WorkerLostError):
+            prompt, sampling, routing = sample.prompt + bytes(sample.output), _remaining(sample), sample.routing
             salt = fold(routing.served_by, routing.shared_with)
             remaining = sample.flight.remaining(self._loop.time())
             message = Submit(sample.wire, prompt, sampling, routing.priority, salt, remaining, routing.lora)
@@ -312,14 +318,20 @@ class Dispatcher:
             self._copy(copy)
 
     def _move(self, sample: Sample) -> None:
-        """Take a waiting sample from its worker and let the policy choose anew; once, so that none wanders."""
+        """Let the policy choose anew for a waiting sample, and take it there; once, so that none wanders.
+
+        If its own worker is chosen again, it keeps its place in the queue there.
+        """
         sample.moved = True
-        self._counts["moved"] += 1
-        self._abort(sample)
         self._scheduler.finish(sample.id, now=self._loop.time())
         try:
-            self._place(sample)
+            worker = self._choose(sample)
+            if worker != sample.worker:
+                self._counts["moved"] += 1
+                self._abort(sample)
+                self._dispatch(sample, worker)
         except PrebleError as error:
+            self._abort(sample)
             self._end(sample, error=error)
         self._tell_idle()
 

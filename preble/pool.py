@@ -85,6 +85,7 @@ class WorkerPool:
         self._on_lost = on_lost
         self._workers: dict[str, _Worker] = {}
         self._by_identity: dict[bytes, _Worker] = {}
+        self._starting: list[Binding] = []
         self._resets: dict[int, asyncio.Future[None]] = {}
         self._router: Router | None = None
         self._stopping = False
@@ -117,7 +118,11 @@ class WorkerPool:
 
         Raises ModelError, ConfigurationError or WorkerStartError.
         """
-        await self._start_child(name, binding)
+        self._starting.append(binding)
+        try:
+            await self._start_child(name, binding)
+        finally:
+            self._starting.remove(binding)
         worker = self._workers[name]
         try:
             async with asyncio.timeout(timeout):
@@ -197,8 +202,8 @@ class WorkerPool:
             self._router = None
 
     def bound(self) -> list[Binding]:
-        """What the workers that are there are bound to."""
-        return [worker.binding for worker in self._workers.values()]
+        """What processes are bound to: of workers that are there, that are about to start, and that have yet to end."""
+        return self._starting + [worker.binding for worker in self._by_identity.values()]
 
     def pids(self) -> dict[str, int]:
         """Process ids by worker name, for tests and for operators."""

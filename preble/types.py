@@ -245,7 +245,8 @@ class Chunk(msgspec.Struct, frozen=True):
 class Counters(msgspec.Struct, frozen=True):
     """Samples and tokens since the start. Each sample submitted is finished, failed or cancelled in the end.
 
-    `copied` counts prefixes that another worker was told to compute in the background.
+    `moved` counts those that waited and went to another worker, `copied` prefixes that another worker was told to
+    compute in the background.
     """
 
     submitted: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -63,6 +64,33 @@ async def test_a_worker_that_joins_takes_devices_that_are_free():
         again = await cluster.add_worker(devices=[1])
         seen = {name: found["CUDA_VISIBLE_DEVICES"] for name, found in environments(cluster).items()}
         assert seen == {"w0": "0", joined: "2", again: "1"}
+
+
+async def test_workers_that_join_at_once_do_not_share_a_device():
+    async with PrebleCluster(backend="sim", workers=1, devices=[[0]]) as cluster:
+        adding = (cluster.add_worker(devices=[1]) for _ in range(2))
+        joined, refused = await asyncio.gather(*adding, return_exceptions=True)
+        assert (joined, type(refused)) == ("w1", ConfigurationError)
+        assert list(cluster.worker_pids()) == ["w0", "w1"]
+
+
+async def test_a_device_is_free_when_the_process_that_had_it_has_ended():
+    async with PrebleCluster(backend="sim", workers=2, devices=[[0], [1]]) as cluster:
+        removing = asyncio.create_task(cluster.remove_worker("w1"))
+        await asyncio.sleep(0)
+        with pytest.raises(ConfigurationError, match="devices: 1 is given twice"):
+            await cluster.add_worker(devices=[1])
+        await removing
+        assert await cluster.add_worker(devices=[1])
+
+
+async def test_a_device_of_a_worker_that_did_not_start_is_free(monkeypatch: pytest.MonkeyPatch):
+    async with PrebleCluster(backend="sim", workers=1, devices=[[0]]) as cluster:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", "/nothing/here")
+            with pytest.raises(OSError, match="No such file"):
+                await cluster.add_worker(devices=[1])
+        assert await cluster.add_worker(devices=[1])
 
 
 async def test_the_embedded_engine_computes_on_its_device_or_says_that_there_is_none(tmp_path: Path):

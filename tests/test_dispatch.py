@@ -15,7 +15,7 @@ from preble.dispatch import Dispatcher
 from preble.errors import EngineError, InvalidRequestError, OverloadedError, WorkerLostError
 from preble.flight import Flight
 from preble.tokens import pack, unpack
-from preble.transport.schema import Failed, Step, Submit, ToWorker
+from preble.transport.schema import Abort, Failed, Step, Submit, ToWorker
 from preble.types import Routing, SamplingParams
 from tests.cluster_cases import prompt
 
@@ -23,13 +23,17 @@ PROMPT = pack(prompt(1))
 
 
 class First:
-    """Sends everything to the first worker; proposes the copies that it was given."""
+    """Sends everything to the first worker, or to the one at `index`; proposes the copies that it was given."""
+
+    relieves = True
 
     def __init__(self) -> None:
+        self.index = self.asked = 0
         self.proposed: list[Copy] = []
 
     def place(self, query: object, fleet: Any, now: float) -> Decision:
-        return Decision(fleet.require_live()[0], "first")
+        self.asked += 1
+        return Decision(fleet.require_live()[self.index], "first")
 
     def copies(self, tree: object, now: float) -> list[Copy]:
         proposed, self.proposed = self.proposed, []
@@ -55,9 +59,9 @@ class Desk:
             raise OverloadedError("the peer's queue is full")
         self.sent.append((worker, message))
 
-    def submit(self, id: str = "r1", **sampling: Any) -> Flight:
+    def submit(self, id: str = "r1", tokens: bytes = PROMPT, **sampling: Any) -> Flight:
         flight = Flight(id, streaming=False)
-        self.dispatcher.submit(flight, PROMPT, SamplingParams(**sampling), Routing(), None)
+        self.dispatcher.submit(flight, tokens, SamplingParams(**sampling), Routing(), None)
         return flight
 
     def say(self, delta: Delta) -> None:
@@ -65,6 +69,11 @@ class Desk:
         worker, message = self.sent[-1]
         assert isinstance(message, Submit)
         self.dispatcher.on_step(worker, Step((), ((message.id, delta),), (), Load(1, 0, 0)))
+
+
+def crowd(desk: Desk) -> list[Flight]:
+    """Four requests wait on the first worker, of which the last would start sooner elsewhere."""
+    return [desk.submit(f"r{number}", pack(prompt(number))) for number in range(4)]
 
 
 @pytest.fixture
@@ -114,6 +123,29 @@ async def test_a_request_that_its_engine_refuses_is_the_caller_s_fault_and_one_t
     assert (caught.value.field, caught.value.worker, caught.value.request_id) == ("seed", "a", "r1")
     with pytest.raises(EngineError, match=r"^out of memory$"):
         await second.ready()
+
+
+async def test_what_waits_moves_where_the_policy_chooses_anew(desk: Desk) -> None:
+    last = crowd(desk)[-1]
+    desk.policy.index = 1
+    desk.dispatcher._rebalance()
+    (_, sent), (source, abort), (target, again) = desk.sent[-3:]
+    assert (source, abort, target) == ("a", Abort((sent.id,)), "b")
+    assert again.tokens == sent.tokens
+    assert (desk.dispatcher.counters.moved, desk.scheduler.requests_on("b")) == (1, 1)
+    desk.say(Delta(pack([5]), cached_tokens=0, finish_reason="length"))
+    assert (await last.ready())[0].worker == "b"
+
+
+async def test_what_the_policy_leaves_where_it_waits_keeps_its_place(desk: Desk) -> None:
+    last = crowd(desk)[-1]
+    desk.dispatcher._rebalance()
+    assert desk.policy.asked == 5
+    assert len(desk.sent) == 4
+    assert desk.dispatcher.counters.moved == 0
+    desk.say(Delta(pack([5]), cached_tokens=0, finish_reason="length"))
+    assert (await last.ready())[0].attempts == 1
+    assert desk.scheduler.requests_on("a") == 3
 
 
 async def test_a_copy_that_cannot_be_sent_is_in_no_book(desk: Desk) -> None:

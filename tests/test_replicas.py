@@ -239,6 +239,8 @@ async def test_replicas_join_and_leave(pair: Pair):
             await pair.cluster.add_worker(third.url)
         with pytest.raises(ConfigurationError, match="url"):
             await pair.cluster.add_worker()
+        with pytest.raises(ConfigurationError, match="devices"):
+            await pair.cluster.add_worker("http://127.0.0.1:9", devices=[0])
         for server in pair.servers:
             await pair.cluster.drain_worker(server.url)
             await pair.cluster.remove_worker(server.url)

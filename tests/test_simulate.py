@@ -168,7 +168,7 @@ def test_reports_come_late(new_run: Callable[..., Run]):
 def test_the_books_are_right_at_every_moment(new_run: Callable[..., Run]):
     """Small caches, late reports, moves and users who give up; checked after each event."""
     requests = [*traffic(), *(prompt((900 + n, 300), output=9, cancel_after=0.1 * n) for n in range(9))]
-    run = new_run(requests, To(0, relieves=True), report_delay=0.03, rebalance_interval=0.05)
+    run = new_run(requests, To(*[0, 0, 0, 1] * 40, relieves=True), report_delay=0.03, rebalance_interval=0.05)
     for _ in run.events():
         run.check()
     assert run.result.moved.any()
@@ -182,6 +182,15 @@ def test_waiting_requests_are_moved_once(new_run: Callable[..., Run]):
     assert set(moves.worker) == {0, 1}
     assert moves.latency.max() < stays.latency.max()
     assert moves.moved[moves.worker == 1].all()
+
+
+def test_what_the_policy_leaves_where_it_waits_keeps_its_place(new_run: Callable[..., Run]):
+    requests = [prompt((index, 900), arrival=0.001 * index) for index in range(6)]
+    policy = To(0, relieves=True)
+    asked = new_run(requests, policy).run()
+    assert len(policy.asked) > len(requests)
+    assert not asked.moved.any()
+    assert np.array_equal(asked.latency, new_run(requests, To(0)).run().latency)
 
 
 def test_workers_may_differ():

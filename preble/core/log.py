@@ -115,7 +115,7 @@ class Evict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 class Rebalance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="rebalance"):
-    """It was proposed to move waiting requests: id, from, to. Those that were moved finish and are submitted again."""
+    """It was proposed to move waiting requests: id, from, to. Those taken up finish and are submitted again."""
 
     now: float
     moves: tuple[tuple[Id, str, str], ...]

@@ -56,8 +56,9 @@ class Replay:
 
     With the log's policy and seed, everything is as recorded, and the decisions must be the same ones. With others,
     what engines said of their caches is not true of what is decided now: evictions are estimated, and each prompt is
-    cached as much as believed. Times, outputs and workers are as recorded. A placement that was told, such as the
-    second one of a request that was moved, is told again; what else would have been moved is not asked then.
+    cached as much as believed. Times, outputs and workers are as recorded. A placement that was told, such as a
+    copy's, is told again. A request that was moved is submitted again, as it was; what else would have been moved is
+    not asked then.
     Raises ConfigurationError for what is no log.
     """
 

@@ -138,27 +138,35 @@ class Run:
         self._place(now, flight)
 
     def _place(self, now: float, flight: Flight) -> None:
-        """Let the scheduler choose, and send. What was generated before becomes prompt."""
+        """Let the scheduler choose, and send."""
+        self._dispatch(now, flight, self._choose(now, flight))
+
+    def _choose(self, now: float, flight: Flight) -> Worker | None:
+        """Return the scheduler's choice, None if there is no worker. What was generated before becomes prompt."""
         index, request, result = flight.index, self._requests[flight.index], self.result
         bound = self._bound if request.max_tokens is None else request.max_tokens
-        done = len(flight.output) // TOKEN_BYTES
+        left = max(0, bound - len(flight.output) // TOKEN_BYTES)
         tokens = flight.tokens + bytes(flight.output)
-        self._by_wire.pop(flight.wire, None)
         try:
-            placement = self._scheduler.submit(
-                index, tokens, max_tokens=max(0, bound - done), session=request.session, now=now
-            )
+            placement = self._scheduler.submit(index, tokens, max_tokens=left, session=request.session, now=now)
         except NoWorkersError:
+            return None
+        result.predicted_cached[index] = placement.cached_tokens
+        result.predicted_ttft[index] = placement.predicted_ttft
+        return self._workers[placement.worker]
+
+    def _dispatch(self, now: float, flight: Flight, worker: Worker | None) -> None:
+        self._by_wire.pop(flight.wire, None)
+        if worker is None:
             self._end(now, flight)
             return
-        worker = flight.worker = self._workers[placement.worker]
+        flight.worker = worker
         flight.wire, flight.offset, flight.landed = next(self._wires), len(flight.output), False
         flight.attempts += 1
         self._by_wire[flight.wire] = flight
-        result.worker[index] = worker.index
-        result.predicted_cached[index] = placement.cached_tokens
-        result.predicted_ttft[index] = placement.predicted_ttft
-        self._send(now, worker, EngineRequest(flight.wire, tokens, _sampling(request.output_tokens - done)))
+        self.result.worker[flight.index] = worker.index
+        left = self._requests[flight.index].output_tokens - len(flight.output) // TOKEN_BYTES
+        self._send(now, worker, EngineRequest(flight.wire, flight.tokens + bytes(flight.output), _sampling(left)))
 
     def _send(self, now: float, worker: Worker, request: EngineRequest) -> None:
         try:
@@ -254,13 +262,16 @@ class Run:
                 self._copy(now, copy)
 
     def _move(self, now: float, flight: Flight) -> None:
-        """As live: once per request, so that none wanders."""
+        """As live: once per request, so that none wanders; it keeps its place if its own worker is chosen again."""
         if flight.moved:
             return
-        flight.moved = self.result.moved[flight.index] = True
-        self._abort(flight)
+        flight.moved = True
         self._scheduler.finish(flight.index, now=now)
-        self._place(now, flight)
+        worker = self._choose(now, flight)
+        if worker is not flight.worker:
+            self.result.moved[flight.index] = worker is not None
+            self._abort(flight)
+            self._dispatch(now, flight, worker)
         self._let_go(now)
 
     def _copy(self, now: float, copy: Copy) -> None:

@@ -67,7 +67,7 @@ def crowd(scheduler: Scheduler, worker: str) -> None:
         if move.id not in newcomers:
             continue
         scheduler.finish(move.id, now=99.5)
-        scheduler.submit(move.id, [4, 5, 6], worker=move.target, now=99.5)
+        scheduler.submit(move.id, [4, 5, 6], now=99.5)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

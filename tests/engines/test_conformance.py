@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from contextlib import aclosing
 
 import pytest
 
 from preble.core.cost import StepTiming
-from preble.errors import ContextLengthError, InvalidRequestError
+from preble.errors import ContextLengthError, InvalidRequestError, PrebleError
 from preble.types import SamplingParams
 from tests.engines.conformance import BLOCK, BLOCKS, CONTEXT, MAX_BATCHED, MAX_RUNNING, VOCAB, Output, Running, prompt
 
@@ -84,7 +85,7 @@ async def test_the_context_ends_a_stream(engine: Running):
 async def test_a_seed_fixes_what_is_drawn(engine: Running):
     drawn = {"temperature": 1.0, "max_tokens": 12}
     if engine.case.server == "sglang":
-        pytest.skip("SGLang's server ignores seeds, and says nothing")
+        pytest.skip("SGLang's server ignores seeds, and says nothing: docs/engines.md")
     if "seed" in engine.case.refuses:
         with pytest.raises(InvalidRequestError, match="seed"):
             await engine.generate(prompt(1), seed=7, **drawn)
@@ -161,20 +162,34 @@ async def test_an_abort_ends_the_stream_and_frees_the_engine(engine: Running, af
 
 
 async def test_closing_the_stream_aborts(engine: Running):
+    whole = await engine.generate(prompt(1, 800), max_tokens=200)
+    await engine.forget()
     async with aclosing(engine.stream(prompt(1, 800), max_tokens=200)) as deltas:
         await anext(deltas)
     await engine.idle()
+    again = await engine.generate(prompt(1, 800) + whole.tokens + [9])
+    assert (again.cached or 0) < 992, "it was computed to its end"
     assert (await engine.generate(prompt(2))).finish == "length"
 
 
 async def test_cancelling_the_reader_aborts_wherever_the_request_is(engine: Running):
-    tasks = [asyncio.create_task(engine.generate(prompt(n, 300), max_tokens=100)) for n in range(3 * MAX_RUNNING)]
-    await engine.until(lambda: engine.engine.load().waiting > 0, "nothing waits")
+    whole = await engine.generate(prompt(0), max_tokens=100)
+    await engine.forget()
+    tasks = [asyncio.create_task(engine.generate(prompt(n), max_tokens=100)) for n in range(3 * MAX_RUNNING)]
+
+    def some_run_and_some_wait() -> bool:
+        load = engine.engine.load()
+        return load.running > 0 and load.waiting > MAX_RUNNING
+
+    await engine.until(some_run_and_some_wait, "nothing waits")
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
     await engine.until(lambda: engine.engine.load().waiting == 0, "something waits")
     await engine.idle()
+    last, first = prompt(3 * MAX_RUNNING - 1), prompt(0) + whole.tokens + [9]
+    assert not (await engine.generate(last)).cached, "what waited was computed"
+    assert ((await engine.generate(first)).cached or 0) < 192, "what ran did so to its end"
 
 
 async def test_aborting_what_waits_answers_at_once(engine: Running):
@@ -256,6 +271,7 @@ async def test_after_a_crowd_nothing_is_believed_that_is_gone(engine: Running):
     prefixes = [prompt(number, 160) for number in range(5)]
     prompts = [prefixes[number % 5] + prompt(50 + number, 60) for number in range(40)]
     await asyncio.gather(*map(ask, prompts))
+    assert any(engine.belief(tokens) for tokens in prompts), "nothing at all is believed"
     for tokens in reversed(prompts):
         await engine.probe(tokens, exactly=False, max_tokens=1)
 
@@ -268,12 +284,11 @@ async def test_a_reset_forgets_everything_and_says_so(engine: Running):
 
 
 async def test_a_reset_under_way_changes_no_output(engine: Running):
-    if engine.case.server:
-        pytest.skip("a server may refuse this, or wait")
-    wanted = await engine.generate(prompt(1), max_tokens=60)
-    task = asyncio.create_task(engine.generate(prompt(1), max_tokens=60))
+    wanted = await engine.generate(prompt(1), max_tokens=200)
+    task = asyncio.create_task(engine.generate(prompt(1), max_tokens=200))
     await engine.until(lambda: engine.engine.load().running == 1, "it never began")
-    await engine.engine.reset_cache()
+    with contextlib.suppress(*((PrebleError,) if engine.case.server else ())):  # a server may refuse, or wait
+        await engine.engine.reset_cache()
     assert (await task).tokens == wanted.tokens
 
 
@@ -329,6 +344,8 @@ async def test_steps_of_many_are_told_as_far_as_they_are_known(engine: Running):
         told = engine.engine.timings()
         assert all(timing.plausible and timing.decodes <= MAX_RUNNING for timing in told)
         assert all(timing.new - timing.decodes <= MAX_BATCHED for timing in told)
+        # SGLang's counters are looked at once here, when everything has come together.
+        assert engine.case.backend == "sglang" or any(timing.decodes > 1 for timing in told)
 
 
 async def test_tokens_in_use_are_told(engine: Running):

@@ -37,6 +37,14 @@ def engine() -> Engine:
     return Engine()
 
 
+@pytest.fixture
+def two(engine: Engine) -> Engine:
+    """With two requests inside: 1 with a prompt of 50 tokens, 2 with one of 30."""
+    engine.send(1, 50)
+    engine.send(2, 30)
+    return engine
+
+
 def test_chunks_of_a_lone_prefill_are_known_when_its_first_token_comes(engine: Engine):
     engine.send(1, 100)
     engine.step(1, 40)
@@ -61,14 +69,12 @@ def test_decodes_beside_a_prefill_are_counted_with_their_context(engine: Engine)
     assert engine.taken() == [(50, 50, 50, 2500, 0), (31, 81, 30, 900, 1)]
 
 
-def test_whole_prompts_in_one_step_are_reported_once(engine: Engine):
-    engine.send(1, 50)
-    engine.send(2, 30)
-    engine.step(2, 70)
-    engine.steps.came(1, 1, 10)
-    assert engine.taken() == []
-    engine.steps.came(2, 1, 0)
-    assert engine.taken() == [(70, 80, 80, 40 * 50 + 30 * 30, 0)]
+def test_whole_prompts_in_one_step_are_reported_once(two: Engine):
+    two.step(2, 70)
+    two.steps.came(1, 1, 10)
+    assert two.taken() == []
+    two.steps.came(2, 1, 0)
+    assert two.taken() == [(70, 80, 80, 40 * 50 + 30 * 30, 0)]
 
 
 @pytest.mark.parametrize("tokens", [(40, 20), (60, 20)])
@@ -80,24 +86,20 @@ def test_a_prefill_whose_steps_do_not_add_up_is_not_reported(engine: Engine, tok
     assert engine.taken() == []
 
 
-def test_prompts_whose_parts_in_a_step_are_unknown_are_not_reported(engine: Engine):
-    engine.send(1, 50)
-    engine.send(2, 30)
-    engine.step(2, 60)
-    engine.step(1, 20)
-    engine.steps.came(1, 1, 0)
-    engine.steps.came(2, 1, 0)
-    assert engine.taken() == []
+def test_prompts_whose_parts_in_a_step_are_unknown_are_not_reported(two: Engine):
+    two.step(2, 60)
+    two.step(1, 20)
+    two.steps.came(1, 1, 0)
+    two.steps.came(2, 1, 0)
+    assert two.taken() == []
 
 
-def test_a_request_that_waits_inside_does_not_spoil_what_follows(engine: Engine):
-    engine.send(1, 50)
-    engine.send(2, 30)
-    engine.step(1, 50)
-    engine.steps.came(1, 1, 0)
-    engine.step(1, 30, 1)
-    engine.steps.came(2, 1, 0)
-    assert engine.taken() == [(31, 81, 30, 900, 1)], "only the first step could be either's"
+def test_a_request_that_waits_inside_does_not_spoil_what_follows(two: Engine):
+    two.step(1, 50)
+    two.steps.came(1, 1, 0)
+    two.step(1, 30, 1)
+    two.steps.came(2, 1, 0)
+    assert two.taken() == [(31, 81, 30, 900, 1)], "only the first step could be either's"
 
 
 def test_decodes_of_others_than_we_know_of_are_not_reported(engine: Engine):
