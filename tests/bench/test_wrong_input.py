@@ -40,8 +40,6 @@ import pytest
     ],
 )
 def test_it_is_one_line_and_a_status(command, options, said, monkeypatch, tmp_path, capsys):
-    if command == "torch_engine" or "--model" in options:
-        pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "OTHER").write_text("{}")
     try:
