@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -99,6 +99,20 @@ def write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def page(path: str | Path | None, text: str) -> None:
+    """Write a page of the documentation, and the folders above it, if it was asked for."""
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]], *, words: int = 1) -> str:
+    """Return a Markdown table; the columns after the first `words` are numbers."""
+    heads = list(heads)
+    lines = [heads, ["---"] * words + ["---:"] * (len(heads) - words), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def machine() -> dict[str, Any]:
     """Return processor, GPUs, cores (of the machine, and ours), platform, versions, load averages over 1, 5, 15 min.
 
@@ -108,12 +122,17 @@ def machine() -> dict[str, Any]:
         "cpu": _processor(),
         "accelerators": _accelerators(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": cores(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {package: found for package in PACKAGES if (found := _version(package))},
         "load_average": {"before": _LOAD_BEFORE, "after": os.getloadavg()},
     }
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def commit() -> str | None:

@@ -33,7 +33,7 @@ from bench.live.report import markdown
 from bench.live.setting import Setting, vocabulary_of
 from bench.live.traffic import LIVE, paced, workload
 from bench.progress import progress
-from bench.report import command_line, completed, positive, save
+from bench.report import command_line, completed, page, positive, save
 from preble.core.policies import POLICIES
 from preble.simulate import Request, simulate
 from preble.testing import make_model
@@ -178,13 +178,6 @@ def keep(arguments: argparse.Namespace, setting: Setting, metrics: dict[str, flo
     described = msgspec.structs.replace(setting, model=None)
     more |= {"setting": described, "command": arguments.command}
     save(arguments.json, "live", metrics, **msgspec.to_builtins(more))
-
-
-def page(path: Path | None, text: str) -> None:
-    """Write the page of the documentation, if it was asked for."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

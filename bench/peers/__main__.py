@@ -28,7 +28,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import uvloop
@@ -41,7 +40,7 @@ from bench.peers.servers import KINDS
 from bench.peers.sides import CLUSTERS, FULL, QUICK, ROUTERS, SIDES, Scale, overhead, serving
 from bench.peers.table import added, document, note, notes, table
 from bench.progress import progress
-from bench.report import command_line, positive, save
+from bench.report import command_line, page, positive, save
 
 
 async def measure(scale: Scale) -> tuple[Rounds, Skipped]:
@@ -97,9 +96,7 @@ def _report(figures: Figures, skipped: Skipped, options: argparse.Namespace) -> 
     rows = table(figures, skipped, tuple(sides))
     sys.stdout.write("\n" + rows)
     if options.markdown:
-        page = document(title, about or "", notes(figures, options.quick), rows)
-        Path(options.markdown).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.markdown).write_text(page, encoding="utf-8")
+        page(options.markdown, document(title, about or "", notes(figures, options.quick), rows))
 
 
 async def _measured(options: argparse.Namespace) -> tuple[Rounds, Skipped]:

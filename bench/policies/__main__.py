@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,7 +18,7 @@ from bench.policies.measure import Job, measure
 from bench.policies.plan import Plan, known
 from bench.policies.tables import markdown
 from bench.progress import progress
-from bench.report import command_line, commit, folder, machine, positive
+from bench.report import command_line, commit, cores, folder, machine, page, positive
 from preble.core.policies import POLICIES
 
 QUICK = ("toolbench", "videoqa", "splits")
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = Path(options.table or options.json or DEFAULT)
     board = read(path) if options.table else run(options, path)
     text = markdown(board, draw(board, path.parent, path.stem))
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    page(path.with_suffix(".md"), text)
     sys.stdout.write(text)
     return 0
 
@@ -111,12 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=positive(int), metavar="N", help=f"of each cell ({SEEDS})")
     parser.add_argument("--requests", type=positive(int), metavar="N", help="of each cell (each workload's own)")
-    parser.add_argument("--jobs", type=positive(int), default=_cores(), metavar="N", help="processes (%(default)s)")
+    parser.add_argument("--jobs", type=positive(int), default=cores(), metavar="N", help="processes (%(default)s)")
     return parser
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

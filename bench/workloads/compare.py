@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from bench.progress import progress
-from bench.report import command_line, commit, folder, machine, save
+from bench.report import command_line, commit, folder, machine, page, save
 from bench.workloads import WORKLOADS
 from preble.simulate import Request, simulate
 from preble.simulate.traces import load
@@ -149,9 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = [compare(pair, options.traces, QUICK if options.quick else None, advance) for pair in chosen]
     text = document(rows, machine(), commit())
     sys.stdout.write(text + "\n")
-    if options.markdown:
-        Path(options.markdown).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.markdown).write_text(text, encoding="utf-8")
+    page(options.markdown, text)
     metrics = {f"{row.workload}_{name}": getattr(row, name) for row in rows for name in ("tau", "regret")}
     save(options.json, "generators", metrics, rows=msgspec.to_builtins(rows), quick=options.quick)
     return 0
