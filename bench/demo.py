@@ -14,7 +14,6 @@ first token count from the intended arrival. The weights are random, so answers 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import time
 from collections.abc import Sequence
@@ -29,10 +28,10 @@ from bench.engines import engine_options
 from bench.figure import draw
 from bench.live import Record, play, summary
 from bench.progress import progress
-from bench.report import command_line, save, write
+from bench.report import command_line, completed, positive, save, write
 from bench.workloads import Request
 from bench.workloads.stdlib import Topic, requests, topics
-from preble import PrebleCluster, PrebleError, SamplingParams
+from preble import PrebleCluster, SamplingParams
 from preble.testing import make_model
 
 POLICIES = ("round-robin", "e2")
@@ -74,8 +73,8 @@ class Setting(msgspec.Struct, frozen=True):
     requests: list[Request]
 
 
-async def run(arguments: argparse.Namespace, console: Console) -> bool:
-    """Measure, serve, report and write the files; return whether both policies gave the same tokens."""
+async def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Measure, serve, report and write the files; return 0, or 1 if the policies gave different tokens."""
     model = arguments.model or str(make_model(arguments.out / "model"))
     chosen = topics(2, 2) if arguments.quick else topics(6, 6)
     machine = await measure(model, arguments.backend, chosen)
@@ -92,7 +91,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> bool:
         save(arguments.json, "demo", flat(policies))
     show(policies, differing, console)
     console.print(f"Written: {arguments.out / 'result.json'} and {arguments.out / 'figure.png'}", soft_wrap=True)
-    return not differing
+    return 1 if differing else 0
 
 
 async def measure(model: str, backend: str, topics: Sequence[Topic]) -> Machine:
@@ -211,8 +210,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", help="a Hugging Face folder (default: one with 5M random parameters is made)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for results (%(default)s)")
-    parser.add_argument("--seconds", type=float, help="for how long requests arrive (18)")
-    parser.add_argument("--load", type=float, default=1.6, help="1 is what two workers serve uncached (%(default)s)")
+    parser.add_argument("--seconds", type=positive(float), help="for how long requests arrive (18)")
+    parser.add_argument(
+        "--load", type=positive(float), default=1.6, help="1 is what two workers serve uncached (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and questions (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="4 prefixes and 2 seconds, to see that it works")
     arguments = parser.parse_args(argv)
@@ -222,13 +223,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; return 0, or 1 if the policies' tokens differ, or 2 if something is wrong with the setting."""
-    try:
-        return 0 if asyncio.run(run(parse(argv), Console(highlight=False))) else 1
-    except PrebleError as error:
-        sys.stderr.write(f"bench.demo: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return completed("bench.demo", run(parse(argv), Console(highlight=False)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ second, and of CPU seconds, which other load on the machine disturbs less.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import time
@@ -25,8 +26,8 @@ from bench.live.setting import vocabulary_of
 from bench.live.traffic import workload
 from bench.micro.figures import Figures, turns
 from bench.progress import progress
-from bench.report import command_line, save
-from preble import PrebleError, SamplingParams
+from bench.report import command_line, completed, positive, save
+from preble import SamplingParams
 from preble.backends import EngineRequest
 from preble.backends.vllm.engine import VllmEngine
 from preble.simulate import Request
@@ -150,23 +151,22 @@ def shared(count: int, vocabulary: int) -> list[bytes]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report; return 0, or 2 if something is wrong with the setting."""
     parser = command_line(__doc__)
-    parser.add_argument("--rounds", type=int, help="of each kind of prompts (8)")
-    parser.add_argument("--requests", type=int, help="in each round (64)")
+    parser.add_argument("--rounds", type=positive(int), help="of each kind of prompts (8)")
+    parser.add_argument("--requests", type=positive(int), help="in each round (64)")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder (default: one is made)")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 24, to see that it works")
-    options = parser.parse_args(argv)
+    return completed("bench.engine_queue", run(parser.parse_args(argv)))
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Measure and report."""
     rounds = options.rounds or (2 if options.quick else 8)
     count = options.requests or (24 if options.quick else 64)
-    try:
-        figures = asyncio.run(measure(options.model or make_model("out/model"), rounds, count))
-    except PrebleError as error:
-        sys.stderr.write(f"bench.engine_queue: {error}\n")
-        return 2
+    figures = await measure(options.model or make_model("out/model"), rounds, count)
     save(options.json, "engine_queue", figures.metrics, spread=figures.spread, rounds=rounds, requests=count)
     for name in (name for name in figures.metrics if name.endswith("_ratio")):
         low, high = figures.spread[name]
         print(f"{name}: {figures.metrics[name]:.3f}, 10th to 90th percentile {low:.3f} to {high:.3f}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import uvloop
 
-from bench.report import command_line, save
+from bench.report import command_line, positive, save
 from preble import PrebleCluster, SamplingParams
 from preble.transport.zeromq import Dealer, Router
 
@@ -124,16 +125,17 @@ async def measure(requests: int, rounds: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and report."""
     parser = command_line(__doc__)
-    parser.add_argument("--requests", type=int, default=5000, help="requests per throughput round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=positive(int), help="requests per throughput round (5000)")
+    parser.add_argument("--rounds", type=positive(int), help="(5)")
     parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop", help="the caller's event loop")
     parser.add_argument("--quick", action="store_true", help="a few seconds, for a look")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     run = uvloop.run if options.loop == "uvloop" else asyncio.run
-    metrics = run(measure(1000, 2) if options.quick else measure(options.requests, options.rounds))
+    requests, rounds = (1000, 2) if options.quick else (5000, 5)
+    metrics = run(measure(options.requests or requests, options.rounds or rounds))
     save(options.json, "overhead", metrics, loop=options.loop)
 
 

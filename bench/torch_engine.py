@@ -12,7 +12,7 @@ import statistics
 import struct
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench.report import command_line, save
+from bench.report import command_line, positive, save
 from preble.backends import EngineRequest
 from preble.backends.torch.engine import TorchEngine
 from preble.testing import make_model
@@ -191,11 +191,11 @@ async def measure(folder: Path, repeats: int) -> dict[str, float]:
     return metrics
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the comparison and report it."""
     parser = command_line(__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
+    parser.add_argument("--repeats", type=positive(int), default=9)
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         metrics = asyncio.run(measure(make_model(Path(folder) / "model"), options.repeats))

@@ -9,7 +9,6 @@ a network, and `pip install --no-index --no-deps --target SITE FOLDER/*.whl` wit
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +20,11 @@ from bench.gpu.wheels import download
 from bench.live.__main__ import beside_simulation, command
 from bench.live.setting import Setting
 from bench.live.traffic import LIVE, scaled
-from bench.report import command_line
-from preble import PrebleError
+from bench.report import command_line, completed, positive
+from preble.core.policies import POLICIES
 from preble.simulate import Request
 
-POLICIES = ("round-robin", "sglang-cache-aware", "e2")
+COMPARED = ("round-robin", "sglang-cache-aware", "e2")
 WORKLOADS = ("toolbench", "loogle", "airline")
 """Tool use, long documents, agent sessions."""
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
@@ -76,14 +75,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = command_line(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="1b", help="of the model (%(default)s)")
     parser.add_argument("--device", choices=DTYPES, default="cuda", help="of all workers (%(default)s)")
-    parser.add_argument("--workers", type=int, help="replicas on it (as many as suit the shape)")
-    parser.add_argument("--policy", action="append", help=f"repeatable ({', '.join(POLICIES)})")
+    parser.add_argument("--workers", type=positive(int), help="replicas on it (as many as suit the shape)")
+    parser.add_argument(
+        "--policy", action="append", choices=POLICIES, help=f"repeatable ({', '.join(COMPARED)})", metavar="NAME"
+    )
     parser.add_argument(
         "--workload", action="append", choices=LIVE, help=f"repeatable ({', '.join(WORKLOADS)})", metavar="NAME"
     )
-    parser.add_argument("--utilisation", type=float, default=0.55, help="of a worker under round robin (%(default)s)")
-    parser.add_argument("--requests", type=int, help="of each workload (200)")
-    parser.add_argument("--calibration", type=int, help="requests in each of its phases (60)")
+    parser.add_argument(
+        "--utilisation", type=positive(float), default=0.55, help="of a worker under round robin (%(default)s)"
+    )
+    parser.add_argument("--requests", type=positive(int), help="of each workload (200)")
+    parser.add_argument("--calibration", type=positive(int), help="requests in each of its phases (60)")
     parser.add_argument("--seed", type=int, default=0, help="of workloads and ties (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="where the models go (%(default)s)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
@@ -95,7 +98,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         arguments.shape, arguments.device = "toy", "cpu"
     arguments.workers = arguments.workers or SHAPES[arguments.shape].workers
     arguments.workload = arguments.workload or (WORKLOADS[:1] if arguments.quick else WORKLOADS)
-    arguments.policy = arguments.policy or (POLICIES[::2] if arguments.quick else POLICIES)
+    arguments.policy = arguments.policy or (COMPARED[::2] if arguments.quick else COMPARED)
     arguments.requests = arguments.requests or (20 if arguments.quick else 200)
     arguments.calibration = arguments.calibration or (8 if arguments.quick else 60)
     arguments.command = command(sys.argv[1:] if argv is None else argv, "bench.gpu")
@@ -107,14 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.wheels:
         return download(arguments.wheels, arguments.python)
-    try:
-        asyncio.run(run(arguments))
-    except PrebleError as error:
-        sys.stderr.write(f"bench.gpu: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return completed("bench.gpu", run(arguments))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import msgspec
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """A Llama and its workers, sizes in elements and tokens.
+    """A Llama and its workers, sizes in elements and tokens; the defaults are what Llama 3's sizes have in common.
 
     `whole` says that prompts and outputs are as long as the workloads' generators make them, and not cut for a small
     model.
@@ -17,14 +17,14 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
     hidden: int
     layers: int
-    heads: int
-    kv_heads: int
     intermediate: int
-    vocab: int
+    heads: int = 32
+    kv_heads: int = 8
+    vocab: int = 128_256
     tied: bool = False
     workers: int
     kv_tokens: int
-    context_limit: int
+    context_limit: int = 65_536
     max_batched_tokens: int = 512
     whole: bool = True
 
@@ -46,38 +46,17 @@ SHAPES = {
     "toy": Shape(
         hidden=128,
         layers=2,
+        intermediate=352,
         heads=4,
         kv_heads=2,
-        intermediate=352,
         vocab=4096,
         workers=2,
         kv_tokens=16_384,
         context_limit=8_192,
         whole=False,
     ),
-    "1b": Shape(
-        hidden=2048,
-        layers=16,
-        heads=32,
-        kv_heads=8,
-        intermediate=8192,
-        vocab=128_256,
-        tied=True,
-        workers=4,
-        kv_tokens=131_072,
-        context_limit=65_536,
-    ),
-    "8b": Shape(
-        hidden=4096,
-        layers=32,
-        heads=32,
-        kv_heads=8,
-        intermediate=14_336,
-        vocab=128_256,
-        workers=2,
-        kv_tokens=98_304,
-        context_limit=65_536,
-    ),
+    "1b": Shape(hidden=2048, layers=16, intermediate=8_192, tied=True, workers=4, kv_tokens=131_072),
+    "8b": Shape(hidden=4096, layers=32, intermediate=14_336, workers=2, kv_tokens=98_304),
 }
 """The sizes of Llama 3.2 1B and of Llama 3.1 8B; four and two workers fit a GPU of 80 GB."""
 

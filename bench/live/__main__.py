@@ -14,7 +14,6 @@ Times count from the intended arrival. Workloads are those of simulations with f
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,8 +33,8 @@ from bench.live.report import markdown
 from bench.live.setting import Setting, vocabulary_of
 from bench.live.traffic import LIVE, paced, workload
 from bench.progress import progress
-from bench.report import command_line, save
-from preble import PrebleError
+from bench.report import command_line, completed, page, positive, save
+from preble.core.policies import POLICIES
 from preble.simulate import Request, simulate
 from preble.testing import make_model
 
@@ -181,13 +180,6 @@ def keep(arguments: argparse.Namespace, setting: Setting, metrics: dict[str, flo
     save(arguments.json, "live", metrics, **msgspec.to_builtins(more))
 
 
-def page(path: Path | None, text: str) -> None:
-    """Write the page of the documentation, if it was asked for."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_line(__doc__)
@@ -195,17 +187,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--beside", choices=DEFAULTS, help=f"simulation for {' and '.join(TIMED)}, else policies")
     parser.add_argument("--model", help="as the backend takes it (one with 5M random parameters is made)")
     parser.add_argument("--out", type=Path, default=Path("out/live"), help="where that is made (%(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="replicas (%(default)s)")
-    parser.add_argument("--kv-tokens", type=int, default=16_384, help="KV cache of each (%(default)s)")
-    parser.add_argument("--context-limit", type=int, default=8_192, help="tokens of the longest (%(default)s)")
-    parser.add_argument("--policy", action="append", help="repeatable")
+    parser.add_argument("--workers", type=positive(int), default=2, help="replicas (%(default)s)")
+    parser.add_argument("--kv-tokens", type=positive(int), default=16_384, help="KV cache of each (%(default)s)")
+    parser.add_argument(
+        "--context-limit", type=positive(int), default=8_192, help="tokens of the longest (%(default)s)"
+    )
+    parser.add_argument(
+        "--policy", action="append", choices=POLICIES, help=f"repeatable, of {', '.join(POLICIES)}", metavar="NAME"
+    )
     parser.add_argument(
         "--workload", action="append", choices=LIVE, help=f"repeatable, of {', '.join(LIVE)}", metavar="NAME"
     )
-    parser.add_argument("--utilisation", type=float, help="under round robin (0.55, beside policies 0.8)")
-    parser.add_argument("--rounds", type=int, help="beside policies (3)")
-    parser.add_argument("--requests", type=int, help="of each workload (300)")
-    parser.add_argument("--calibration", type=int, help="requests in each of its phases (60)")
+    parser.add_argument("--utilisation", type=positive(float), help="under round robin (0.55, beside policies 0.8)")
+    parser.add_argument("--rounds", type=positive(int), help="beside policies (3)")
+    parser.add_argument("--requests", type=positive(int), help="of each workload (300)")
+    parser.add_argument("--calibration", type=positive(int), help="requests in each of its phases (60)")
     parser.add_argument("--seed", type=int, default=0, help="of workloads and ties (%(default)s)")
     parser.add_argument(
         "--quick", action="store_true", help="one workload, 40 requests, two policies: to see that it works"
@@ -244,14 +240,8 @@ def command(argv: Sequence[str], module: str = "bench.live") -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; return 0, or 2 if something is wrong with the setting."""
-    try:
-        asyncio.run(run(parse(argv), Console(highlight=False, width=None if sys.stdout.isatty() else 200)))
-    except PrebleError as error:
-        sys.stderr.write(f"bench.live: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    return completed("bench.live", run(parse(argv), console))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from bench.live.comparison import HEADERS, Row, cells
-from bench.report import commit, machine
+from bench.report import commit, machine, table
 
 PAGE = """# Live, and as simulated
 
@@ -23,7 +23,6 @@ what the fitted model gives for those very steps: a machine that is slower than 
 def markdown(rows: Sequence[Row], command: str) -> str:
     """Return the page."""
     host = machine()
-    lines = [HEADERS, ["---"] * 2 + ["---:"] * (len(HEADERS) - 2), *map(cells, rows)]
     return PAGE.format(
         command=command,
         date=datetime.now(UTC).date(),
@@ -31,5 +30,5 @@ def markdown(rows: Sequence[Row], command: str) -> str:
         machine=", ".join([host["cpu"], f"{host['cores']} cores", *host["accelerators"]]),
         before=f"{host['load_average']['before'][0]:.1f}",
         after=f"{host['load_average']['after'][0]:.1f}",
-        table="\n".join(f"| {' | '.join(line)} |" for line in lines),
+        table=table(HEADERS, map(cells, rows), words=2),
     )

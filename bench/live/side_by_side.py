@@ -10,7 +10,7 @@ from bench.live.calibrate import AT_ONCE
 from bench.live.ratios import BASE, Rounds, key, ratio
 from bench.live.setting import Setting
 from bench.micro.figures import Figures
-from bench.report import commit, machine
+from bench.report import commit, machine, table
 
 HEADERS = (
     "workload", "policy", "TTFT mean, s", f"over {BASE}", "rounds", "TTFT p99, s", f"over {BASE}", "latency mean, s",
@@ -63,14 +63,13 @@ def _row(figures: Figures, workload: str, policy: str) -> tuple[str, ...]:
 
 
 def page(
-    table: Sequence[Sequence[str]], rates: dict[str, float], setting: Setting, arguments: argparse.Namespace
+    found: Sequence[Sequence[str]], rates: dict[str, float], setting: Setting, arguments: argparse.Namespace
 ) -> str:
-    """Return the page of the documentation."""
+    """Return the page of the documentation, with the rows that were found."""
     host = machine()
     engines = {
         name: version for name, version in host["packages"].items() if name.startswith((setting.backend, "torch"))
     }
-    lines = [HEADERS, ["---"] * 2 + ["---:"] * (len(HEADERS) - 2), *table]
     return PAGE.format(
         backend=setting.backend,
         command=arguments.command,
@@ -89,5 +88,5 @@ def page(
         rates=", ".join(f"{workload} {rate:.2f} a second" for workload, rate in rates.items()),
         rounds=arguments.rounds,
         base=BASE,
-        table="\n".join(f"| {' | '.join(line)} |" for line in lines),
+        table=table(HEADERS, found, words=2),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from bench.paper.result import Document, document, read
 from bench.paper.run import Results, alone, jobs, pooled, run
 from bench.paper.tables import ablation, azure, baselines, beyond, claims, markdown
 from bench.progress import progress
-from bench.report import command_line, write
+from bench.report import command_line, cores, page, positive, write
 
 QUICK_REQUESTS = 150
 
@@ -35,13 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_line(about)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables there")
     parser.add_argument("--figures", metavar="DIR", type=Path, help="write the figures there")
     parser.add_argument("--read", metavar="FILE", type=Path, help="run nothing: report an earlier --json")
-    parser.add_argument("--requests", metavar="N", type=_positive, help="at most so many in a cell (the paper's)")
-    parser.add_argument("--seeds", metavar="N", type=_positive, default=1, help="take means of so many (%(default)s)")
-    parser.add_argument("--jobs", metavar="N", type=_positive, default=usable, help="processes (%(default)s)")
+    parser.add_argument("--requests", metavar="N", type=positive(int), help="at most so many in a cell (the paper's)")
+    parser.add_argument(
+        "--seeds", metavar="N", type=positive(int), default=1, help="take means of so many (%(default)s)"
+    )
+    parser.add_argument("--jobs", metavar="N", type=positive(int), default=cores(), help="processes (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="the lowest and highest rates, few requests")
     options = parser.parse_args(argv)
     options.requests = options.requests or (QUICK_REQUESTS if options.quick else None)
@@ -88,17 +88,9 @@ def save(found: Document, options: argparse.Namespace) -> None:
     if options.json:
         write(Path(options.json), msgspec.to_builtins(found))
     if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(markdown(found), encoding="utf-8")
+        page(options.markdown, markdown(found))
     if options.figures:
         draw(found.results, options.figures)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 if __name__ == "__main__":

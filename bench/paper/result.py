@@ -10,7 +10,7 @@ import msgspec
 
 from bench.paper.ratios import metrics
 from bench.paper.run import Results
-from bench.report import commit, machine
+from bench.report import commit, earlier, machine
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -31,5 +31,5 @@ def document(results: Results) -> Document:
 
 
 def read(path: Path) -> Document:
-    """Return what was written before. Raises OSError, msgspec.ValidationError."""
-    return msgspec.json.decode(path.read_bytes(), type=Document)
+    """Return what was written before. Raises SystemExit if it is not there."""
+    return earlier(path, Document)

@@ -28,7 +28,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import uvloop
@@ -41,7 +40,7 @@ from bench.peers.servers import KINDS
 from bench.peers.sides import CLUSTERS, FULL, QUICK, ROUTERS, SIDES, Scale, overhead, serving
 from bench.peers.table import added, document, note, notes, table
 from bench.progress import progress
-from bench.report import command_line, save
+from bench.report import command_line, page, positive, save
 
 
 async def measure(scale: Scale) -> tuple[Rounds, Skipped]:
@@ -65,13 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--engine", choices=("sim", *KINDS), default="sim", help="what the workers run; vllm and sglang as real servers"
     )
-    parser.add_argument("--rounds", type=int, help=f"with real servers ({over_engines.FULL.rounds})")
-    parser.add_argument("--requests", type=int, help=f"in each round, with real servers ({over_engines.FULL.requests})")
+    full = over_engines.FULL
+    parser.add_argument("--rounds", type=positive(int), help=f"with real servers ({full.rounds})")
+    parser.add_argument("--requests", type=positive(int), help=f"in each round, with real servers ({full.requests})")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there, with machine and date")
     parser.add_argument(
         "--quick", action="store_true", help="under a minute once the routers are installed; real servers take longer"
     )
     options = parser.parse_args(argv)
+    if options.engine == "sim" and (options.rounds or options.requests):
+        parser.error("--rounds and --requests are for real servers, see --engine")
     figures = Figures()
     try:
         rounds, skipped = uvloop.run(_measured(options))
@@ -94,9 +96,7 @@ def _report(figures: Figures, skipped: Skipped, options: argparse.Namespace) -> 
     rows = table(figures, skipped, tuple(sides))
     sys.stdout.write("\n" + rows)
     if options.markdown:
-        page = document(title, about or "", notes(figures, options.quick), rows)
-        Path(options.markdown).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.markdown).write_text(page, encoding="utf-8")
+        page(options.markdown, document(title, about or "", notes(figures, options.quick), rows))
 
 
 async def _measured(options: argparse.Namespace) -> tuple[Rounds, Skipped]:

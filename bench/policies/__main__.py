@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,7 +18,7 @@ from bench.policies.measure import Job, measure
 from bench.policies.plan import Plan, known
 from bench.policies.tables import markdown
 from bench.progress import progress
-from bench.report import command_line, commit, machine
+from bench.report import command_line, commit, cores, folder, machine, page, positive
 from preble.core.policies import POLICIES
 
 QUICK = ("toolbench", "videoqa", "splits")
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = Path(options.table or options.json or DEFAULT)
     board = read(path) if options.table else run(options, path)
     text = markdown(board, draw(board, path.parent, path.stem))
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    page(path.with_suffix(".md"), text)
     sys.stdout.write(text)
     return 0
 
@@ -80,17 +79,17 @@ def _plan(options: argparse.Namespace) -> Plan:
         {name: found[name] for name in names},
         sorted(policies, key=OURS.__ne__),
         options.load or LOADS,
-        1 if options.quick else options.seeds,
-        QUICK_REQUESTS if options.quick else options.requests,
+        options.seeds or (1 if options.quick else SEEDS),
+        options.requests or (QUICK_REQUESTS if options.quick else None),
     )
 
 
 def _board(options: argparse.Namespace, plan: Plan, path: Path) -> Board:
-    """Return the board to fill in: that of the file to be taken up again, or a new one. Raises ValueError."""
+    """Return the board to fill in: that of the file to be taken up again, or a new one. Raises SystemExit."""
     if options.resume and path.exists():
         board = read(path)
         if board.settings != plan.settings:
-            raise ValueError(f"{path}: of other settings, {board.settings} instead of {plan.settings}")
+            raise SystemExit(f"{path}: of other settings, {board.settings} instead of {plan.settings}")
         return board
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return Board(date=date, commit=commit(), machine=machine(), settings=plan.settings)
@@ -101,20 +100,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a few small cells of one seed")
     parser.add_argument("--resume", action="store_true", help="keep what the file has, measure the rest")
     parser.add_argument("--table", metavar="FILE", help="render a result's tables and figures, measure nothing")
-    parser.add_argument("--traces", type=Path, metavar="DIR", help="recorded traces, as far as they are there")
+    parser.add_argument("--traces", type=folder, metavar="DIR", help="recorded traces, as far as they are there")
     parser.add_argument(
         "--workload", action="append", choices=[*GENERATED, *RECORDED], metavar="NAME", help="repeatable (all)"
     )
     parser.add_argument("--policy", action="append", choices=POLICIES, metavar="NAME", help="repeatable (all)")
-    parser.add_argument("--load", action="append", type=float, metavar="PART", help="repeatable (0.5, 0.8, 0.95)")
-    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="of each cell (%(default)s)")
-    parser.add_argument("--requests", type=int, metavar="N", help="of each cell (each workload's own)")
-    parser.add_argument("--jobs", type=int, default=_cores(), metavar="N", help="processes (%(default)s)")
+    parser.add_argument(
+        "--load", action="append", type=positive(float), metavar="PART", help="repeatable (0.5, 0.8, 0.95)"
+    )
+    parser.add_argument("--seeds", type=positive(int), metavar="N", help=f"of each cell ({SEEDS})")
+    parser.add_argument("--requests", type=positive(int), metavar="N", help="of each cell (each workload's own)")
+    parser.add_argument("--jobs", type=positive(int), default=cores(), metavar="N", help="processes (%(default)s)")
     return parser
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from bench.report import earlier
 from preble.core.policies import POLICIES
 
 OURS = "e2"
@@ -122,8 +123,8 @@ class Board(msgspec.Struct, kw_only=True):
 
 
 def read(path: Path) -> Board:
-    """Read a board. Raises OSError, msgspec.ValidationError."""
-    return msgspec.json.decode(path.read_bytes(), type=Board)
+    """Read a board. Raises SystemExit if there is none."""
+    return earlier(path, Board)
 
 
 def _key(row: Cell | Sustained | Bound) -> tuple[str, float, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from bench.policies.board import HIGHER, LOADS, METRICS, OURS, PEERS, SEEDS, Board, Bound, Cell, Sustained
 from bench.policies.cases import GENERATED, RECORDED
@@ -23,6 +23,7 @@ from bench.policies.compare import (
     sustained_each,
     targets,
 )
+from bench.report import table
 from preble.core.policies import POLICIES
 
 KNOWN = GENERATED | RECORDED
@@ -56,13 +57,6 @@ def markdown(board: Board, figures: Sequence[str] = ()) -> str:
         "## Cells\n\nIn brackets the ratio to the best peer.\n\n" + "\n\n".join(_places(board)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table; all columns but the first are numbers."""
-    heads = list(heads)
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _origin(board: Board) -> str:

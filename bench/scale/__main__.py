@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 from bench.progress import progress
-from bench.report import command_line, commit, machine, save
+from bench.report import command_line, commit, machine, page, save
 from bench.scale import __doc__ as about
 from bench.scale.runs import QUICK, RATE, SETS, SKIP, Parts, Scale, Size, parts, sizes
 from bench.scale.tables import document
@@ -26,9 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         grown, split = sizes(scale, advance), parts(scale, advance)
     text = document(grown, split, scale, machine(), commit())
     sys.stdout.write(text + "\n")
-    if options.markdown:
-        Path(options.markdown).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.markdown).write_text(text, encoding="utf-8")
+    page(options.markdown, text)
     setting = {**msgspec.to_builtins(scale), "rate_per_worker": RATE, "sets_per_worker": SETS, "skip": SKIP}
     rows = {"sizes": msgspec.to_builtins(grown), "split": msgspec.to_builtins(split)}
     save(options.json, "scale", metrics(grown, split), setting=setting, quick=options.quick, **rows)

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from bench.progress import progress
-from bench.report import command_line, commit, machine, save
+from bench.report import command_line, commit, folder, machine, page, save
 from bench.workloads import WORKLOADS
 from preble.simulate import Request, simulate
 from preble.simulate.traces import load
@@ -134,25 +134,22 @@ def _ordered(seconds: Mapping[str, float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare and report; 2 if the files are not there."""
+    """Compare and report."""
     parser = command_line(__doc__)
-    parser.add_argument("--traces", type=Path, default=Path("../shared/workloads"), metavar="DIR", help="(%(default)s)")
+    parser.add_argument("--traces", type=folder, default="../shared/workloads", metavar="DIR", help="(%(default)s)")
     names = [pair.name for pair in PAIRS]
     parser.add_argument("--workload", action="append", choices=names, help="repeatable (all)")
     parser.add_argument("--markdown", metavar="FILE", help="write the table there")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} requests of each workload")
     options = parser.parse_args(argv)
-    if not options.traces.is_dir():
-        sys.stderr.write(f"{options.traces}: no trace files there\n")
-        return 2
     chosen = [pair for pair in PAIRS if pair.name in (options.workload or names)]
+    if missing := [pair.file for pair in chosen if not (options.traces / pair.file).is_file()]:
+        parser.error(f"{options.traces}: without {', '.join(missing)}")
     with progress("workloads", len(chosen)) as advance:
         rows = [compare(pair, options.traces, QUICK if options.quick else None, advance) for pair in chosen]
     text = document(rows, machine(), commit())
     sys.stdout.write(text + "\n")
-    if options.markdown:
-        Path(options.markdown).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.markdown).write_text(text, encoding="utf-8")
+    page(options.markdown, text)
     metrics = {f"{row.workload}_{name}": getattr(row, name) for row in rows for name in ("tau", "regret")}
     save(options.json, "generators", metrics, rows=msgspec.to_builtins(rows), quick=options.quick)
     return 0

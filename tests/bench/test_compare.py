@@ -26,11 +26,6 @@ def test_ties_in_either_are_no_pairs():
     assert kendall({"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 1.0}) == (1.0, 0)
 
 
-def test_without_the_files_it_says_so(tmp_path, capsys):
-    assert main(["--traces", str(tmp_path / "none")]) == 2
-    assert "no trace files" in capsys.readouterr().err
-
-
 def write(path: Path, requests: list[Request]) -> None:
     """A trace of segments, at one request a second."""
     path.parent.mkdir(exist_ok=True)

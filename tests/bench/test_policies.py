@@ -287,7 +287,7 @@ def test_a_run_fills_all_cells_is_the_same_again_and_can_be_taken_up(tmp_path, c
     again = json.loads(path.read_text())
     assert again["cells"][0]["ttft_mean"] == 77.0
     assert again["cells"][1:] == written["cells"][1:]
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(SystemExit, match="other settings"):
         main([*RUN, "--seeds", "1", "--json", str(path), "--resume"])
     (tmp_path / "policies.md").unlink()
     assert main(["--table", str(path)]) == 0

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from bench.report import command_line, machine, save
+from bench.report import command_line, completed, machine, save
 
 
 def test_result_holds_everything_that_a_number_belongs_to(tmp_path, capsys):
@@ -41,3 +41,14 @@ def test_command_line_takes_the_file():
     parser = command_line("what it measures")
     assert parser.parse_args(["--json", "x.json"]).json == "x.json"
     assert parser.parse_args([]).json is None
+
+
+def test_an_interrupted_benchmark_ends_as_shells_expect():
+    async def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    async def whole() -> None:
+        pass
+
+    assert completed("sample", interrupted()) == 130
+    assert completed("sample", whole()) == 0
