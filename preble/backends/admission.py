@@ -14,18 +14,17 @@ from preble.tree import Namespaces
 
 
 class _Ticket:
-    """One request at the door: its key in the queue, and the prompt tokens it will have computed once inside.
+    """One request at the door, and its key in the queue.
 
     It is `inside` when it has been let in, and has `begun` when its task, a moment later, has noticed.
     """
 
-    __slots__ = ("begun", "entered", "inside", "key", "pending", "refused")
+    __slots__ = ("begun", "entered", "inside", "key", "refused")
 
     def __init__(self, key: bytes) -> None:
         self.key = key
         self.entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.inside = self.refused = self.begun = False
-        self.pending = 0
 
 
 class Admission:
@@ -33,8 +32,8 @@ class Admission:
 
     The engine has its own waiting line, which knows neither our order nor our moves: it is kept short. Inside are at
     most `max_running` requests and `spare` that wait there for the next slot, so that none stays empty for the time
-    of a round trip. Of those no more are to be prefilled than `ahead` tokens: one step is being computed, and the
-    next must find its tokens there. One request is always let in.
+    of a round trip. Of those, no more are to be prefilled than it takes to have `ahead` tokens behind the first: one
+    step is being computed, and the next must find its tokens there. How much of the first is left, nobody says.
 
     `cached(tokens, salt)` gives the tokens of a packed prompt that the engine need not compute. Needs a running loop.
     """
@@ -55,6 +54,7 @@ class Admission:
         self._namespaces = Namespaces(self._in_use)
         self._tickets: dict[int, _Ticket] = {}
         self._inside = 0
+        self._prefilling: dict[int, int] = {}  # tokens to compute of those inside, in the order they came in
         self._pending = 0
         self._due: asyncio.Handle | None = None
         self._paused = False
@@ -105,10 +105,8 @@ class Admission:
 
     def prefilled(self, id: int) -> None:
         """The request's first token is there: its prompt is computed, and others may follow."""
-        ticket = self._tickets.get(id)
-        if ticket is not None and ticket.pending:
-            self._pending -= ticket.pending
-            ticket.pending = 0
+        if id in self._prefilling:
+            self._pending -= self._prefilling.pop(id)
             self._local.prefilled(id)
             self._soon()
 
@@ -127,7 +125,9 @@ class Admission:
         self._namespaces.check()
         tickets = self._tickets.values()
         assert self._inside == sum(ticket.inside for ticket in tickets), "the count of those inside is off"
-        assert self._pending == sum(ticket.pending for ticket in tickets), "the count of pending tokens is off"
+        assert self._pending == sum(self._prefilling.values()), "the count of pending tokens is off"
+        inside = {id for id, ticket in self._tickets.items() if ticket.inside}
+        assert self._prefilling.keys() <= inside, "some are prefilled that are not inside"
         waiting = sum(not ticket.entered.done() for ticket in tickets)
         assert self._local.waiting == waiting, "the queue holds others than those who wait"
         assert self._inside <= self._room, "more inside than there is room"
@@ -146,7 +146,7 @@ class Admission:
     def _leave(self, id: int) -> None:
         ticket = self._tickets.pop(id)
         self._local.remove(id)
-        self._pending -= ticket.pending
+        self._pending -= self._prefilling.pop(id, 0)
         self._inside -= ticket.inside
         self._soon()
 
@@ -166,15 +166,16 @@ class Admission:
             self._admit(id)
 
     def _has_room(self) -> bool:
-        return self._inside < self._room and (self._pending < self._ahead or not self._inside)
+        behind = self._pending - next(iter(self._prefilling.values()), 0)
+        return self._inside < self._room and (behind < self._ahead or not self._prefilling)
 
     def _admit(self, id: int) -> None:
         self._local.admit(id)
         ticket = self._tickets[id]
         ticket.inside = True
-        ticket.pending = max(1, len(ticket.key) // TOKEN_BYTES - self._cached_of(ticket.key))
+        self._prefilling[id] = max(1, len(ticket.key) // TOKEN_BYTES - self._cached_of(ticket.key))
         self._inside += 1
-        self._pending += ticket.pending
+        self._pending += self._prefilling[id]
         if not ticket.entered.done():
             ticket.entered.set_result(None)
 

@@ -71,14 +71,15 @@ async def test_as_many_are_inside_as_run_and_a_few_more():
     await door.empty()
 
 
-async def test_prompts_are_let_in_for_two_steps_and_one_always():
+async def test_prompts_are_let_in_for_two_steps_beyond_the_first_and_one_always():
+    """Of the first almost nothing may be left: a step that found only that would compute next to nothing."""
     door = Door(max_running=9, ahead=LENGTH + 1)
-    await door.arrive(*map(request, range(4)))
-    assert door.order == [0, 1]
+    await door.arrive(*map(request, range(5)))
+    assert door.order == [0, 1, 2]
     door.admission.prefilled(0)
     door.admission.prefilled(0)
     await settle()
-    assert door.order == [0, 1, 2]
+    assert door.order == [0, 1, 2, 3]
     await door.empty()
     narrow = Door(ahead=0)
     await narrow.arrive(*map(request, range(2)))
@@ -103,8 +104,8 @@ async def test_what_was_let_in_a_moment_ago_can_still_be_refused():
 
 async def test_what_is_cached_takes_no_room():
     door = Door(cached=lambda tokens, salt: LENGTH - 1, max_running=9, ahead=3)
-    await door.arrive(*map(request, range(5)))
-    assert door.order == [0, 1, 2]
+    await door.arrive(*map(request, range(6)))
+    assert door.order == [0, 1, 2, 3]
     await door.empty()
 
 
