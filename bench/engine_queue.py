@@ -1,17 +1,19 @@
 """What our queue in front of vLLM costs: the same requests to the engine directly, and through it, in turns.
 
-One vLLM in this process, on a model of 5 million random parameters. All requests are put at once, from a cold cache:
-directly, so that they wait in vLLM's own line, and as a worker does, so that they wait in our `LocalScheduler`, which
-lets in as few as keep vLLM's batch full and reads its KV events to know what is cached. `distinct` prompts share
-nothing: there is no order better than another, and what is left is the queue's cost. Those of `toolbench` share
-prefixes: there the order matters too. Ratios are through the queue / directly, within each round: of output tokens a
-second, and of CPU seconds, which other load on the machine disturbs less.
+One vLLM in its usual form, with a process for its core, on a model of 5 million random parameters. All requests are
+put at once, from a cold cache: directly, so that they wait in vLLM's own line, and as a worker does, so that they wait
+in our `LocalScheduler`, which lets in as few as keep vLLM's batch full and reads its KV events to know what is cached.
+`distinct` prompts share nothing: there is no order better than another, and what is left is the queue's cost. Those of
+`toolbench` share prefixes: there the order matters too. Ratios are through the queue / directly, within each round: of
+output tokens a second; of CPU seconds of this process, which has the queue and vLLM's front end; and of vLLM's steps,
+of which batches that are not full need more.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -45,21 +47,24 @@ Feed = Callable[[Any, Sequence[EngineRequest]], Awaitable[Tokens]]
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One way through all requests: wall-clock and CPU seconds, and what was generated."""
+    """One way through all requests: wall-clock and CPU seconds, the engine's steps, and what was generated."""
 
     seconds: float
     cpu: float
+    steps: int
     tokens: Tokens
 
 
 async def measure(model: Path, rounds: int, count: int) -> Figures:
     """Start the engine, feed it in both ways in turns, and return the figures. Raises what starting raises."""
-    engine = VllmEngine(
-        model=str(model),
-        **engine_options(
-            "vllm", kv_tokens=KV_TOKENS, context_limit=4096, block_size=32, max_running=64, max_batched_tokens=512
-        ),
-    )
+    sizes = {
+        "kv_tokens": KV_TOKENS,
+        "context_limit": 4096,
+        "block_size": 32,
+        "max_running": 64,
+        "max_batched_tokens": 512,
+    }
+    engine = VllmEngine(model=str(model), **engine_options("vllm", **sizes) | {"mode": "async"})
     await engine.start()
     figures = Figures()
     try:
@@ -93,14 +98,20 @@ def note(name: str, direct: Sequence[Run], queued: Sequence[Run], figures: Figur
         figures.note(f"{name}_{way}_cpu_ms_per_request", [run.cpu / len(run.tokens) * 1e3 for run in runs])
     figures.note(f"{name}_throughput_ratio", [one.seconds / other.seconds for one, other in pairs])
     figures.note(f"{name}_cpu_ratio", [other.cpu / one.cpu for one, other in pairs])
+    figures.note(f"{name}_steps_ratio", [other.steps / one.steps for one, other in pairs])
 
 
 async def timed(engine: Any, feed: Feed, requests: Sequence[EngineRequest]) -> Run:
     """Feed all requests from a cold cache."""
     await engine.reset_cache()
+    recorder, steps = engine._last_step, itertools.count()
+    tell = recorder._on_step
+    recorder._on_step = lambda *step: (next(steps), tell(*step))
     began, cpu = time.perf_counter(), time.process_time()
     tokens = await feed(engine, requests)
-    return Run(time.perf_counter() - began, time.process_time() - cpu, tokens)
+    run = Run(time.perf_counter() - began, time.process_time() - cpu, next(steps), tokens)
+    recorder._on_step = tell
+    return run
 
 
 async def direct(engine: Any, requests: Sequence[EngineRequest]) -> Tokens:

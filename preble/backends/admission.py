@@ -35,7 +35,8 @@ class Admission:
     of a round trip. Of those, no more are to be prefilled than it takes to have `ahead` tokens behind the first: one
     step is being computed, and the next must find its tokens there. How much of the first is left, nobody says.
 
-    `cached(tokens, salt)` gives the tokens of a packed prompt that the engine need not compute. Needs a running loop.
+    `cached(tokens, salt)` gives the tokens of a packed prompt that the engine need not compute; `refresh`, called
+    before the queue is looked at, learns what the cache holds by now. Needs a running loop.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class Admission:
         local: LocalScheduler,
         *,
         cached: Callable[[bytes, str], int],
+        refresh: Callable[[], None] = lambda: None,
         max_running: int,
         ahead: int,
         spare: int = 2,
     ) -> None:
         self._local = local
         self._cached = cached
+        self._refresh = refresh
         self._room = max_running + spare
         self._ahead = ahead
         self._namespaces = Namespaces(self._in_use)
@@ -159,6 +162,7 @@ class Admission:
         self._due = None
         if self._paused or not self._local.waiting or not self._has_room():
             return
+        self._refresh()
         now = asyncio.get_running_loop().time()
         for id in self._local.pick(self._room - self._inside, cached=self._cached_of, now=now):
             if not self._has_room():

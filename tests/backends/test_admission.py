@@ -136,6 +136,16 @@ async def test_cached_is_asked_for_the_prompt_and_its_salt():
     await door.empty()
 
 
+async def test_what_is_cached_is_learned_anew_before_each_look_at_the_queue():
+    looks: list[int] = []
+    door = Door(max_running=1)
+    door.admission._refresh = lambda: looks.append(len(door.order))
+    await door.arrive(request(0), request(1))
+    await door.leave(0)
+    assert (door.order, looks) == ([0, 1], [0, 1])
+    await door.empty()
+
+
 async def test_one_that_waits_can_be_refused_and_one_inside_cannot():
     door = Door(max_running=1)
     await door.arrive(request(0), request(1))

@@ -39,7 +39,8 @@ class Running:
         )
         self._admission = Admission(
             LocalScheduler(discipline, page=limits.info.block_size),
-            cached=self._cached,
+            cached=self._held.match,
+            refresh=self._feed.drain,
             max_running=limits.info.max_running,
             ahead=_STEPS_AHEAD * process.chunk,
         )
@@ -148,10 +149,6 @@ class Running:
             "priority": request.priority,
             "cache_salt": request.cache_salt or None,
         }
-
-    def _cached(self, tokens: bytes, salt: str) -> int:
-        self._feed.drain()
-        return self._held.match(tokens, salt)
 
     async def _until_cleared(self) -> None:
         """Wait until the event that tells of a flush has come: it travels apart from the answer, and may be lost."""

@@ -6,8 +6,8 @@ import asyncio
 import importlib.util
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +85,7 @@ class VllmEngine:
         self._admission = Admission(
             LocalScheduler(self._discipline, page=info.block_size),
             cached=self._held.match,
+            refresh=self._drain,
             max_running=info.max_running,
             ahead=_STEPS_AHEAD * config.scheduler_config.max_num_batched_tokens,
         )
@@ -183,36 +184,41 @@ class VllmEngine:
         first = True
         self._steps.sent(request.id, len(request.tokens) // TOKEN_BYTES, time.monotonic())
         try:
-            async with aclosing(self._outputs(request)) as outputs:
-                async for output in outputs:
-                    if first:
-                        self._drain()  # so that those who follow are looked up in a cache that holds this prompt
-                        self._admission.prefilled(request.id)
-                    said = delta(output, request.sampling, first=first)
-                    self._steps.came(request.id, len(said.tokens) // TOKEN_BYTES, said.cached_tokens)
-                    yield said
-                    first = False
+            with _in_our_words():
+                async with aclosing(self._outputs(request)) as outputs:
+                    async for output in outputs:
+                        if first:
+                            self._admission.prefilled(request.id)
+                        said = delta(output, request.sampling, first=first)
+                        self._steps.came(request.id, len(said.tokens) // TOKEN_BYTES, said.cached_tokens)
+                        yield said
+                        first = False
         finally:
             self._steps.left(request.id)
 
-    async def _outputs(self, request: EngineRequest) -> AsyncGenerator[Any, None]:
-        from vllm.exceptions import VLLMClientError
+    def _outputs(self, request: EngineRequest) -> Any:
+        """Send a request into the engine; return its stream."""
         from vllm.inputs import tokens_input
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         from preble.backends.vllm.requests import sampling_params
 
-        try:
-            prompt = tokens_input(list(unpack(request.tokens)), cache_salt=request.cache_salt or None)
-            parameters = sampling_params(request.sampling)
-            stream = self._llm.generate(prompt, parameters, str(request.id), priority=request.priority)
-            async with aclosing(stream) as outputs:
-                async for output in outputs:
-                    yield output
-        except VLLMClientError as error:
-            raise InvalidRequestError(str(error), field=getattr(error, "parameter", None) or "sampling") from error
-        except (EngineDeadError, EngineGenerateError) as error:
-            raise EngineError(f"vLLM: {error}") from error
+        prompt = tokens_input(list(unpack(request.tokens)), cache_salt=request.cache_salt or None)
+        parameters = sampling_params(request.sampling)
+        return self._llm.generate(prompt, parameters, str(request.id), priority=request.priority)
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Raise vLLM's errors as InvalidRequestError and EngineError."""
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    try:
+        yield
+    except VLLMClientError as error:
+        raise InvalidRequestError(str(error), field=getattr(error, "parameter", None) or "sampling") from error
+    except (EngineDeadError, EngineGenerateError) as error:
+        raise EngineError(f"vLLM: {error}") from error
 
 
 async def _launch(config: Any, mode: Mode, steps: Steps) -> tuple[Any, Any]:
