@@ -9,16 +9,17 @@ from bench.micro.figures import Figures
 from preble.tokens import highest, unpack
 
 
-def run(seconds: float, cpu: float, token: int = 1) -> Run:
-    return Run(seconds, cpu, [(token, token), (token,)])
+def run(seconds: float, cpu: float, token: int = 1, steps: int = 10) -> Run:
+    return Run(seconds, cpu, steps, [(token, token), (token,)])
 
 
 def test_ratios_are_the_queue_s_over_the_engine_s_within_each_round():
     figures = Figures()
-    note("w", [run(1.0, 0.5), run(4.0, 2.0)], [run(2.0, 0.6), run(4.0, 2.4)], figures)
+    note("w", [run(1.0, 0.5), run(4.0, 2.0)], [run(2.0, 0.6, steps=12), run(4.0, 2.4, steps=12)], figures)
     assert figures.metrics["w_direct_tokens_per_s"] == pytest.approx((3 / 1 + 3 / 4) / 2)
     assert figures.metrics["w_throughput_ratio"] == pytest.approx((0.5 + 1.0) / 2)
     assert figures.metrics["w_cpu_ratio"] == pytest.approx(1.2)
+    assert figures.metrics["w_steps_ratio"] == pytest.approx(1.2)
 
 
 def test_ways_that_do_not_give_the_same_tokens_are_not_compared():
