@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import zmq
 
+from preble.errors import EngineError
+
 _NOBLOCK = int(zmq.NOBLOCK)
 _NUMBER_BYTES = 8
 _END = (-1).to_bytes(_NUMBER_BYTES, "big", signed=True)
@@ -21,7 +23,8 @@ class EventFeed:
 
     Nothing happens by itself: `drain` reads what has come. If numbers are missing, `replay` (an address) is asked for
     them and newer batches wait; what it does not have either, or would need more than `patience` newer batches to
-    wait, is lost: `lost()` is called once before the first batch after it.
+    wait, is lost: `lost()` is called once before the first batch after it. Once `take` has raised EngineError, every
+    `drain` raises that: what is held is not known any more, whoever asked first.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class EventFeed:
         self._take = take
         self._lost = lost
         self._patience = patience
+        self._broken: EngineError | None = None
         self._next = 0
         self._held: deque[tuple[int, bytes]] = deque()
         self._asked = False
@@ -51,7 +55,9 @@ class EventFeed:
         return not self._held
 
     def drain(self) -> None:
-        """Take in all batches that have come. Never waits."""
+        """Take in all batches that have come. Never waits. Raises EngineError if `take` does, or did."""
+        if self._broken is not None:
+            raise self._broken
         while (frames := _received(self._live, _LIVE_FRAMES)) is not None:
             number, body = int.from_bytes(frames[1], "big"), frames[2]
             if self._held or number > self._next:
@@ -67,7 +73,11 @@ class EventFeed:
 
     def _deliver(self, body: bytes) -> None:
         self._next += 1
-        self._take(body)
+        try:
+            self._take(body)
+        except EngineError as error:
+            self._broken = error
+            raise
 
     def _heal(self) -> None:
         if self._replay is None or len(self._held) > self._patience:
