@@ -17,8 +17,9 @@ DECODE_SHARE = 0.5
 """The part of decodes that counts as load: they go on beside prefills, and nobody has to wait for their end."""
 _OUTPUT_GUESS = 64.0
 _LEARNING_RATE = 0.05
-_ROWS = ("load", "pending", "free", "victim", "requests", "waiting", "uncached")
+_ROWS = ("load", "pending", "free", "victim", "requests", "waiting", "uncached", "block", "new", "product")
 _PRICED = 5  # the first rows are what policies price by
+_CONSTANT = 3  # the last rows do not change with every request
 _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=0.0)
 
 
@@ -102,10 +103,10 @@ class Fleet:
     counts those in flight, `waiting` those of them not started, `uncached` their prompt tokens still to be
     computed; `victim` is what evicting one token will cost later, in seconds. Counts are floats too: converting
     takes as long as adding. They are rows of one table; memoryviews of the rows read and write one number in a
-    third of the time. `names` is replaced, never changed, so that it may be kept. `present` are the slots with a
-    worker, `live` those of them that take requests: all but the drained ones (`live_mask` has a bit for each). They
-    are `alike` if their blocks are of one size and a token of a prompt costs the same on all. `restricted` says
-    that some serve certain namespaces only; a policy is given the part of the fleet that is `serving` its request.
+    third of the time; `table` is the whole. `names` is replaced, never changed, so that it may be kept. `present` are
+    the slots with a worker, `live` those of them that take requests: all but the drained ones (`live_mask` has a bit
+    for each). `restricted` says that some serve certain namespaces only; a policy is given the part of the fleet that
+    is `serving` its request.
     """
 
     def __init__(self, seed: int) -> None:
@@ -251,11 +252,6 @@ class Fleet:
         """Seconds that making room on each slot for what it has not cached of `tokens` tokens will cost later."""
         return eviction_seconds(cached, self.free, self.victim, tokens)
 
-    def eviction_seconds_on(self, slot: int, cached: float, tokens: float) -> float:
-        """The same on one slot."""
-        missing: float = tokens - (cached + self._free[slot])
-        return missing * self._victim[slot] if missing > 0 else 0.0
-
     def cheapest(self, cost: Floats, cached: Floats | None = None) -> int:
         """The slot of least cost; ties go to most tokens cached, then the emptiest cache, then a seeded draw."""
         best = int(cost.argmin())
@@ -356,9 +352,10 @@ class Fleet:
     def _lay_out(self, table: Floats) -> None:
         """Name the rows of the table."""
         self._table = table
-        self.load, self.pending, self.free, self.victim, self.requests, self.waiting, self.uncached = table
+        self.load, self.pending, self.free, self.victim, self.requests, self.waiting, self.uncached, *_ = table
+        self.table = table.data
         self._priced_rows = table[:_PRICED]
-        cells = cast("list[memoryview[float]]", [memoryview(row) for row in table])
+        cells = cast("list[memoryview[float]]", [memoryview(row) for row in table[:-_CONSTANT]])
         self._load, self._pending, self._free, self._victim, self._requests, self._waiting, self._uncached = cells
 
     def _changed(self) -> None:
@@ -386,12 +383,13 @@ class Fleet:
     def _priced(self) -> None:
         """Derive from the prices of the slots what prices them all at once."""
         prices = [slot.prices for slot in self.slots]
+        constant = [(slot.block_size, slot.prices.new, slot.prices.product) for slot in self.slots]
+        self._table[-_CONSTANT:] = np.array(constant).reshape(-1, _CONSTANT).T
         self._least = np.array([price.least for price in prices])
         self._base = _shared([price.base for price in prices])
         self._new = _shared([price.new for price in prices])
         self._context = _shared([price.context for price in prices])
         self._product = _shared([price.product for price in prices])
-        self.alike = not any(isinstance(each, np.ndarray) for each in (self._block, self._new, self._product))
 
 
 def thawed(frozen: bytes) -> Floats:

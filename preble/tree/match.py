@@ -1,4 +1,4 @@
-"""What a walk down the tree finds, and the comparison that ends it."""
+"""What a walk down the tree finds."""
 
 from __future__ import annotations
 
@@ -8,27 +8,6 @@ import msgspec
 
 from preble.errors import StateError
 from preble.tree.nodes import Nodes
-
-XOR_BYTES = 256
-"""Below this size one integer XOR is cheaper than another step of bisection."""
-
-
-def common_prefix(tokens: bytes, position: int, edge: bytes) -> int:
-    """Return how many bytes of `edge` equal `tokens` from `position` on."""
-    low, high = 0, min(len(edge), len(tokens) - position)
-    view = memoryview(edge)
-    if tokens.startswith(view[:high], position):
-        return high
-    while high - low > XOR_BYTES:
-        middle = (low + high) // 2
-        if tokens.startswith(view[low:middle], position + low):
-            low = middle
-        else:
-            high = middle
-    ours = int.from_bytes(edge[low:high], "little")
-    theirs = int.from_bytes(tokens[position + low : position + high], "little")
-    difference = ours ^ theirs
-    return low + ((difference & -difference).bit_length() - 1) // 8 if difference else high
 
 
 class Match(msgspec.Struct, frozen=True, gc=False):

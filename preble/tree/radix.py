@@ -10,8 +10,9 @@ from typing import NamedTuple
 from preble.errors import StateError
 from preble.tokens import TOKEN_BYTES
 from preble.tree.holding import Holding
-from preble.tree.match import Match, common_prefix
+from preble.tree.match import Match
 from preble.tree.nodes import NODE_BYTES, Nodes
+from preble.tree.walk import walk
 
 MERGE_HOLDERS = 8
 """Nodes of more workers are not merged: it would cost a step for each, and many may come back to the split."""
@@ -110,28 +111,8 @@ class RadixTree:
     def match(self, tokens: bytes) -> Match:
         """Return how much of the packed `tokens` is held, and by whom. Changes nothing."""
         nodes = self._nodes
-        edges, children, holders, stride = nodes.edge, nodes.children, nodes.holders, nodes.stride
-        levels: list[tuple[int, int]] = []
-        node = position = taken = mask = 0
-        while (below := children[node]) is not None:
-            child = below.get(tokens[position : position + stride])
-            if child is None:
-                break
-            if holders[child] != mask:
-                if mask:
-                    levels.append((position // TOKEN_BYTES, mask))
-                mask = holders[child]
-            node, edge = child, edges[child]
-            if not tokens.startswith(edge, position):
-                taken = common_prefix(tokens, position, edge)
-                taken -= taken % stride
-                position += taken
-                break
-            taken = len(edge)
-            position += taken
-        if mask:
-            levels.append((position // TOKEN_BYTES, mask))
-        return Match(tokens, position // TOKEN_BYTES, levels, nodes, node, taken // TOKEN_BYTES, nodes.version)
+        levels, length, node, offset = walk(tokens, nodes.stride, nodes.edge, nodes.children, nodes.holders)
+        return Match(tokens, length, levels, nodes, node, offset, nodes.version)
 
     def insert(
         self,

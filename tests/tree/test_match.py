@@ -1,29 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from preble.errors import StateError
 from preble.tokens import pack
 from preble.tree import RadixTree
-from preble.tree.match import common_prefix
-
-
-@given(
-    same=st.integers(0, 5000),
-    ours=st.binary(max_size=300),
-    theirs=st.binary(max_size=300),
-    before=st.binary(max_size=8),
-    seed=st.binary(min_size=1, max_size=7),
-)
-def test_common_prefix_is_exact(same, ours, theirs, before, seed):
-    shared = (seed * (same // len(seed) + 1))[:same]
-    tokens, edge = before + shared + ours, shared + theirs
-    found = common_prefix(tokens, len(before), edge)
-    rest = tokens[len(before) :]
-    assert rest[:found] == edge[:found]
-    assert found == min(len(rest), len(edge)) or rest[found] != edge[found]
 
 
 def state_of(tree: RadixTree) -> list:

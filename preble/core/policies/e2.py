@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import numpy as np
 
 from preble.core.cached import Cached, Floats
 from preble.core.fleet import Fleet, eviction_seconds, thawed
-from preble.core.lead import lead, two_least
 from preble.core.policy import Decision, Query, Terms
+from preble.core.price import cheapest
 from preble.core.replicate import LEAST, Copy, Rents
 from preble.core.weight import Weight
 from preble.tree import RadixTree
 
 _LEARNING_RATE = 1 / 32
-_CLEAR = 1 + 1e-6
-"""Times the least cost: who is dearer than this is no tie of it, however it was rounded."""
 
 
 class E2:
@@ -73,14 +69,13 @@ class E2:
         self._utilization += _LEARNING_RATE * (fleet.utilization - self._utilization)
         cached = query.believed if self.in_flight else _landed(query, fleet)
         tokens = query.length + query.max_tokens if self.eviction else -np.inf
-        price, weight = fleet.token_seconds(query.length), self.weigh(fleet)
-        slot = self._ahead(cached, price, weight, tokens, fleet)
-        if slot < 0:
-            slot = self._cheapest(cached, weight, tokens, fleet)
-        if self.replicates and not query.namespace:
-            self._pay(query, slot, weight, fleet, now)
-        terms = _Frozen(fleet.frozen(), self.decode, cached, price, weight, tokens)
-        return Decision(slot, "exploit" if 2 * cached.on(slot) > query.length else "explore", terms)
+        load, weight = fleet.load if self.decode else fleet.pending, self.weigh(fleet)
+        slot, held, lightest, there = cheapest(fleet, load, cached, weight, tokens)
+        if self.replicates and held - there >= LEAST and not query.namespace:
+            avoidable = load.item(slot) - load.item(lightest)
+            self._pay(query, avoidable, held - there, lightest, weight, fleet, now)
+        terms = _Frozen(fleet.frozen(), self.decode, cached, fleet.token_seconds(query.length), weight, tokens)
+        return Decision(slot, "exploit" if 2 * held > query.length else "explore", terms)
 
     def copies(self, tree: RadixTree, now: float) -> list[Copy]:
         """The prefixes to copy now, and where to."""
@@ -91,38 +86,14 @@ class E2:
         alone = self.weight + self.busy * self._utilization + self.delay * fleet.crowd
         return Weight(alone, self.busy, self.beside)
 
-    def _pay(self, query: Query, slot: int, weight: Weight, fleet: Fleet, now: float) -> None:
-        """Count what this request could have avoided, had the least loaded worker held its prefix as well."""
-        cached, load = query.believed, fleet.load
-        other = int(load.argmin())
-        avoidable = load.item(slot) - load.item(other)
-        if avoidable <= 0:
-            return
-        missing = cached.on(slot) - cached.on(other)
-        if missing >= LEAST:
-            price = weight.on(fleet.requests.item(other)) * fleet.slots[other].work_seconds(missing, query.length)
+    def _pay(
+        self, query: Query, avoidable: float, missed: int, lightest: int, weight: Weight, fleet: Fleet, now: float
+    ) -> None:
+        """Count the seconds that this request could have avoided, had the least loaded worker held its prefix too."""
+        if avoidable > 0:
+            seconds = fleet.slots[lightest].work_seconds(missed, query.length)
+            price = weight.on(fleet.requests.item(lightest)) * seconds
             self._rents.pay(query.match.node, query.match.tokens, avoidable, price, now)
-
-    def _ahead(self, cached: Cached, price: Any, weight: Weight, tokens: float, fleet: Fleet) -> int:
-        """The slot that `_cheapest` would return, if no other comes near it, else -1.
-
-        M is never negative: who is ahead with it of all the others without it is ahead of them.
-        """
-        load = fleet.load if self.decode else fleet.pending
-        if fleet.alike:
-            slot, least, others = lead(load, fleet.requests, cached, price, weight)
-        else:
-            missing = cached.length - cached.by_slot()
-            slot, least, others = two_least(load + weight.on(fleet.requests) * price * missing)
-        least += fleet.eviction_seconds_on(slot, cached.on(slot), tokens)
-        return slot if others > least * _CLEAR else -1
-
-    def _cheapest(self, cached: Cached, weight: Weight, tokens: float, fleet: Fleet) -> int:
-        """The slot of least cost; what ties, the fleet decides."""
-        held = cached.by_slot()
-        load = fleet.load if self.decode else fleet.pending
-        work = weight.on(fleet.requests) * fleet.work_seconds(held, cached.length)
-        return fleet.cheapest(load + work + fleet.eviction_seconds(held, tokens), held)
 
 
 class _Frozen(msgspec.Struct, frozen=True, gc=False):
