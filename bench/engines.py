@@ -8,7 +8,7 @@ from typing import Any
 Sizes = Mapping[str, int]
 
 TIMED = ("sim", "torch")
-"""Backends that report what their steps take."""
+"""Backends that report what each of their steps takes, so that a cost model can be fitted to them."""
 
 _VLLM_BLOCK = 32
 """On a CPU, vLLM's blocks are multiples of this."""

@@ -18,6 +18,7 @@ _EXAMPLE = """example, with nothing downloaded:
   preble make-model out/model
   preble generate out/model "def hello():" --max-tokens 16
 """
+_STARTED = ", ".join(name for name in BACKENDS if name != "openai")  # whose replicas run already, each with its URL
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,7 +100,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_generate)
     parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder")
     parser.add_argument("prompt", metavar="PROMPT", help="text to go on from; - reads standard input")
-    parser.add_argument("--backend", default="torch", help=f'{", ".join(BACKENDS)} or "module:Class" (%(default)s)')
+    parser.add_argument("--backend", default="torch", help=f'{_STARTED} or "module:Class" (%(default)s)')
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes (%(default)s)")
     parser.add_argument("--policy", default="e2", help=f"{', '.join(POLICIES)} (%(default)s)")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="generate at most N (%(default)s)")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -23,9 +24,9 @@ def request(id: int, *, first: int | None = None, **fields: object) -> EngineReq
 class Door:
     """An admission, and requests that stay inside until they are told to leave."""
 
-    def __init__(self, cached: Callable[[bytes, str], int] = lambda tokens, salt: 0, **limits: int) -> None:
-        limits = {"max_running": 2, "ahead": 1000, "spare": 0} | limits
-        self.admission = Admission(LocalScheduler("fcfs"), cached=cached, **limits)
+    def __init__(self, cached: Callable[[bytes, str], int] = lambda tokens, salt: 0, **options: Any) -> None:
+        options = {"max_running": 2, "ahead": 1000, "spare": 0} | options
+        self.admission = Admission(LocalScheduler("fcfs"), cached=cached, **options)
         self.order: list[int] = []
         self.refused: list[int] = []
         self.tasks: dict[int, asyncio.Task[None]] = {}
@@ -138,8 +139,7 @@ async def test_cached_is_asked_for_the_prompt_and_its_salt():
 
 async def test_what_is_cached_is_learned_anew_before_each_look_at_the_queue():
     looks: list[int] = []
-    door = Door(max_running=1)
-    door.admission._refresh = lambda: looks.append(len(door.order))
+    door = Door(max_running=1, refresh=lambda: looks.append(len(door.order)))
     await door.arrive(request(0), request(1))
     await door.leave(0)
     assert (door.order, looks) == ([0, 1], [0, 1])

@@ -8,6 +8,7 @@ import pytest
 import zmq
 
 from preble.backends.event_feed import EventFeed
+from preble.errors import EngineError
 
 
 class Publisher:
@@ -141,4 +142,22 @@ async def test_a_replay_that_never_comes_is_not_waited_for_without_end(publisher
     publisher.publish(2, 3, 4, 5)
     await drained(feed, seen, "batch 5")
     assert seen == ["lost", "batch 2", "batch 3", "batch 4", "batch 5"]
+    feed.close()
+
+
+async def test_after_a_batch_that_makes_no_sense_every_drain_says_so(publisher: Publisher):
+    seen: list[bytes] = []
+
+    def take(body: bytes) -> None:
+        seen.append(body)
+        raise EngineError("not understood")
+
+    feed = EventFeed(publisher.endpoint, take=take, lost=lambda: None)
+    publisher.subscribed()
+    publisher.publish(0, 1)
+    with pytest.raises(EngineError, match="not understood"):
+        await drained(feed, [], "batch 0")
+    with pytest.raises(EngineError, match="not understood"):
+        feed.drain()
+    assert seen == [b"batch 0"]
     feed.close()

@@ -56,8 +56,3 @@ def test_differing_tokens_are_found_by_number():
         return Record(token_ids, 1, 0, "w0", 0.1, 0.2, 0.2)
 
     assert differences([record(1), record(2), record(3)], [record(1), record(2, 2), record(4)]) == [1, 2]
-
-
-def test_a_wrong_setting_is_one_line_and_status_2(tmp_path, capsys):
-    assert main(["--model", str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("bench.demo: ")

@@ -104,7 +104,6 @@ class Steps:
         if all(len(step.requests) == 1 for step in steps):
             self._chunks(request, steps)
         elif len(steps) == 1:
-            request.steps = steps
             self._together(steps[0])
 
     def _chunks(self, request: _Request, steps: list[_Prefill]) -> None:
@@ -116,7 +115,7 @@ class Steps:
 
     def _together(self, step: _Prefill) -> None:
         """Report a step of several whole prompts, once all their cached tokens are known."""
-        if any(request.cached is None or request.steps != [step] for request in step.requests):
+        if any(request.cached is None for request in step.requests):
             return
         new = [request.prompt - (request.cached or 0) for request in step.requests]
         if sum(new) == step.tokens:

@@ -330,7 +330,7 @@ def _among(mask: int, fleet: Fleet, live: Slots) -> Slots:
 
 
 def _longest(query: Query, fleet: Fleet, live: Slots) -> tuple[int, Slots]:
-    """The longest match that an live slot holds, in tokens, and the live slots that hold it."""
+    """The longest match that a live slot holds, in tokens, and the live slots that hold it."""
     for depth, mask in reversed(query.match.levels):
         holders = _among(mask, fleet, live)
         if len(holders):

@@ -84,11 +84,6 @@ async def test_an_engine_without_timings_cannot_be_calibrated(monkeypatch):
         await calibrate(setting, requests=1, longest=10, utilisation=0.8, seed=0, done=bool)
 
 
-def test_an_engine_that_is_not_there_is_one_line_and_status_2(tmp_path, capsys):
-    assert main(["--quick", "--model", str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err.startswith("bench.live: ")
-
-
 def test_the_command_on_the_page_names_no_files():
     words = ["--requests", "9", "--json", "/a/b", "--model=/c", "--quick", "--markdown", "/d"]
     assert command(words) == "python -m bench.live --requests 9 --quick"
