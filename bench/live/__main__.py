@@ -154,7 +154,11 @@ def longest(requests: Sequence[Request]) -> int:
 async def compare(
     name: str, policy: str, phases: Sequence[Sequence[Request]], setting: Setting, found: Calibration, seed: int
 ) -> Row:
-    """Serve the second phase live, and simulate it by what the first and the third took."""
+    """Serve the second phase live, and simulate it by what the first and the third took.
+
+    The live scheduler begins with the prices of `found`, and has learned from the first phase when the second begins;
+    the simulated one begins with those of the fit.
+    """
     with progress(f"{name}, {policy}", sum(map(len, phases))) as done:
         before, live, after = await recorded(setting, policy, phases, done, seed=seed, cold=True, cost=found.cost)
     fit = calibration([*before.steps, *after.steps], found.delay)
@@ -215,7 +219,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--utilisation", type=positive(float), help="under round robin (0.55, beside policies 0.8)")
     parser.add_argument("--rounds", type=positive(int), help="beside policies (3)")
-    parser.add_argument("--requests", type=positive(int), help="of each workload (300)")
+    parser.add_argument("--requests", type=positive(int), help="of each workload (250)")
     parser.add_argument("--calibration", type=positive(int), help="requests in each phase of it (40)")
     parser.add_argument("--seed", type=int, default=0, help="of workloads and ties (%(default)s)")
     parser.add_argument(
@@ -237,7 +241,7 @@ def _fill_in(arguments: argparse.Namespace) -> None:
     arguments.policy = arguments.policy or (QUICK_POLICIES if quick else policies)
     arguments.utilisation = arguments.utilisation or utilisation
     arguments.rounds = arguments.rounds or (1 if quick else 3)
-    arguments.requests = arguments.requests or (40 if quick else 300)
+    arguments.requests = arguments.requests or (40 if quick else 250)
     arguments.calibration = arguments.calibration or (12 if quick else 40)
 
 
