@@ -1,9 +1,10 @@
 """Several workers of the embedded engine on one GPU, with models of 1 and 8 billion random parameters.
 
-It is `python -m bench.live` with other sizes: for each workload a cost model is fitted to what the workers' steps took,
-then every policy serves the same requests from cold caches, beside its simulation. Weights are drawn on the device, so
-that no model is needed. Beside torch and numpy it needs a few packages: `--wheels FOLDER` downloads them where there is
-a network, and `pip install --no-index --no-deps --target SITE FOLDER/*.whl` with PYTHONPATH=SITE does for the rest.
+It is `python -m bench.live` with other sizes: every policy serves the same requests from cold caches, beside a
+simulation by a cost model that is fitted to what the workers' steps took right before and after. Weights are drawn on
+the device, so that no model is needed. Beside torch and numpy it needs a few packages: `--wheels FOLDER` downloads them
+where there is a network, and `pip install --no-index --no-deps --target SITE FOLDER/*.whl` with PYTHONPATH=SITE does
+for the rest.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--utilisation", type=positive(float), default=0.55, help="of a worker under round robin (%(default)s)"
     )
     parser.add_argument("--requests", type=positive(int), help="of each workload (200)")
-    parser.add_argument("--calibration", type=positive(int), help="requests in each of its phases (60)")
+    parser.add_argument("--calibration", type=positive(int), help="requests in each phase of it (40)")
     parser.add_argument("--seed", type=int, default=0, help="of workloads and ties (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="where the models go (%(default)s)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
@@ -100,7 +101,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments.workload = arguments.workload or (WORKLOADS[:1] if arguments.quick else WORKLOADS)
     arguments.policy = arguments.policy or (COMPARED[::2] if arguments.quick else COMPARED)
     arguments.requests = arguments.requests or (20 if arguments.quick else 200)
-    arguments.calibration = arguments.calibration or (8 if arguments.quick else 60)
+    arguments.calibration = arguments.calibration or (8 if arguments.quick else 40)
     arguments.command = command(sys.argv[1:] if argv is None else argv, "bench.gpu")
     return arguments
 

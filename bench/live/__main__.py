@@ -1,9 +1,10 @@
 """Workloads against a running cluster under several policies, beside the simulator's prediction or each other.
 
 With `--beside simulation`, for engines that report what their steps take: for each workload, a cost model is first
-fitted to the engine: least squares over the step times of traffic of all shapes. Requests then arrive as often as
-keeps simulated workers busy for a part of the time (--utilisation) under round robin, and every policy gets the same,
-live and simulated, from cold caches.
+fitted to workers without a pause. It is what schedulers begin with, and it says how often requests arrive: as often as
+keeps simulated workers busy for a part of the time (--utilisation) under round robin. Every policy gets the same, live
+and simulated, from cold caches. A machine's speed changes within minutes: what simulates a run is a cost model fitted
+to traffic of all shapes that the same workers serve right before and right after it, and never to the run itself.
 
 With `--beside policies`, for all engines: requests arrive as often as a part (--utilisation) of what the engines serve
 of them under round robin without pauses, and every policy's figures are compared with those of `e2`, within each round.
@@ -25,15 +26,17 @@ from rich.table import Table
 
 from bench.engines import TIMED
 from bench.live import ratios, side_by_side
-from bench.live.calibrate import PHASES, Calibration, calibrate
+from bench.live.calibrate import PHASES, Calibration, calibrate, calibration
 from bench.live.comparison import HEADERS, Row, cells, flat, measured, simulated
 from bench.live.fitting import predicted, priced
 from bench.live.recording import recorded
 from bench.live.report import markdown
 from bench.live.setting import Setting, vocabulary_of
+from bench.live.shapes import shapes
 from bench.live.traffic import LIVE, paced, workload
 from bench.progress import progress
 from bench.report import command_line, completed, page, positive, save
+from preble.core.cost import CostModel
 from preble.core.policies import POLICIES
 from preble.simulate import Request, simulate
 from preble.testing import make_model
@@ -95,13 +98,13 @@ async def beside_simulation(
             f"{found.delay * 1e3:.1f} ms a request outside of the engine."
         )
         console.print(priced(found.cost))
-        options = setting.simulated(found.cost)
-        arriving = paced(requests, arguments.utilisation, workers=setting.workers, options=options)
+        phases = arriving(requests, setting, found.cost, arguments)
         for policy in arguments.policy:
-            rows.append(await compare(name, policy, arriving, setting, found, arguments.seed))
+            rows.append(await compare(name, policy, phases, setting, found, arguments.seed))
     console.print(table(HEADERS, map(cells, rows)))
     if arguments.json:
-        keep(arguments, setting, flat(rows), calibrations=calibrations)
+        fits = {f"{row.workload}_{row.policy}".replace("-", "_"): row.fit for row in rows}
+        keep(arguments, setting, flat(rows), calibrations=calibrations, fits=fits)
     page(arguments.markdown, markdown(rows, arguments.command))
 
 
@@ -126,29 +129,44 @@ def described(arguments: argparse.Namespace) -> Setting:
 
 async def calibrated(setting: Setting, requests: Sequence[Request], arguments: argparse.Namespace) -> Calibration:
     """Fit the model with prompts as long as those of the workload."""
-    each, longest = arguments.calibration, max(request.prompt_tokens for request in requests)
+    each = arguments.calibration
     with progress("calibrating", PHASES * each) as done:
-        return await calibrate(
-            setting,
-            requests=each,
-            longest=longest,
-            utilisation=arguments.utilisation,
-            seed=arguments.seed,
-            done=done,
-        )
+        return await calibrate(setting, requests=each, longest=longest(requests), seed=arguments.seed, done=done)
+
+
+def arriving(
+    requests: Sequence[Request], setting: Setting, cost: CostModel, arguments: argparse.Namespace
+) -> list[list[Request]]:
+    """Return the workload between traffic of all shapes, as long as its prompts, each at the pace asked for."""
+    before, after = (shapes(arguments.calibration, longest(requests), arguments.seed + each) for each in (3, 4))
+    options = setting.simulated(cost)
+    return [
+        paced(phase, arguments.utilisation, workers=setting.workers, options=options)
+        for phase in (before, requests, after)
+    ]
+
+
+def longest(requests: Sequence[Request]) -> int:
+    """Return the tokens of the longest prompt."""
+    return max(request.prompt_tokens for request in requests)
 
 
 async def compare(
-    name: str, policy: str, requests: Sequence[Request], setting: Setting, found: Calibration, seed: int
+    name: str, policy: str, phases: Sequence[Sequence[Request]], setting: Setting, found: Calibration, seed: int
 ) -> Row:
-    """Serve a workload live and simulated; both schedulers begin with the fitted prices."""
-    with progress(f"{name}, {policy}", len(requests)) as done:
-        (live,) = await recorded(setting, policy, [requests], done, seed=seed, cost=found.cost)
+    """Serve the second phase live, and simulate it by what the first and the third took.
+
+    The live scheduler begins with the prices of `found`, and has learned from the first phase when the second begins;
+    the simulated one begins with those of the fit.
+    """
+    with progress(f"{name}, {policy}", sum(map(len, phases))) as done:
+        before, live, after = await recorded(setting, policy, phases, done, seed=seed, cold=True, cost=found.cost)
+    fit = calibration([*before.steps, *after.steps], found.delay)
     result = simulate(
-        requests,
+        phases[1],
         policy=policy,
         workers=setting.workers,
-        options=setting.simulated(found.cost),
+        options=setting.simulated(fit.cost),
         seed=seed,
         report_delay=found.delay,
     )
@@ -159,7 +177,8 @@ async def compare(
         rate=len(live.records) / max(record.end for record in live.records),
         live=measured(live.records, setting.workers),
         simulated=simulated(result),
-        steps=sum(timing.seconds for timing in live.steps) / float(predicted(found.cost, live.steps).sum()),
+        fit=fit,
+        steps=sum(timing.seconds for timing in live.steps) / float(predicted(fit.cost, live.steps).sum()),
     )
 
 
@@ -200,8 +219,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--utilisation", type=positive(float), help="under round robin (0.55, beside policies 0.8)")
     parser.add_argument("--rounds", type=positive(int), help="beside policies (3)")
-    parser.add_argument("--requests", type=positive(int), help="of each workload (300)")
-    parser.add_argument("--calibration", type=positive(int), help="requests in each of its phases (60)")
+    parser.add_argument("--requests", type=positive(int), help="of each workload (250)")
+    parser.add_argument("--calibration", type=positive(int), help="requests in each phase of it (40)")
     parser.add_argument("--seed", type=int, default=0, help="of workloads and ties (%(default)s)")
     parser.add_argument(
         "--quick", action="store_true", help="one workload, 40 requests, two policies: to see that it works"
@@ -222,8 +241,8 @@ def _fill_in(arguments: argparse.Namespace) -> None:
     arguments.policy = arguments.policy or (QUICK_POLICIES if quick else policies)
     arguments.utilisation = arguments.utilisation or utilisation
     arguments.rounds = arguments.rounds or (1 if quick else 3)
-    arguments.requests = arguments.requests or (40 if quick else 300)
-    arguments.calibration = arguments.calibration or (16 if quick else 60)
+    arguments.requests = arguments.requests or (40 if quick else 250)
+    arguments.calibration = arguments.calibration or (12 if quick else 40)
 
 
 def command(argv: Sequence[str], module: str = "bench.live") -> str:

@@ -1,14 +1,9 @@
-"""What the steps of an engine cost: traffic of all shapes on all workers at once, and a cost model fitted to it.
-
-The traffic keeps workers as busy as the run to come will, so that what they take from each other and from the caller
-(memory bandwidth, caches, cores) is in their times: a first fit, to workers that have no pause, says how often requests
-must come for that.
-"""
+"""What the steps of an engine cost: traffic of all shapes on all workers at once, and a cost model fitted to it."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -17,14 +12,13 @@ from bench.live.fitting import fitted, predicted
 from bench.live.recording import Recording, recorded
 from bench.live.setting import Setting
 from bench.live.shapes import SHORTEST, looped, shapes
-from bench.live.traffic import paced
-from preble.core.cost import CostModel
+from preble.core.cost import CostModel, StepTiming
 from preble.errors import ConfigurationError
 
 AT_ONCE = 4
 """Requests at once on each worker while it has no pause."""
-PHASES = 4
-"""Workers without a pause, tiny requests one by one, and twice as many of all shapes."""
+PHASES = 2
+"""Workers without a pause, and tiny requests one by one."""
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -41,29 +35,27 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 async def calibrate(
-    setting: Setting, *, requests: int, longest: int, utilisation: float, seed: int, done: Callable[[], object]
+    setting: Setting, *, requests: int, longest: int, seed: int, done: Callable[[], object]
 ) -> Calibration:
-    """Play prompts of up to `longest` tokens on new clusters, workers busy for `utilisation` of the time, and fit.
+    """Play prompts of up to `longest` tokens on a new cluster, workers without a pause, and fit.
 
     `done` is called after each request, of which there are PHASES * `requests`. Raises ConfigurationError if the engine
     does not report what its steps take.
     """
-    workers = setting.workers
-    pressed = looped(shapes(requests, longest, seed + 1), AT_ONCE * workers)
-    (rough,) = await recorded(setting, "least-loaded", [pressed], done, seed=seed)
-    if not rough.steps:
+    pressed = looped(shapes(requests, longest, seed + 1), AT_ONCE * setting.workers)
+    tiny = looped(shapes(requests, SHORTEST, seed + 2, outputs=1), setting.workers)
+    mixed, alone = await recorded(setting, "least-loaded", [pressed, tiny], done, seed=seed)
+    if not mixed.steps:
         raise ConfigurationError(f"backend: {setting.backend!r} does not report what its steps take")
-    options = setting.simulated(fitted(rough.steps))
-    tiny = looped(shapes(requests, SHORTEST, seed + 2, outputs=1), workers)
-    many = paced(shapes(2 * requests, longest, seed + 3), utilisation, workers=workers, options=options)
-    return _calibration(*await recorded(setting, "least-loaded", [tiny, many], done, seed=seed))
+    return calibration(mixed.steps, delay(alone))
 
 
-def _calibration(tiny: Recording, many: Recording) -> Calibration:
-    cost = fitted(many.steps)
-    seconds = np.array([timing.seconds for timing in many.steps])
-    error = float(np.abs(predicted(cost, many.steps) - seconds).sum() / seconds.sum())
-    return Calibration(cost, delay(tiny), error, len(many.steps))
+def calibration(steps: Sequence[StepTiming], delay: float) -> Calibration:
+    """Fit a model to these steps."""
+    cost = fitted(steps)
+    seconds = np.array([timing.seconds for timing in steps])
+    error = float(np.abs(predicted(cost, steps) - seconds).sum() / seconds.sum())
+    return Calibration(cost, delay, error, len(steps))
 
 
 def delay(tiny: Recording) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from bench.live.calibrate import Calibration
 from bench.live.playing import Record
 from preble.errors import ConfigurationError
 from preble.simulate import Result
@@ -25,7 +26,7 @@ class Measures(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One workload under one policy. `rate` is in requests a second, live.
+    """One workload under one policy. `rate` is in requests a second, live; `fit` is what it was simulated by.
 
     `steps` is the time that the live engines' steps took, over what the fitted model says of the same steps: what it is
     off from 1 is the machine's doing, or the model's, and not the simulator's.
@@ -37,6 +38,7 @@ class Row(msgspec.Struct, frozen=True):
     rate: float
     live: Measures
     simulated: Measures
+    fit: Calibration
     steps: float
 
     def ratio(self, name: str) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgspec
 
 from bench.live.playing import Record, serve
 from bench.live.setting import Setting
-from bench.live.shapes import looped, shapes
+from bench.live.shapes import SHORTEST, looped, shapes
 from preble import PrebleCluster
 from preble.core.cost import StepTiming
 from preble.core.log import Observe, decode
@@ -49,15 +49,15 @@ async def recorded(
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         async with setting.cluster(policy, seed=seed, decision_log=log, **arguments) as cluster:
-            moments = [await _warmed(cluster, setting, seed)]
-            records = []
-            for number, requests in enumerate(phases):
-                if cold and number:
-                    await cluster.reset_cache()
+            records, times = [await _warmed(cluster, setting, seed)], []
+            for requests in phases:
+                if cold or not times:
+                    await _cleared(cluster, setting, seed, records[-1])
+                begin = await _quiet()
                 records.append(await serve(cluster, requests, setting.vocabulary, done))
-                moments.append(await _quiet())
-        steps = [timings(log, *between) for between in pairwise(moments)]
-    return [Recording(*both) for both in zip(records, steps, strict=True)]
+                times.append((begin, await _quiet()))
+        steps = [timings(log, *between) for between in times]
+    return [Recording(*both) for both in zip(records[1:], steps, strict=True)]
 
 
 def timings(log: Path, begin: float, end: float) -> list[StepTiming]:
@@ -68,15 +68,23 @@ def timings(log: Path, begin: float, end: float) -> list[StepTiming]:
     return [timing for event in found for timing in event.timings]
 
 
-async def _warmed(cluster: PrebleCluster, setting: Setting, seed: int) -> float:
-    """Let engines do once what the first requests would wait for; return the time, of the cluster's clock.
-
-    Nothing of it stays cached. Round robin is where it began, for every worker gets as many requests.
-    """
+async def _warmed(cluster: PrebleCluster, setting: Setting, seed: int) -> list[Record]:
+    """Let engines do once what the first requests would wait for."""
     requests = shapes(WARMING * setting.workers, setting.max_batched_tokens, seed)
-    await serve(cluster, looped(requests, setting.workers), setting.vocabulary, bool)
+    return await serve(cluster, looped(requests, setting.workers), setting.vocabulary, bool)
+
+
+async def _cleared(cluster: PrebleCluster, setting: Setting, seed: int, before: Sequence[Record]) -> None:
+    """Let workers and policy begin anew after the requests of `before`: cold caches, and as many requests everywhere.
+
+    Who had fewer gets the rest, tiny ones, one by one: rules that break ties by the requests ever routed send them
+    there, and round robin is where it began. What such a tie decides, the prefixes of a whole run follow.
+    """
+    routed = Counter(record.worker for record in before)
+    missing = setting.workers * max(routed.values()) - len(before)
+    tiny = looped(shapes(missing, SHORTEST, seed, outputs=1), 1)
+    await serve(cluster, tiny, setting.vocabulary, bool)
     await cluster.reset_cache()
-    return await _quiet()
 
 
 async def _quiet() -> float:

@@ -12,9 +12,10 @@ PAGE = """# Live, and as simulated
 
 `{command}` on {date}, commit {commit}, on {machine}; load average before and after: {before}, {after}.
 
-Real requests to real workers, and what `preble.simulate` says of the same requests with a cost model that was fitted to
-the engine right before. Ratios are live / simulated. The last column says how long the live engines' steps took, over
-what the fitted model gives for those very steps: a machine that is slower than during the calibration shows there.
+Real requests to real workers, and what `preble.simulate` says of the same requests. For each run, its cost model was
+fitted to other traffic, of all shapes, that the same workers served right before and right after the run. Ratios are
+live / simulated. The last column says how long the live engines' steps took during the run, over what the fitted model
+gives for those very steps: a machine that was slower then than before and after shows there.
 
 {table}
 """

@@ -14,6 +14,9 @@ from preble.simulate import Request
 HEADS = 8
 SHORTEST = 4
 LONGEST_OUTPUT = 24
+NAMES = 1 << 40
+"""Segments are named from here on. No workload has such: a policy that does not ask engines what they hold, and so
+does not know that caches were reset, would take the beginning of a workload's prompt for one of these."""
 
 
 def shapes(requests: int, longest: int, seed: int, *, outputs: int = LONGEST_OUTPUT) -> list[Request]:
@@ -21,13 +24,13 @@ def shapes(requests: int, longest: int, seed: int, *, outputs: int = LONGEST_OUT
 
     Lengths of what is a request's own are log-uniform; those of outputs uniform, from 1 to `outputs`.
     """
-    source, segments, now = random.Random(seed), count(HEADS), 0.0
-    heads = [(head, max(1, round(longest * (head + 1) / (HEADS + 1)))) for head in range(HEADS)]
+    source, names, now = random.Random(seed), count(NAMES + (seed << 20)), 0.0
+    heads = [(next(names), max(1, round(longest * (head + 1) / (HEADS + 1)))) for head in range(HEADS)]
     made = []
     for _ in range(requests):
         head = (source.choice(heads),) if source.random() < 0.5 else ()
         room = max(SHORTEST, longest - sum(length for _, length in head))
-        own = (next(segments) + (seed << 20), round(math.exp(source.uniform(math.log(SHORTEST), math.log(room)))))
+        own = (next(names), round(math.exp(source.uniform(math.log(SHORTEST), math.log(room)))))
         made.append(Request(arrival=now, segments=(*head, own), output_tokens=source.randint(1, outputs)))
         now += source.expovariate(1.0)
     return made

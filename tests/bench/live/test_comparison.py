@@ -3,11 +3,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from bench.live.calibrate import delay
+from bench.live.calibrate import Calibration, delay
 from bench.live.comparison import Row, cells, flat, measured, simulated
 from bench.live.playing import Record
 from bench.live.recording import Recording
-from preble.core.cost import StepTiming
+from preble.core.cost import CostModel, StepTiming
 from preble.errors import ConfigurationError
 from preble.simulate import Request, SimOptions, simulate
 
@@ -21,7 +21,8 @@ def record(worker: str, ttft: float, prompt: int = 100, cached: int = 0) -> Reco
 def row() -> Row:
     live = measured([record("w0", 0.1), record("w0", 0.3, cached=60)], 2)
     halved = msgspec.structs.replace(live, ttft_mean=0.1)
-    return Row("tools", "round-robin", 2, 0.5, live, halved, steps=1.25)
+    fit = Calibration(CostModel(pieces=((0, 1.0, 0.0, 0.0),)), delay=0.0, error=0.1, steps=9)
+    return Row("tools", "round-robin", 2, 0.5, live, halved, fit, steps=1.25)
 
 
 def test_measures_of_a_live_run():

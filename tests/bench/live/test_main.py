@@ -46,7 +46,10 @@ def test_a_run_compares_live_with_simulated(backend, policies, model, tmp_path, 
     for name in (f"airline_{policy.replace('-', '_')}" for policy in policies):
         for kind in ("live", "simulated"):
             assert 0 < metrics[f"{name}_{kind}_ttft_mean"] <= metrics[f"{name}_{kind}_latency_mean"]
+        assert result["fits"][name]["steps"] > 8
+        # A model that was fitted to the run itself would give all its steps together the time that they took.
         assert metrics[f"{name}_steps_ratio"] > 0
+        assert metrics[f"{name}_steps_ratio"] != pytest.approx(1.0, abs=1e-6)
     # One session: its turns come one by one, so that the placements, and what is cached there, are the same.
     assert metrics["airline_round_robin_live_hit_ratio"] == metrics["airline_round_robin_simulated_hit_ratio"] > 0
     shown, written = capsys.readouterr().out, page.read_text()
@@ -71,7 +74,7 @@ async def test_calibration_measures_the_engine():
     told = CostModel(pieces=((0, 20.0, 0.0, 0.0), (32, 20.0, 0.1, 0.0)))
     setting = small("sim", cost=msgspec.to_builtins(told), time_scale=1.0)
     calls: list[None] = []
-    found = await calibrate(setting, requests=4, longest=200, utilisation=0.8, seed=0, done=lambda: calls.append(None))
+    found = await calibrate(setting, requests=4, longest=200, seed=0, done=lambda: calls.append(None))
     assert len(calls) == 4 * PHASES
     # A busy machine makes steps longer, never much shorter.
     assert found.cost.prefill(120, 120) > 0.8 * told.prefill(120, 120)
@@ -81,7 +84,7 @@ async def test_calibration_measures_the_engine():
 async def test_an_engine_without_timings_cannot_be_calibrated(monkeypatch):
     setting = small("tests.bench.live.silent_engine:silent")
     with pytest.raises(ConfigurationError, match="does not report"):
-        await calibrate(setting, requests=1, longest=10, utilisation=0.8, seed=0, done=bool)
+        await calibrate(setting, requests=1, longest=10, seed=0, done=bool)
 
 
 def test_the_command_on_the_page_names_no_files():
