@@ -1,4 +1,4 @@
-/* The least of L + w P + M over all workers in one pass, where numpy takes a dozen: see preble/core/price.py. */
+/* The least of L + w P + M + D over all workers, without an array for every step: see preble/core/price.py. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -8,12 +8,14 @@
 
 #define MOST_SLOTS 1024
 #define CLEAR (1 + 1e-9) /* times the least cost: who is within is a tie, however it was rounded */
+#define CERTAIN (1 - 1e-12)
+#define NUMBERS 7
 
 /* The rows of a fleet's table, in its order. */
 enum { LOAD, PENDING, FREE, VICTIM, REQUESTS, WAITING, UNCACHED, BLOCK, NEW, PRODUCT, ROWS };
 
 typedef struct {
-    double length, alone, busy, beside, tokens;
+    double length, alone, busy, beside, tokens, rate, spread;
 } Prompt;
 
 typedef struct {
@@ -60,32 +62,55 @@ spread(PyObject *levels, double longest, double *held, Py_ssize_t slots)
     return 0;
 }
 
+/* Find the least load; return how many slots are near it, each counted by how near. */
+static double
+alike(const double *load, Py_ssize_t slots, const Prompt *prompt, Least *found)
+{
+    double lightest = INFINITY, near = 0;
+    for (Py_ssize_t slot = 0; slot < slots; slot++) {
+        if (load[slot] < lightest) {
+            lightest = load[slot];
+            found->lightest = slot;
+        }
+    }
+    for (Py_ssize_t slot = 0; prompt->rate > 0 && slot < slots; slot++)
+        near += exp((lightest - load[slot]) / prompt->spread);
+    return near;
+}
+
+/* The D of a slot whose load is `above` the least: see preble/core/later.py. */
+static double
+later(double above, double prefill, double near, const Prompt *prompt)
+{
+    double taken = exp(-above / prompt->spread) / near * -expm1(-prefill / prompt->spread);
+    return prompt->rate * prefill * prompt->spread * -log1p(-(taken < CERTAIN ? taken : CERTAIN));
+}
+
 /* Cut what is held to whole blocks, price every slot, and find the least. */
 static Least
-priced(const double *load, const double *table, Py_ssize_t slots, double *held, Prompt prompt)
+priced(const double *load, const double *table, Py_ssize_t slots, double *held, const Prompt *prompt)
 {
     const double *free_tokens = table + FREE * slots, *victim = table + VICTIM * slots;
     const double *requests = table + REQUESTS * slots, *block = table + BLOCK * slots;
     const double *new = table + NEW * slots, *product = table + PRODUCT * slots;
-    double least = INFINITY, second = INFINITY, lightest = INFINITY;
+    double least = INFINITY, second = INFINITY;
     Least found = {-1, -1, 0};
+    double near = alike(load, slots, prompt, &found);
     for (Py_ssize_t slot = 0; slot < slots; slot++) {
         if (block[slot] > 1)
             held[slot] -= (uint32_t)held[slot] % (uint32_t)block[slot];
-        double weight = prompt.alone + prompt.busy * (requests[slot] > 0) + prompt.beside * requests[slot];
-        double prefill = (new[slot] + product[slot] * prompt.length) * (prompt.length - held[slot]);
-        double excess = prompt.tokens - (held[slot] + free_tokens[slot]);
+        double weight = prompt->alone + prompt->busy * (requests[slot] > 0) + prompt->beside * requests[slot];
+        double prefill = (new[slot] + product[slot] * prompt->length) * (prompt->length - held[slot]);
+        double excess = prompt->tokens - (held[slot] + free_tokens[slot]);
         double cost = load[slot] + weight * prefill + (excess > 0 ? excess * victim[slot] : 0.0);
+        if (prompt->rate > 0 && cost <= least * CLEAR && load[slot] < INFINITY)
+            cost += later(load[slot] - load[found.lightest], prefill, near, prompt); /* never less than 0 */
         if (cost < least) {
             second = least;
             least = cost;
             found.slot = slot;
         } else if (cost < second) {
             second = cost;
-        }
-        if (load[slot] < lightest) {
-            lightest = load[slot];
-            found.lightest = slot;
         }
     }
     found.clear = second > least * CLEAR;
@@ -107,30 +132,30 @@ answer(const Py_buffer *buffers, PyObject *levels, Prompt prompt)
     memset(held, 0, (size_t)buffers[0].len);
     if (spread(levels, prompt.length - 1, held, slots) < 0)
         return NULL;
-    Least found = priced(buffers[0].buf, buffers[1].buf, slots, held, prompt);
+    Least found = priced(buffers[0].buf, buffers[1].buf, slots, held, &prompt);
     if (!found.clear || found.slot < 0 || found.lightest < 0)
         Py_RETURN_NONE;
     return Py_BuildValue("(nlnl)", found.slot, (long)held[found.slot], found.lightest, (long)held[found.lightest]);
 }
 
 PyDoc_STRVAR(cheapest_doc,
-"cheapest(load, table, levels, length, alone, busy, beside, tokens)\n--\n\n"
+"cheapest(load, table, levels, (length, alone, busy, beside, tokens, rate, spread))\n--\n\n"
 "Return (slot of least cost, tokens cached there, slot of least load, tokens cached there), None if that is no clear\n"
 "case: others cost as little, nobody takes requests, or there are too many slots.");
 
 static PyObject *
 cheapest(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
 {
-    if (count != 8) {
-        PyErr_SetString(PyExc_TypeError, "cheapest takes 8 arguments");
+    if (count != 4 || !PyTuple_Check(arguments[3]) || PyTuple_GET_SIZE(arguments[3]) != NUMBERS) {
+        PyErr_SetString(PyExc_TypeError, "cheapest takes a load, a table, levels and seven numbers");
         return NULL;
     }
-    double numbers[5];
-    for (int index = 0; index < 5; index++)
-        numbers[index] = PyFloat_AsDouble(arguments[index + 3]);
+    double numbers[NUMBERS];
+    for (int index = 0; index < NUMBERS; index++)
+        numbers[index] = PyFloat_AsDouble(PyTuple_GET_ITEM(arguments[3], index));
     if (PyErr_Occurred())
         return NULL;
-    Prompt prompt = {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]};
+    Prompt prompt = {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]};
     Py_buffer buffers[2];
     if (PyObject_GetBuffer(arguments[0], &buffers[0], PyBUF_SIMPLE) < 0)
         return NULL;

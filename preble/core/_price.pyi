@@ -4,10 +4,6 @@ def cheapest(
     load: Floats,
     table: memoryview,
     levels: object,
-    length: int,
-    alone: float,
-    busy: float,
-    beside: float,
-    tokens: float,
+    numbers: tuple[float, float, float, float, float, float, float],
     /,
 ) -> tuple[int, int, int, int] | None: ...

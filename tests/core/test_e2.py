@@ -237,6 +237,39 @@ def test_the_more_requests_run_the_more_a_miss_costs(scheduler: Scheduler):
     assert place(scheduler, [*TOOL, 6]) == "a"
 
 
+def after_a_minute(scheduler: Scheduler) -> float:
+    """Ten requests a second of 150 tokens, which keep two workers busy for three quarters of the time; all are done."""
+    for id in range(600):
+        scheduler.submit(id, [1000 + id] * 150, max_tokens=0, now=id / 10)
+        scheduler.finish(id, now=id / 10)
+    return 60.0
+
+
+@pytest.mark.parametrize(("later", "worker"), [(True, "a"), (False, "b")])
+def test_a_long_prompt_waits_for_another_and_leaves_the_light_worker_to_those_who_come(
+    new_scheduler: NewScheduler, later: bool, worker: str
+):
+    """It would wait a second for it; the others, ten a second for two seconds, up to a second each for the long one."""
+    scheduler = new_scheduler(policy=E2(later=later), kv_tokens=1_000_000)
+    now = after_a_minute(scheduler)
+    scheduler.submit("long", [1] * 1000, max_tokens=0, worker="a", now=now)
+    assert scheduler.submit("short", [2] * 30, max_tokens=0, now=now).worker == "b"
+    scheduler.finish("short", now=now)
+    assert scheduler.submit("asked", [3] * 2000, max_tokens=0, now=now).worker == worker
+
+
+def test_a_receipt_sums_up_to_the_choice(new_scheduler: NewScheduler):
+    scheduler = new_scheduler("abc", kv_tokens=1_000_000)
+    now = after_a_minute(scheduler)
+    for id in range(50):
+        chosen = scheduler.submit(("asked", id), [id % 7] * (100 * id + 1), max_tokens=9, now=now).worker
+        costs = {}
+        for on in scheduler.explain(("asked", id)).candidates:
+            assert on.later > 0
+            costs[on.worker] = on.load + on.weight * on.prefill + on.eviction + on.later
+        assert costs[chosen] == pytest.approx(min(costs.values()))
+
+
 # --- each part can be switched off ---
 
 

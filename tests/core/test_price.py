@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from preble.core import price
 from preble.core.cached import Cached
 from preble.core.cost import CostModel
 from preble.core.fleet import Fleet
+from preble.core.later import NOBODY, Later
 from preble.core.policies.e2 import E2
 from preble.core.policy import Query
 from preble.core.weight import Weight
@@ -23,6 +25,7 @@ COST = CostModel(pieces=((0, 1.0, 0.5, 0.0),), extra_product=1e-4)
 SLOW = CostModel(pieces=((0, 1.0, 0.8, 0.0),))
 WEIGHT = Weight(1.5, 1.0, 0.25)
 LENGTH = 100
+EXPECTED = (NOBODY, Later(0.5, 0.01), Later(20.0, 0.1))
 MATCH = RadixTree().match(b"")
 
 few = st.sampled_from([0.0, 0.01, 0.02])
@@ -64,21 +67,26 @@ def fleets(draw: st.DrawFn) -> tuple[Fleet, Cached]:
     return fleet, fleet.cached(levels, LENGTH)
 
 
-def cost_on(fleet: Fleet, slot: int, held: int, tokens: float) -> float:
+def cost_on(fleet: Fleet, slot: int, held: int, tokens: float, later: Later) -> float:
     """Price one slot."""
     prefill = fleet.slots[slot].work_seconds(LENGTH - held, LENGTH)
     excess = max(0.0, tokens - held - fleet.free[slot])
-    return float(fleet.load[slot] + WEIGHT.on(fleet.requests[slot]) * prefill + excess * fleet.victim[slot])
+    own = float(fleet.load[slot] + WEIGHT.on(fleet.requests[slot]) * prefill + excess * fleet.victim[slot])
+    if not later.rate or own == math.inf:
+        return own
+    near = [math.exp((fleet.load.min() - load) / later.spread) for load in fleet.load]
+    taken = near[slot] / sum(near) * (1 - math.exp(-prefill / later.spread))
+    return own - later.rate * prefill * later.spread * math.log(1 - min(taken, 1 - 1e-12))
 
 
 @pytest.mark.usefixtures("either_way")
 @more_than_one_example
-@given(fleets(), st.sampled_from([LENGTH, LENGTH + 300, -np.inf]))
-def test_nobody_costs_less_than_the_cheapest(case, tokens):
+@given(fleets(), st.sampled_from([LENGTH, LENGTH + 300, -np.inf]), st.sampled_from(EXPECTED))
+def test_nobody_costs_less_than_the_cheapest(case, tokens, later):
     fleet, cached = case
     held = [cached.on(slot) for slot in range(len(fleet))]
-    costs = [cost_on(fleet, slot, held[slot], tokens) for slot in range(len(fleet))]
-    slot, there, lightest, at_the_lightest = price.cheapest(fleet, fleet.load, cached, WEIGHT, tokens)
+    costs = [cost_on(fleet, slot, held[slot], tokens, later) for slot in range(len(fleet))]
+    slot, there, lightest, at_the_lightest = price.cheapest(fleet, fleet.load, cached, WEIGHT, tokens, later)
     assert costs[slot] <= min(costs) * (1 + 1e-8)
     assert fleet.load[lightest] == fleet.load.min()
     assert (there, at_the_lightest) == (held[slot], held[lightest])
@@ -86,12 +94,12 @@ def test_nobody_costs_less_than_the_cheapest(case, tokens):
 
 @pytest.mark.usefixtures("either_way")
 @more_than_one_example
-@given(fleets())
-def test_equals_are_left_to_the_fleet_to_tell_apart(case):
+@given(fleets(), st.sampled_from(EXPECTED))
+def test_equals_are_left_to_the_fleet_to_tell_apart(case, later):
     fleet, cached = case
     held = cached.by_slot()
-    slot = price.cheapest(fleet, fleet.load, cached, WEIGHT, LENGTH + 10)[0]
-    costs = np.array([cost_on(fleet, slot, held[slot], LENGTH + 10) for slot in range(len(fleet))])
+    slot = price.cheapest(fleet, fleet.load, cached, WEIGHT, LENGTH + 10, later)[0]
+    costs = np.array([cost_on(fleet, slot, held[slot], LENGTH + 10, later) for slot in range(len(fleet))])
     tied = np.flatnonzero(costs <= costs.min() * (1 + 1e-9))
     most = tied[held[tied] == held[tied].max()]
     emptiest = most[fleet.free[most] == fleet.free[most].max()]
@@ -118,7 +126,7 @@ def like(workers: int) -> Fleet:
 def alone(fleet: Fleet, levels: Any, table: Any = None) -> tuple[int, int, int, int] | None:
     """What the extension says by itself."""
     rows = fleet.table if table is None else table
-    return price._price.cheapest(fleet.load, rows, levels, LENGTH, 1.5, 1.0, 0.25, LENGTH)
+    return price._price.cheapest(fleet.load, rows, levels, (LENGTH, 1.5, 1.0, 0.25, LENGTH, 0.0, 0.0))
 
 
 @native
@@ -145,8 +153,8 @@ def test_the_extension_refuses_the_table_of_another_fleet():
         alone(like(2), [], like(3).table)
     with pytest.raises(TypeError):
         alone(like(2), [], 5)
-    with pytest.raises(TypeError, match="8 arguments"):
-        price._price.cheapest()
+    with pytest.raises(TypeError, match="seven numbers"):
+        price._price.cheapest(like(2).load, like(2).table, [], (1.0, 2.0))
 
 
 @pytest.mark.parametrize("block", [1, 16, np.array([1, 16, 64])])

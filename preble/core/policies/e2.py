@@ -7,9 +7,11 @@ import numpy as np
 
 from preble.core.cached import Cached, Floats
 from preble.core.fleet import Fleet, eviction_seconds, thawed
+from preble.core.later import NOBODY, Arrivals, Later
 from preble.core.policy import Decision, Query, Terms
 from preble.core.price import cheapest
-from preble.core.replicate import LEAST, Copy, Rents
+from preble.core.replicate import LAST, LEAST, Copy, Rents
+from preble.core.request import Request
 from preble.core.weight import Weight
 from preble.tree import RadixTree
 
@@ -17,20 +19,23 @@ _LEARNING_RATE = 1 / 32
 
 
 class E2:
-    """Least cost, in seconds: `L + w * P + M` per worker (the paper's LoadCost, from live state).
+    """Least cost, in seconds: `L + w * P + M + D` per worker (the paper's LoadCost, from live state).
 
     L is the work assigned to the worker and not done: what the prefill of queued and running requests, and half of what
     their decodes, add to the steps of everyone. P is that of the tokens missed there. w is `weight` for the worker's
     time; recomputing also takes capacity from later requests, so it is `busy` more if the worker has requests, and as
     much for the share of workers that had some lately; and those that run beside a prefill wait for it, so it grows by
     `beside` with each request there and by `delay` with every request in flight per worker. M is what evicting to make
-    room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. Prefixes in
-    flight count as held, since they land first. An overloaded holder is relieved by the same rule: its L exceeds what
+    room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. D is what
+    those who come while it is prefilled will wait longer, because one light worker less is there for them, so that long
+    prompts wait for each other rather than everybody for them (`preble.core.later`). Prefixes in flight count as held,
+    since they land first. An overloaded holder is relieved by the same rule: its L exceeds what
     recomputing costs elsewhere, and the copy that this makes is then held by both. Where a prefix is in too few places
     for long, though no single request should pay for a copy, one is made in the background (`preble.core.replicate`).
 
-    The parts can be switched off one by one: `decode` is the decodes in L, `eviction` is M, `in_flight` counts prefixes
-    in flight as held, `relieves` lets waiting requests be moved when the load has shifted, `replicates` is the copies.
+    The parts can be switched off one by one: `decode` is the decodes in L, `eviction` is M, `later` is D, `in_flight`
+    counts prefixes in flight as held, `relieves` lets waiting requests be moved when the load has shifted, `replicates`
+    is the copies.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class E2:
         delay: float = 0.1,
         decode: bool = True,
         eviction: bool = True,
+        later: bool = True,
         in_flight: bool = True,
         relieves: bool = True,
         replicates: bool = True,
@@ -53,10 +59,12 @@ class E2:
         self.delay = delay
         self.decode = decode
         self.eviction = eviction
+        self.later = later
         self.in_flight = in_flight
         self.relieves = relieves
         self.replicates = replicates
         self._utilization = 0.0
+        self._arrivals = Arrivals()
         self._rents = Rents()
 
     def attached(self, fleet: Fleet) -> None:
@@ -70,12 +78,18 @@ class E2:
         cached = query.believed if self.in_flight else _landed(query, fleet)
         tokens = query.length + query.max_tokens if self.eviction else -np.inf
         load, weight = fleet.load if self.decode else fleet.pending, self.weigh(fleet)
-        slot, held, lightest, there = cheapest(fleet, load, cached, weight, tokens)
+        later = self._expected(fleet, now)
+        slot, held, lightest, there = cheapest(fleet, load, cached, weight, tokens, later)
         if self.replicates and held - there >= LEAST and not query.namespace:
             avoidable = load.item(slot) - load.item(lightest)
             self._pay(query, avoidable, held - there, lightest, weight, fleet, now)
-        terms = _Frozen(fleet.frozen(), self.decode, cached, fleet.token_seconds(query.length), weight, tokens)
+        terms = _Frozen(fleet.frozen(), self.decode, cached, fleet.token_seconds(query.length), weight, tokens, later)
         return Decision(slot, "exploit" if 2 * held > query.length else "explore", terms)
+
+    def placed(self, request: Request, now: float) -> None:
+        """Learn how often requests come, and what they bring; copies are not asked for."""
+        if request.priority < LAST:
+            self._arrivals.came(request.prefill + request.decode, now)
 
     def copies(self, tree: RadixTree, now: float) -> list[Copy]:
         """The prefixes to copy now, and where to."""
@@ -85,6 +99,10 @@ class E2:
         """How many times P counts now, by a worker's requests."""
         alone = self.weight + self.busy * self._utilization + self.delay * fleet.crowd
         return Weight(alone, self.busy, self.beside)
+
+    def _expected(self, fleet: Fleet, now: float) -> Later:
+        """Those who will come to this part of the fleet."""
+        return self._arrivals.later(len(fleet.live), len(fleet.present), now) if self.later else NOBODY
 
     def _pay(
         self, query: Query, avoidable: float, missed: int, lightest: int, weight: Weight, fleet: Fleet, now: float
@@ -97,7 +115,7 @@ class E2:
 
 
 class _Frozen(msgspec.Struct, frozen=True, gc=False):
-    """What a decision was made from; called, L, P and M as they were."""
+    """What a decision was made from; called, L, P, M and D as they were."""
 
     fleet: bytes
     decode: bool
@@ -105,13 +123,15 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
     price: Floats | float
     weight: Weight
     tokens: float
+    later: Later
 
     def __call__(self) -> Terms:
         load, pending, free, victim, requests = thawed(self.fleet)
-        held = self.cached.by_slot()
-        later = None if self.tokens < 0 else eviction_seconds(held, free, victim, self.tokens)
+        load, held = load if self.decode else pending, self.cached.by_slot()
+        eviction = None if self.tokens < 0 else eviction_seconds(held, free, victim, self.tokens)
         prefill = self.price * (self.cached.length - held)
-        return Terms(load if self.decode else pending, prefill, later, held, self.weight.on(requests))
+        later = self.later.seconds(load, prefill)
+        return Terms(load, prefill, eviction, held, self.weight.on(requests), later)
 
 
 def _landed(query: Query, fleet: Fleet) -> Cached:
