@@ -270,6 +270,17 @@ def test_a_receipt_sums_up_to_the_choice(new_scheduler: NewScheduler):
         assert costs[chosen] == pytest.approx(min(costs.values()))
 
 
+def test_those_who_come_later_find_only_the_workers_that_serve_them(new_scheduler: NewScheduler):
+    policy = E2()
+    scheduler = new_scheduler("a", policy=policy, kv_tokens=1_000_000)
+    scheduler.add_worker("other", kv_tokens=1_000_000, cost=LINEAR, namespaces=["other"], now=0.0)
+    now = after_a_minute(scheduler)
+    later = policy._arrivals.later(1, 2, now)
+    scheduler.submit("asked", [3] * 200, max_tokens=0, now=now)
+    (on_a,) = scheduler.explain("asked").candidates
+    assert on_a.later == pytest.approx(later.rate * 0.2 * 0.2), "all of them wait, there is no other worker for them"
+
+
 # --- each part can be switched off ---
 
 

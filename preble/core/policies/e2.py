@@ -83,7 +83,8 @@ class E2:
         if self.replicates and held - there >= LEAST and not query.namespace:
             avoidable = load.item(slot) - load.item(lightest)
             self._pay(query, avoidable, held - there, lightest, weight, fleet, now)
-        terms = _Frozen(fleet.frozen(), self.decode, cached, fleet.token_seconds(query.length), weight, tokens, later)
+        price = fleet.token_seconds(query.length)
+        terms = _Frozen(fleet.frozen(), fleet.live, self.decode, cached, price, weight, tokens, later)
         return Decision(slot, "exploit" if 2 * held > query.length else "explore", terms)
 
     def placed(self, request: Request, now: float) -> None:
@@ -118,6 +119,7 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
     """What a decision was made from; called, L, P, M and D as they were."""
 
     fleet: bytes
+    live: list[int]
     decode: bool
     cached: Cached
     price: Floats | float
@@ -130,7 +132,9 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
         load, held = load if self.decode else pending, self.cached.by_slot()
         eviction = None if self.tokens < 0 else eviction_seconds(held, free, victim, self.tokens)
         prefill = self.price * (self.cached.length - held)
-        later = self.later.seconds(load, prefill)
+        taking = np.full_like(load, np.inf)
+        taking[self.live] = load[self.live]
+        later = self.later.seconds(taking, prefill)
         return Terms(load, prefill, eviction, held, self.weight.on(requests), later)
 
 
