@@ -8,7 +8,7 @@
 
 #define MOST_SLOTS 1024
 #define CLEAR (1 + 1e-9) /* times the least cost: who is within is a tie, however it was rounded */
-#define CERTAIN (1 - 1e-12)
+#define CERTAIN (1 - 1e-12) /* keeps the logarithm finite */
 #define NUMBERS 7
 
 /* The rows of a fleet's table, in its order. */
@@ -41,7 +41,7 @@ bits_of(PyObject *mask, unsigned char *bytes, Py_ssize_t size)
 
 /* Set what each slot holds of the prompt, from the root down, before blocks; return -1 with an exception if it can't. */
 static int
-spread(PyObject *levels, double longest, double *held, Py_ssize_t slots)
+fill_held(PyObject *levels, double longest, double *held, Py_ssize_t slots)
 {
     unsigned char bytes[MOST_SLOTS / 8];
     Py_ssize_t size = (slots + 7) / 8;
@@ -130,7 +130,7 @@ answer(const Py_buffer *buffers, PyObject *levels, Prompt prompt)
     if (slots > MOST_SLOTS)
         Py_RETURN_NONE;
     memset(held, 0, (size_t)buffers[0].len);
-    if (spread(levels, prompt.length - 1, held, slots) < 0)
+    if (fill_held(levels, prompt.length - 1, held, slots) < 0)
         return NULL;
     Least found = priced(buffers[0].buf, buffers[1].buf, slots, held, &prompt);
     if (!found.clear || found.slot < 0 || found.lightest < 0)

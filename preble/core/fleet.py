@@ -102,11 +102,11 @@ class Fleet:
     worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
     counts those in flight, `waiting` those of them not started, `uncached` their prompt tokens still to be
     computed; `victim` is what evicting one token will cost later, in seconds. Counts are floats too: converting
-    takes as long as adding. They are rows of one table; memoryviews of the rows read and write one number in a
-    third of the time; `table` is the whole. `names` is replaced, never changed, so that it may be kept. `present` are
-    the slots with a worker, `live` those of them that take requests: all but the drained ones (`live_mask` has a bit
-    for each). `restricted` says that some serve certain namespaces only; a policy is given the part of the fleet that
-    is `serving` its request.
+    takes as long as adding. They are rows of one table, the last of which are the slots' block sizes and prices of a
+    prompt's tokens; memoryviews of the rows read and write one number faster. `table` is the whole. `names` is
+    replaced, never changed, so that it may be kept. `present` are the slots with a worker, `live` those of them that
+    take requests: all but the drained ones (`live_mask` has a bit for each). `restricted` says that some serve certain
+    namespaces only; a policy is given the part of the fleet that is `serving` its request.
     """
 
     def __init__(self, seed: int) -> None:

@@ -15,6 +15,7 @@ _LEARNING_RATE = 1 / 20
 _SPREAD = 2.0
 """Loads that differ by less than so many times the work of a request are much alike to those who come."""
 _CERTAIN = 1 - 1e-12
+"""Keeps the logarithm finite: the soft minimum rises by at most 28 spreads."""
 
 
 class Later(msgspec.Struct, frozen=True, gc=False):

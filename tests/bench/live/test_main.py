@@ -1,37 +1,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import msgspec
 import pytest
 
 from bench.live.__main__ import command, main
 from bench.live.calibrate import PHASES, calibrate
-from bench.live.setting import Setting
 from preble.core.cost import CostModel
 from preble.errors import ConfigurationError
 from preble.testing import make_model
+from tests.bench.live.small_setting import small
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     return str(make_model(folder, hidden=64, layers=1, heads=2, kv_heads=1, intermediate=64, vocab=1024))
-
-
-def small(backend: str, **options: Any) -> Setting:
-    return Setting(
-        backend=backend,
-        model=None,
-        workers=2,
-        kv_tokens=4096,
-        context_limit=2048,
-        block_size=16,
-        max_running=8,
-        max_batched_tokens=128,
-        options=options,
-    )
 
 
 @pytest.mark.parametrize(("backend", "policies"), [("sim", ["round-robin", "e2"]), ("torch", ["round-robin"])])

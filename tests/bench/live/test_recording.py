@@ -1,20 +1,11 @@
 from __future__ import annotations
 
 from bench.live.recording import recorded
-from bench.live.setting import Setting
 from bench.live.shapes import looped
 from preble.simulate import Request
+from tests.bench.live.small_setting import small
 
-SETTING = Setting(
-    backend="sim",
-    model=None,
-    workers=2,
-    kv_tokens=4096,
-    context_limit=2048,
-    block_size=16,
-    max_running=8,
-    max_batched_tokens=512,
-)
+SETTING = small("sim")
 
 
 def one_by_one(*segments: int) -> list[Request]:
