@@ -31,7 +31,8 @@ SHOWN_WORST = 12
 _LEGEND = (
     "A ratio is how many times better than the best peer rule's value of that metric in that cell, picked after the "
     "fact: above 1 is better, for times as for hit ratios. Seeds are compared one by one; ± is the 95 % confidence "
-    "over them, as a part of the ratio. The last row, the targets, figures and the cells below compare means over seeds."
+    "over them, as a part of the ratio. The last row, the targets, figures and the cells below compare means over "
+    "seeds."
 )
 _HEADS = {
     "ttft_mean": "TTFT mean, s",
