@@ -462,6 +462,7 @@ class PrebleCluster:
                 block_size=info.block_size,
                 cost=self._cost or info.cost,
                 max_batched_tokens=info.max_batched_tokens,
+                discipline=info.discipline,
                 reports_evictions=info.reports_evictions,
                 namespaces=namespaces,
                 now=self._loop.time(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import stat
 from pathlib import Path
@@ -237,6 +238,15 @@ async def test_a_decision_log_can_be_replayed(tmp_path: Path) -> None:
     comparison = replay(path.open("rb"))
     assert (comparison.requests, comparison.differing) == (20, 0)
     assert replay(path.open("rb"), "round-robin").differing > 0
+
+
+@pytest.mark.parametrize("discipline", ["response-ratio", "fcfs"])
+async def test_the_scheduler_knows_the_order_of_the_workers_queues(tmp_path: Path, discipline: str) -> None:
+    path, options = tmp_path / "decisions", {"discipline": discipline}
+    async with PrebleCluster(backend="sim", workers=1, decision_log=path, engine_options=options):
+        pass
+    (came,) = [line for line in path.read_text().splitlines() if '"add_worker"' in line]
+    assert json.loads(came)["discipline"] == discipline
 
 
 async def test_a_decision_log_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:

@@ -313,6 +313,14 @@ class TestCommand:
         assert main(["--workload", "tests.test_simulate:made", "--policy", "e2"]) == 0
         assert f"\re2{' ' * 16} [{'#' * 30}] 30/30" in capsys.readouterr().err
 
+    def test_the_order_of_the_queues(self, capsys: pytest.CaptureFixture[str]):
+        words = ["--workload", "tests.test_simulate:long_and_short", "--policy", "e2", "--workers", "1", "--json"]
+        means = {}
+        for discipline in ("fcfs", "response-ratio"):
+            assert main([*words, "--discipline", discipline]) == 0
+            means[discipline] = json.loads(capsys.readouterr().out)["policies"]["e2"]["ttft_mean"]
+        assert means["response-ratio"] < 0.7 * means["fcfs"], "the short ones pass the long one"
+
     def test_help_names_formats_and_examples(self, capsys: pytest.CaptureFixture[str]):
         with pytest.raises(SystemExit):
             main(["--help"])
@@ -353,6 +361,12 @@ class TestCommand:
     def test_bad_words(self, words: list[str]):
         with pytest.raises(ConfigurationError):
             main(words)
+
+
+def long_and_short(seed: int) -> list[Request]:
+    """One is being computed; of those that come meanwhile the first is long."""
+    lengths = [2_000, 20_000, *[500] * 8]
+    return [Request(segments=((n, length),), output_tokens=1, arrival=0.01 * n) for n, length in enumerate(lengths)]
 
 
 def made(rate: float = 50.0, requests: int = 30, seed: int = 0) -> list[Request]:

@@ -8,7 +8,7 @@ import msgspec
 
 from preble.backends.sim import SimOptions
 from preble.core.cost import CostModel
-from preble.core.disciplines import Discipline
+from preble.core.disciplines import DEFAULT, Discipline
 from preble.core.policies import POLICIES
 from preble.core.policy import Policy
 
@@ -105,7 +105,7 @@ RATES: dict[str, tuple[tuple[float, ...], ...]] = {
 
 ROUND_ROBIN = Contender("round-robin", "round-robin", "lpm")
 """SGLang 0.1.12 behind round robin: its engines' default is the longest cached prefix first."""
-CONTENDERS = (ROUND_ROBIN, Contender("e2-paper", "e2-paper"), Contender("e2", "e2"))
+CONTENDERS = (ROUND_ROBIN, Contender("e2-paper", "e2-paper"), Contender("e2", "e2", DEFAULT))
 
 _OFF = {"load_shift": False, "autoscale": False, "balance": False}
 ABLATION = (

@@ -19,6 +19,8 @@ from bench.policies.plan import Plan, known
 from bench.policies.tables import markdown
 from bench.progress import progress
 from bench.report import command_line, commit, cores, folder, machine, page, positive
+from preble.core.disciplines import DEFAULT as DEFAULT_QUEUE
+from preble.core.disciplines import DISCIPLINES
 from preble.core.policies import POLICIES
 
 QUICK = ("toolbench", "videoqa", "splits")
@@ -81,6 +83,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         options.load or LOADS,
         options.seeds or (1 if options.quick else SEEDS),
         options.requests or (QUICK_REQUESTS if options.quick else None),
+        options.peers_queue,
     )
 
 
@@ -110,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=positive(int), metavar="N", help=f"of each cell ({SEEDS})")
     parser.add_argument("--requests", type=positive(int), metavar="N", help="of each cell (each workload's own)")
+    parser.add_argument(
+        "--peers-queue", choices=DISCIPLINES, default=DEFAULT_QUEUE, help="order of their workers' queues (%(default)s)"
+    )
     parser.add_argument("--jobs", type=positive(int), default=cores(), metavar="N", help="processes (%(default)s)")
     return parser
 

@@ -9,6 +9,7 @@ import msgspec
 from bench.policies.board import METRICS, OURS, Bound, Cell, Sustained
 from bench.policies.cases import Case, workload
 from bench.policies.saturation import largest
+from preble.core.disciplines import DEFAULT, Discipline
 from preble.simulate import Request, Summary, bounds, simulate
 
 LIMIT_OF_BOUND, LIMIT_OF_UNCACHED = 5.0, 0.5
@@ -18,7 +19,7 @@ LIMIT_OF_BOUND, LIMIT_OF_UNCACHED = 5.0, 0.5
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured: a policy (none for a bound) on a case; at a `load`, or else the rate it sustains.
 
-    `rate` is what is offered, and where a search starts.
+    `rate` is what is offered, and where a search starts. `queue` is the order of the workers' queues.
     """
 
     workload: str
@@ -28,6 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     policy: str | None = None
     load: float | None = None
+    queue: Discipline = DEFAULT
 
     @property
     def size(self) -> int:
@@ -100,6 +102,7 @@ def serve(job: Job, rate: float, seed: int) -> Summary:
         policy=str(job.policy),
         workers=job.case.workers,
         options=job.case.options,
+        discipline=job.queue,
         seed=seed,
         learning=job.policy == OURS,
     ).summary()

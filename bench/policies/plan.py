@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.policies.board import Board
+from bench.policies.board import PEERS, Board
 from bench.policies.cases import Case
 from bench.policies.measure import Job
+from preble.core.disciplines import DEFAULT, Discipline
 
 
 class Plan:
     """Which jobs there are, in three parts of which each needs the results of the one before.
 
-    The first policy leads: searches for what the others sustain start at what it does.
+    The first policy leads: searches for what the others sustain start at what it does. `peers_queue` orders the queues
+    of the peers' workers.
     """
 
     def __init__(
@@ -23,12 +25,15 @@ class Plan:
         loads: Sequence[float],
         seeds: int,
         requests: int | None = None,
+        peers_queue: Discipline = DEFAULT,
     ) -> None:
         self._cases = cases
         self._leader, *self._others = policies
         self._loads = loads
         self._seeds = tuple(range(seeds))
         self._requests = requests
+        self._queues: dict[str | None, Discipline] = {"e2-paper": "groups", **dict.fromkeys(PEERS, peers_queue)}
+        self._peers_queue = peers_queue
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -41,7 +46,7 @@ class Plan:
             }
             for name, case in self._cases.items()
         }
-        return {"seeds": list(self._seeds), "cases": cases}
+        return {"seeds": list(self._seeds), "peers_queue": self._peers_queue, "cases": cases}
 
     def first(self, _: Board) -> list[Job]:
         """What the leader sustains."""
@@ -66,8 +71,16 @@ class Plan:
 
     def _job(self, name: str, rate: float, policy: str | None, load: float | None = None) -> Job:
         case = self._cases[name]
-        requests = self._requests or case.requests
-        return Job(workload=name, case=case, requests=requests, seeds=self._seeds, rate=rate, policy=policy, load=load)
+        return Job(
+            workload=name,
+            case=case,
+            requests=self._requests or case.requests,
+            seeds=self._seeds,
+            rate=rate,
+            policy=policy,
+            load=load,
+            queue=self._queues.get(policy, DEFAULT),
+        )
 
 
 def known(board: Board, job: Job) -> bool:

@@ -24,6 +24,7 @@ from bench.policies.compare import (
     targets,
 )
 from bench.report import table
+from preble.core.disciplines import DEFAULT
 from preble.core.policies import POLICIES
 
 KNOWN = GENERATED | RECORDED
@@ -66,7 +67,15 @@ def _origin(board: Board) -> str:
     return (
         f"`{command(board)}`, {board.date}, commit {board.commit}. {machine.get('cpu')}, "
         f"{machine.get('usable_cores')} cores, Python {machine.get('python')}; times are simulated and do not depend "
-        "on the machine."
+        f"on the machine. {queues(board)}"
+    )
+
+
+def queues(board: Board) -> str:
+    """Say in which order requests wait at whose workers."""
+    peers = board.settings["peers_queue"]
+    return (
+        f"Queues are ordered by `{DEFAULT}` under `{OURS}`, `groups` under `e2-paper`, and `{peers}` under the peers."
     )
 
 
@@ -77,6 +86,7 @@ def command(board: Board) -> str:
     sizes = {case["requests"] for name, case in cases.items() if case["requests"] != KNOWN[name].requests}
     words = ["python -m bench.policies"] + [f"--seeds {seeds}"] * (seeds != SEEDS)
     words += [f"--requests {size}" for size in sizes]
+    words += [f"--peers-queue {board.settings['peers_queue']}"] * (board.settings["peers_queue"] != DEFAULT)
     words += ["--traces DIR"] * (not cases.keys() <= GENERATED.keys())
     words += [f"--workload {name}" for name in cases if not cases.keys() >= GENERATED.keys()]
     words += [f"--policy {name}" for name in POLICIES if name in policies < POLICIES.keys()]

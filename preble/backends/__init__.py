@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from preble.core.cost import StepTiming
+from preble.core.disciplines import Discipline
 from preble.types import FinishReason, SamplingParams, TokenLogprob
 
 __all__ = ["BACKENDS", "Delta", "Engine", "EngineInfo", "EngineRequest", "Evicted", "Load", "StepTiming"]
@@ -30,7 +31,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     `reports_evictions` is True if `cache_events` tells of every eviction; else the scheduler estimates them.
     `cost` names the preset of `preble.core.cost` to begin with. `adapters` are the names of the LoRA adapters that it
     can apply, None for whatever is asked; requests that name another are refused before they are sent. A step computes
-    at most `max_batched_tokens`; longer prefills take several. None if that is not known.
+    at most `max_batched_tokens`; longer prefills take several. None if that is not known. `discipline` is the order of
+    its wait queue (`preble.core.disciplines`).
     """
 
     model: str
@@ -44,6 +46,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     cost: str = "mistral-7b-a6000"
     adapters: tuple[str, ...] | None = ()
     max_batched_tokens: int | None = None
+    discipline: Discipline = "fcfs"
 
 
 class EngineRequest(msgspec.Struct, frozen=True):

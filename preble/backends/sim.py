@@ -16,7 +16,7 @@ from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, Ste
 from preble.backends.batching import Batcher, Chunk, Sample, Sequence, step_timing
 from preble.backends.stepping import StepLoop
 from preble.core.cost import CostModel, cost_model
-from preble.core.disciplines import Discipline
+from preble.core.disciplines import DEFAULT, Discipline
 from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, EngineError
 from preble.tokens import TOKEN_BYTES, unpack
@@ -68,7 +68,7 @@ class SimCore:
     and the position only, so a request that is resumed as prompt and output so far goes on the same.
     """
 
-    def __init__(self, options: SimOptions, discipline: Discipline = "groups") -> None:
+    def __init__(self, options: SimOptions, discipline: Discipline = DEFAULT) -> None:
         self.cost = cost_model(options.cost)
         self.batcher = Batcher(
             kv_tokens=options.kv_tokens,
@@ -136,9 +136,10 @@ class SimEngine:
     ConfigurationError naming what is wrong.
     """
 
-    def __init__(self, *, model: str | None = None, discipline: Discipline = "groups", **options: Any) -> None:
+    def __init__(self, *, model: str | None = None, discipline: Discipline = DEFAULT, **options: Any) -> None:
         self.options = _options(options)
         self.core = SimCore(self.options, discipline)
+        self._discipline: Discipline = discipline
         self._model = model or "sim"
         self._steps = StepLoop(self.core.batcher, self._execute, _now)
         self._requests = 0
@@ -161,6 +162,7 @@ class SimEngine:
             max_running=options.max_running,
             adapters=None,
             max_batched_tokens=options.max_batched_tokens,
+            discipline=self._discipline,
         )
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:

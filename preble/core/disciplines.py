@@ -12,6 +12,9 @@ from typing import Literal, Protocol
 
 from preble.tokens import TOKEN_BYTES
 
+_MOMENT = 1e-3
+"""Seconds that all are taken to have waited: of those that have just come, the shortest goes first."""
+
 
 class Waiting:
     """A request in the queue: `tokens` are its packed prompt, `number` counts arrivals at this queue."""
@@ -33,11 +36,14 @@ class Waiting:
 Cached = Mapping[int, int]
 """Cached prompt tokens by request id."""
 
+Key = Callable[[Waiting, Cached, float], float]
+"""Orders by what a request is, what is cached, and the time."""
+
 
 class Order(Protocol):
     """Orders the queue. What it yields need not be taken; `took` tells what was."""
 
-    def order(self, queue: Sequence[Waiting], cached: Cached) -> Iterator[Waiting]:
+    def order(self, queue: Sequence[Waiting], cached: Cached, now: float) -> Iterator[Waiting]:
         """Yield the requests of `queue`, which come by rank and arrival, in the order of the discipline."""
 
     def took(self, waiting: Waiting) -> None:
@@ -47,12 +53,12 @@ class Order(Protocol):
 class ByKey:
     """The least key first, arrival among equals."""
 
-    def __init__(self, key: Callable[[Waiting, Cached], float]) -> None:
+    def __init__(self, key: Key) -> None:
         self._key = key
 
-    def order(self, queue: Sequence[Waiting], cached: Cached) -> Iterator[Waiting]:
+    def order(self, queue: Sequence[Waiting], cached: Cached, now: float) -> Iterator[Waiting]:
         """Yield by rank, then by key."""
-        return iter(sorted(queue, key=lambda waiting: (waiting.rank, self._key(waiting, cached))))
+        return iter(sorted(queue, key=lambda waiting: (waiting.rank, self._key(waiting, cached, now))))
 
     def took(self, waiting: Waiting) -> None:
         """Nothing to remember."""
@@ -65,7 +71,7 @@ class KLongestPrefix:
         self._k = k
         self._taken = 0
 
-    def order(self, queue: Sequence[Waiting], cached: Cached) -> Iterator[Waiting]:
+    def order(self, queue: Sequence[Waiting], cached: Cached, now: float) -> Iterator[Waiting]:
         """Yield by rank, then as the name says, counting what was taken before."""
         count = self._taken
         for _, equals in groupby(queue, key=lambda waiting: waiting.rank):
@@ -95,7 +101,7 @@ class Groups:
         self._credit = [0] * (groups + 1)
         self._after: dict[int, list[int]] = {}
 
-    def order(self, queue: Sequence[Waiting], cached: Cached) -> Iterator[Waiting]:
+    def order(self, queue: Sequence[Waiting], cached: Cached, now: float) -> Iterator[Waiting]:
         """Yield by rank, then interleave the groups."""
         credit = list(self._credit)
         self._after.clear()
@@ -125,12 +131,26 @@ class Groups:
             yield waiting
 
 
-Discipline = Literal["groups", "fcfs", "lpm", "shortest-prefill", "k-lpm"]
+def _uncached(waiting: Waiting, cached: Cached, now: float) -> float:
+    """Tokens to compute: at least one, or there would be no next token."""
+    return max(1, waiting.length - cached[waiting.id])
+
+
+def _response_ratio(waiting: Waiting, cached: Cached, now: float) -> float:
+    """Highest response ratio next (Brinch Hansen 1971): the longest wait for each token to compute goes first."""
+    return (waiting.arrived - now - _MOMENT) / _uncached(waiting, cached, now)
+
+
+Discipline = Literal["response-ratio", "groups", "fcfs", "lpm", "shortest-prefill", "k-lpm"]
+DEFAULT: Discipline = "response-ratio"
+SHORT_FIRST: frozenset[Discipline] = frozenset({"response-ratio", "shortest-prefill"})
+"""Where a request waits for shorter ones, and longer ones for it."""
 
 DISCIPLINES: dict[str, Callable[..., Order]] = {
+    "response-ratio": lambda: ByKey(_response_ratio),
     "groups": Groups,
-    "fcfs": lambda: ByKey(lambda waiting, cached: 0),
-    "lpm": lambda: ByKey(lambda waiting, cached: -cached[waiting.id]),
-    "shortest-prefill": lambda: ByKey(lambda waiting, cached: waiting.length - cached[waiting.id]),
+    "fcfs": lambda: ByKey(lambda waiting, cached, now: 0),
+    "lpm": lambda: ByKey(lambda waiting, cached, now: -cached[waiting.id]),
+    "shortest-prefill": lambda: ByKey(_uncached),
     "k-lpm": KLongestPrefix,
 }

@@ -17,8 +17,10 @@ DECODE_SHARE = 0.5
 """The part of decodes that counts as load: they go on beside prefills, and nobody has to wait for their end."""
 _OUTPUT_GUESS = 64.0
 _LEARNING_RATE = 0.05
-_ROWS = ("load", "pending", "free", "victim", "requests", "waiting", "uncached", "block", "new", "product")
-_PRICED = 5  # the first rows are what policies price by
+_ROWS = (
+    "load", "pending", "free", "victim", "requests", "waiting", "passable", "uncached", "block", "new", "product",
+)  # fmt: skip
+_PRICED = 7  # the first rows are what policies price by
 _CONSTANT = 3  # the last rows do not change with every request
 _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=0.0)
 
@@ -27,14 +29,15 @@ class Slot:
     """What does not change with every request: a worker's name, its cache in tokens, its prices in seconds.
 
     Its engine computes at most `max_batched_tokens` in a step, None for any number.
-    It `takes` requests if a worker is here and is not drained, of `namespaces` only unless that is None. `fit` learns
-    from its steps; the prices are those of `leader`, its own or that of a worker like it. `output` is the running mean
-    of output tokens, `reuse` the running share of prompt tokens that were cached.
+    It `takes` requests if a worker is here and is not drained, of `namespaces` only unless that is None. `short_first`
+    says that its wait queue lets shorter requests pass. `fit` learns from its steps; the prices are those of `leader`,
+    its own or that of a worker like it. `output` is the running mean of output tokens, `reuse` the running share of
+    prompt tokens that were cached.
     """
 
     __slots__ = (
         "block_size", "fit", "kv_tokens", "leader", "max_batched_tokens", "namespaces", "output", "prices", "reuse",
-        "takes", "worker",
+        "short_first", "takes", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: str | None, kv_tokens: int, block_size: int, prices: Coefficients) -> None:
@@ -42,6 +45,7 @@ class Slot:
         self.takes = worker is not None
         self.namespaces: frozenset[str] | None = None
         self.max_batched_tokens: int | None = None
+        self.short_first = False
         self.kv_tokens = kv_tokens
         self.block_size = block_size
         self.prices = prices
@@ -100,13 +104,14 @@ class Fleet:
 
     Arrays by slot: `load` and `pending` are outstanding seconds (all work, and its prefill part), infinite where no
     worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
-    counts those in flight, `waiting` those of them not started, `uncached` their prompt tokens still to be
-    computed; `victim` is what evicting one token will cost later, in seconds. Counts are floats too: converting
-    takes as long as adding. They are rows of one table, the last of which are the slots' block sizes and prices of a
-    prompt's tokens; memoryviews of the rows read and write one number faster. `table` is the whole. `names` is
-    replaced, never changed, so that it may be kept. `present` are the slots with a worker, `live` those of them that
-    take requests: all but the drained ones (`live_mask` has a bit for each). `restricted` says that some serve certain
-    namespaces only; a policy is given the part of the fleet that is `serving` its request.
+    counts those in flight, `uncached` their prompt tokens still to be computed, `waiting` those of them not started;
+    `passable` is the prefill of these, in seconds, where the queue lets shorter ones pass them, else 0; `victim` is
+    what evicting one token will cost later, in seconds. Counts are floats too: converting takes as long as adding.
+    They are rows of one table, the last of which are the slots' block sizes and prices of a prompt's tokens;
+    memoryviews of the rows read and write one number faster. `table` is the whole. `names` is replaced, never changed,
+    so that it may be kept. `present` are the slots with a worker, `live` those of them that take requests: all but the
+    drained ones (`live_mask` has a bit for each, `short_first` is whether it holds for all their queues). `restricted`
+    says that some serve certain namespaces only; a policy is given the part of the fleet that is `serving` its request.
     """
 
     def __init__(self, seed: int) -> None:
@@ -132,6 +137,7 @@ class Fleet:
         block_size: int,
         cost: CostModel,
         max_batched_tokens: int | None = None,
+        short_first: bool = False,
         namespaces: frozenset[str] | None = None,
     ) -> int:
         """Give `worker` a slot, for `namespaces` only unless that is None.
@@ -147,6 +153,7 @@ class Fleet:
         slot = self._empty_slot()
         newcomer = self.slots[slot] = Slot(worker, kv_tokens, block_size, cost.coefficients())
         newcomer.max_batched_tokens = max_batched_tokens
+        newcomer.short_first = short_first
         newcomer.namespaces = namespaces
         alike = self._alike(newcomer.fit)
         for other in alike:
@@ -242,7 +249,7 @@ class Fleet:
         return self._new + self._product * length
 
     def frozen(self) -> bytes:
-        """`load`, `pending`, `free`, `victim` and `requests` as they are now, for `thawed`.
+        """The rows that policies price by as they are now, for `thawed`.
 
         Bytes are quicker to make and to drop than arrays. Workers that are closed to a namespace have their own load.
         """
@@ -276,11 +283,22 @@ class Fleet:
         self._waiting[slot] += 1
         self._load[slot] += decode
 
-    def charge(self, slot: int, uncached: int, prefill: float) -> None:
-        """Add prompt tokens and the seconds to compute them to what is outstanding there; below 0, take them away."""
+    def charge(self, slot: int, uncached: int, prefill: float, *, waits: bool) -> None:
+        """Add prompt tokens and the seconds to compute them to what is outstanding there; below 0, take them away.
+
+        They are of a request that `waits`, or has started.
+        """
         self._uncached[slot] += uncached
         self._pending[slot] += prefill
         self._load[slot] += prefill
+        if waits and self.slots[slot].short_first:
+            self._passable[slot] += prefill
+
+    def begin(self, slot: int, prefill: float) -> None:
+        """One that waited has started; nobody passes it any more."""
+        self._waiting[slot] -= 1
+        if self.slots[slot].short_first:
+            self._passable[slot] -= prefill
 
     def leave(self, slot: int, decode: float, *, waited: bool) -> None:
         """A request ended, whose prefill is not outstanding any more."""
@@ -292,6 +310,7 @@ class Fleet:
             self.occupied -= 1
             # An idle worker has exactly nothing to do: rounding errors must not add up over days.
             self._load[slot] = self._pending[slot] = self.idle_load(slot)
+            self._passable[slot] = 0.0
 
     def idle_load(self, slot: int) -> float:
         """The load of a worker without requests: infinite if it takes none."""
@@ -352,11 +371,13 @@ class Fleet:
     def _lay_out(self, table: Floats) -> None:
         """Name the rows of the table."""
         self._table = table
-        self.load, self.pending, self.free, self.victim, self.requests, self.waiting, self.uncached, *_ = table
+        self.load, self.pending, self.free, self.victim, self.requests, self.waiting, *others = table
+        self.passable, self.uncached, *_ = others
         self.table = table.data
         self._priced_rows = table[:_PRICED]
         cells = cast("list[memoryview[float]]", [memoryview(row) for row in table[:-_CONSTANT]])
-        self._load, self._pending, self._free, self._victim, self._requests, self._waiting, self._uncached = cells
+        self._load, self._pending, self._free, self._victim, self._requests, self._waiting, *others = cells
+        self._passable, self._uncached = others
 
     def _changed(self) -> None:
         """Derive from the slots what is read for every request."""
@@ -364,6 +385,7 @@ class Fleet:
         self.present = [index for index, name in enumerate(self.names) if name is not None]
         self.live = [index for index in self.present if self.slots[index].takes]
         self.live_mask = _mask(self.live)
+        self.short_first = all(self.slots[index].short_first for index in self.live)
         self.restricted = any(slot.namespaces is not None for slot in self.slots)
         named = {name for slot in self.slots for name in slot.namespaces or ()}
         self._parts = {name: self._part(name) for name in named}
@@ -393,8 +415,18 @@ class Fleet:
 
 
 def thawed(frozen: bytes) -> Floats:
-    """Return `load`, `pending`, `free`, `victim` and `requests` as they were when they were frozen."""
+    """Return `load`, `pending`, `free`, `victim`, `requests`, `waiting` and `passable` as they were when frozen."""
     return np.frombuffer(frozen).reshape(_PRICED, -1)
+
+
+def ahead(load: Floats, waiting: Floats, passable: Floats, prefill: Floats) -> Floats:
+    """Seconds by slot that a request of so many seconds of `prefill` waits for others there, and they for it.
+
+    It waits for what has started and for those that are shorter; those that are longer wait for it. So of each that
+    waits the lesser of both counts; of all of them together, at most this one's prefill for each.
+    """
+    counted: Floats = load - np.maximum(passable - waiting * prefill, 0.0)
+    return counted
 
 
 def eviction_seconds(cached: Floats, free: Floats, victim: Floats, tokens: float) -> Floats:

@@ -8,7 +8,7 @@ from itertools import islice
 
 from sortedcontainers import SortedKeyList, SortedList
 
-from preble.core.disciplines import DISCIPLINES, Discipline, Order, Waiting
+from preble.core.disciplines import DEFAULT, DISCIPLINES, Discipline, Order, Waiting
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tree import RadixTree
 
@@ -21,9 +21,10 @@ _LEADERS = 0  # the one holder in the tree of prompts being prefilled
 class LocalScheduler:
     """Orders one worker's waiting requests by how much of each is cached, without starving any.
 
-    A lower `priority` goes first, then an earlier `deadline`; among equals the discipline decides: `groups` (the
-    paper's priority groups, `groups` of them), `fcfs` (arrival), `lpm` (longest cached prefix), `shortest-prefill`, or
-    `k-lpm` (longest prefix, but every `k`-th is the oldest). See `preble.core.disciplines`.
+    A lower `priority` goes first, then an earlier `deadline`; among equals the discipline decides:
+    `response-ratio` (the longest wait for each token to compute), `groups` (the paper's priority groups, `groups` of
+    them), `fcfs` (arrival), `lpm` (longest cached prefix), `shortest-prefill`, or `k-lpm` (longest prefix, but every
+    `k`-th is the oldest). See `preble.core.disciplines`.
 
     A follower, whose next uncached page is also in a prompt being prefilled now, is held back until that prefill
     lands, rather than computed twice. `page` is the engine's block size in tokens.
@@ -33,7 +34,7 @@ class LocalScheduler:
     """
 
     def __init__(
-        self, discipline: Discipline = "groups", *, groups: int = 10, k: int = 4, page: int = 1, patience: int = 128
+        self, discipline: Discipline = DEFAULT, *, groups: int = 10, k: int = 4, page: int = 1, patience: int = 128
     ) -> None:
         """Raise ConfigurationError for an unknown discipline, or a number below 1."""
         if discipline not in DISCIPLINES:
@@ -124,7 +125,7 @@ class LocalScheduler:
             return
         window = list(islice(self._queue, WINDOW))
         lengths = {waiting.id: cached(waiting.tokens) for waiting in window}
-        for waiting in self._order.order(window, lengths):
+        for waiting in self._order.order(window, lengths, now):
             yield from self._out_of_patience(now)
             if self._may_go(waiting, lengths[waiting.id], now):
                 yield waiting.id

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from preble.core.cost import CostModel, StepTiming
+from preble.core.disciplines import Discipline
 from preble.core.receipt import Candidate
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
@@ -46,6 +47,7 @@ class AddWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     now: float
     namespaces: tuple[str, ...] | None = None
     max_batched_tokens: int | None = None
+    discipline: Discipline = "fcfs"
 
 
 class DrainWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="drain_worker"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from preble.core.cached import Cached, Floats
-from preble.core.fleet import Fleet
+from preble.core.fleet import Fleet, ahead
 from preble.core.later import Later
 from preble.core.weight import Weight
 
@@ -31,7 +31,7 @@ def cheapest(
             return found
     held = cached.by_slot()
     prefill = fleet.work_seconds(held, cached.length)
-    own = load + weight.on(fleet.requests) * prefill
+    own = ahead(load, fleet.waiting, fleet.passable, prefill) + weight.on(fleet.requests) * prefill
     slot = fleet.cheapest(own + fleet.eviction_seconds(held, tokens) + later.seconds(load, prefill), held)
     lightest = int(load.argmin())
     return slot, int(held[slot]), lightest, int(held[lightest])

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from preble.core.cost import Coefficients, CostModel, StepTiming, cost_model
+from preble.core.disciplines import SHORT_FIRST, Discipline
 from preble.core.fleet import Fleet, served_namespaces
 from preble.core.log import (
     AddWorker,
@@ -124,6 +125,7 @@ class Scheduler:
         block_size: int = 1,
         cost: CostModel | str = "mistral-7b-a6000",
         max_batched_tokens: int | None = None,
+        discipline: Discipline = "fcfs",
         reports_evictions: bool = False,
         namespaces: Iterable[str] | None = None,
         now: float,
@@ -131,6 +133,7 @@ class Scheduler:
         """Let `worker` take requests, with an empty cache of `kv_tokens` tokens in blocks of `block_size`.
 
         Longer prompts take its engine several steps of `max_batched_tokens`, if that is known, in `predicted_ttft` too.
+        `discipline` is the order of its wait queue.
         If it does not report its evictions to `evicted`, they are estimated: least recently used first.
         With `namespaces` it gets requests of these only ("" is that of requests that name none), else of all.
         Raises ConfigurationError if it is here already, for sizes below 1, no namespaces, or an unknown cost.
@@ -142,6 +145,7 @@ class Scheduler:
             block_size=block_size,
             cost=cost_model(cost),
             max_batched_tokens=max_batched_tokens,
+            short_first=discipline in SHORT_FIRST,
             namespaces=served,
         )
         if not reports_evictions:
@@ -150,7 +154,9 @@ class Scheduler:
         if self._log is not None:
             names = None if served is None else tuple(sorted(served))
             model, reports = cost_model(cost), reports_evictions
-            self._log.add(AddWorker(worker, kv_tokens, block_size, model, reports, now, names, max_batched_tokens))
+            self._log.add(
+                AddWorker(worker, kv_tokens, block_size, model, reports, now, names, max_batched_tokens, discipline)
+            )
 
     def drain_worker(self, worker: str, *, now: float) -> None:
         """Let `worker` finish its requests and take no more; then remove it. Draining it again changes nothing.
@@ -367,6 +373,9 @@ class Scheduler:
             assert not strangers, f"slot {slot}: {strangers} are of a namespace that it does not serve"
             self.fleet.slots[slot].fit.check()
             assert self.fleet.waiting[slot] == sum(not request.started for request in here), f"slot {slot}: waiting"
+            waiting = sum(request.prefill for request in here if not request.started)
+            passable = waiting if self.fleet.slots[slot].short_first else 0.0
+            assert np.isclose(self.fleet.passable[slot], passable, atol=1e-6), f"slot {slot}: passable"
             assert self.fleet.uncached[slot] == sum(request.uncached for request in here), f"slot {slot}: uncached"
             assert np.isclose(self.fleet.pending[slot], pending, atol=1e-6), f"slot {slot}: pending prefill"
             assert np.isclose(self.fleet.load[slot], load, atol=1e-6), f"slot {slot}: load"
@@ -409,15 +418,16 @@ class Scheduler:
         slot, length = request.slot, request.length
         request.uncached = length - request.cached
         request.prefill = self.fleet.slots[slot].work_seconds(request.uncached, length)
-        self.fleet.charge(slot, request.uncached, request.prefill)
+        self.fleet.charge(slot, request.uncached, request.prefill, waits=not request.started)
 
     def _begin(self, request: Request) -> None:
         """It waits no longer."""
-        self.fleet.waiting[request.slot] -= not request.started
-        request.started = True
+        if not request.started:
+            request.started = True
+            self.fleet.begin(request.slot, request.prefill)
 
     def _release_prefill(self, request: Request) -> None:
-        self.fleet.charge(request.slot, -request.uncached, -request.prefill)
+        self.fleet.charge(request.slot, -request.uncached, -request.prefill, waits=not request.started)
         request.uncached, request.prefill = 0, 0.0
 
     def _correct(self, request: Request, cached_tokens: int, now: float) -> None:

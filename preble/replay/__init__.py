@@ -106,6 +106,7 @@ class Replay:
                     block_size=event.block_size,
                     cost=event.cost,
                     max_batched_tokens=event.max_batched_tokens,
+                    discipline=event.discipline,
                     reports_evictions=event.reports_evictions and self.exact,
                     namespaces=event.namespaces,
                     now=event.now,

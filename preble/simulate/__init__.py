@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from preble.backends.sim import SimOptions
 from preble.core.cost import CostModel
-from preble.core.disciplines import Discipline
+from preble.core.disciplines import DEFAULT, Discipline
 from preble.core.policy import Policy
 from preble.core.scheduler import Scheduler
 from preble.errors import ConfigurationError
@@ -39,7 +39,7 @@ def simulate(
     workers: int | Sequence[SimOptions] = 4,
     options: SimOptions | None = None,
     believed_cost: CostModel | str | None = None,
-    discipline: Discipline = "groups",
+    discipline: Discipline = DEFAULT,
     seed: int = 0,
     report_delay: float = 0.0,
     rebalance_interval: float = 0.25,

@@ -13,6 +13,7 @@ import msgspec
 
 from preble.backends.sim import SimOptions
 from preble.core.cost import PRESETS
+from preble.core.disciplines import DEFAULT, DISCIPLINES
 from preble.core.policies import POLICIES
 from preble.errors import ConfigurationError
 from preble.simulate import Bounds, Request, Summary, bounds, simulate
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="repeatable, in place of --workers: one engine that differs in these fields of SimOptions; "
         "count=N stands for N of it",
     )
+    by.add_argument("--discipline", choices=DISCIPLINES, default=DEFAULT, help="order of their queues (%(default)s)")
     parser.add_argument(
         "--report-delay", type=float, default=0.0, metavar="S", help="seconds until engines are heard (%(default)s)"
     )
@@ -85,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             requests,
             policy=policy,
             workers=workers,
+            discipline=arguments.discipline,
             seed=arguments.seed,
             report_delay=arguments.report_delay,
             progress=_progress(policy, len(requests)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from preble.backends import StepTiming
 from preble.backends.sim import SimCore, SimOptions
 from preble.core.cost import CostModel
-from preble.core.disciplines import Discipline
+from preble.core.disciplines import DEFAULT, Discipline
 from preble.core.scheduler import Scheduler
 
 
@@ -22,7 +22,7 @@ class Worker:
         index: int,
         options: SimOptions,
         *,
-        discipline: Discipline = "groups",
+        discipline: Discipline = DEFAULT,
         believed_cost: CostModel | str | None = None,
     ) -> None:
         self.index = index
@@ -48,6 +48,7 @@ class Worker:
             block_size=self.options.block_size,
             cost=self.believed_cost or self.options.cost,
             max_batched_tokens=self.options.max_batched_tokens,
+            discipline=self.discipline,
             reports_evictions=True,
             now=now,
         )

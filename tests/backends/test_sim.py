@@ -146,6 +146,7 @@ async def test_the_engine_serves_and_describes_itself():
     info = await engine.start()
     assert (info.model, info.kv_tokens, info.block_size, info.vocab_size) == ("name", 992, 16, 500)
     assert info.reports_evictions
+    assert info.discipline == "response-ratio"
     assert await read(engine, request(0, range(10), max_tokens=30)) == output(core(), range(10), max_tokens=30)
     await engine.close()
 

@@ -19,12 +19,14 @@ from bench.policies.compare import (
     sustained_ratios,
     targets,
 )
+from bench.policies.plan import Plan
 from bench.policies.saturation import largest
 from bench.policies.tables import command, markdown
 from preble.core.policies import POLICIES
 from preble.simulate import Request
 
-SETTINGS = {"seeds": [0], "cases": {"toolbench": {"requests": 10}}}
+SUSTAINED = Sustained(workload="toolbench", policy=OURS, rate=3.0, limit=1.0)
+SETTINGS = {"seeds": [0], "peers_queue": "response-ratio", "cases": {"toolbench": {"requests": 10}}}
 
 
 def cell(policy, load=0.8, workload="toolbench", **values):
@@ -171,14 +173,16 @@ def test_sustained_rates_compare_where_one_of_the_two_has_a_limit():
 
 
 def test_the_report_names_the_command_that_makes_it():
-    made = board(cell(OURS, 0.5), Sustained(workload="toolbench", policy=OURS, rate=3.0, limit=1.0))
+    made = board(cell(OURS, 0.5), SUSTAINED)
     assert command(made) == (
         "python -m bench.policies --seeds 1 --requests 10 --workload toolbench --policy e2 --load 0.5"
     )
     sizes = {name: {"requests": case.requests} for name, case in GENERATED.items()}
     made = board(*(Sustained(workload="toolbench", policy=name, rate=3.0, limit=1.0) for name in POLICIES))
-    made.settings = {"seeds": [0, 1, 2], "cases": sizes}
+    made.settings = SETTINGS | {"seeds": [0, 1, 2], "cases": sizes}
     assert command(made) == "python -m bench.policies"
+    made.settings["peers_queue"] = "fcfs"
+    assert command(made) == "python -m bench.policies --peers-queue fcfs"
 
 
 def test_missed_targets_name_the_worst_first():
@@ -215,7 +219,7 @@ def test_the_table_of_a_cell_has_each_value_below_its_name():
 
 
 def test_a_board_survives_its_file(tmp_path):
-    made = board(cell(OURS), Sustained(workload="toolbench", policy=OURS, rate=3.0, limit=1.0))
+    made = board(cell(OURS), SUSTAINED)
     made.save(tmp_path / "deep" / "policies.json")
     assert read(tmp_path / "deep" / "policies.json") == made
 
@@ -266,6 +270,20 @@ def test_a_window_goes_on_at_the_beginning():
 RUN = ["--workload", "toolbench", "--policy", "e2", "--policy", "random", "--requests", "12", "--jobs", "1"]
 
 
+def test_each_has_its_own_queues():
+    plan = Plan({"toolbench": GENERATED["toolbench"]}, ["e2", "e2-paper", "random"], [0.5], 1, 10, "fcfs")
+    queues = {job.policy: job.queue for job in [*plan.first(board()), *plan.others(board(SUSTAINED))]}
+    assert queues == {"e2": "response-ratio", "e2-paper": "groups", "random": "fcfs"}
+
+
+def test_the_queue_matters(tmp_path, capsys):
+    paths = {queue: tmp_path / f"{queue}.json" for queue in ("response-ratio", "fcfs")}
+    for queue, path in paths.items():
+        assert main([*RUN, "--peers-queue", queue, "--load", "0.95", "--requests", "100", "--json", str(path)]) == 0
+    one, other = ({row.policy: row.ttft_mean for row in read(path).cells} for path in paths.values())
+    assert one["random"] != other["random"]
+
+
 def test_a_run_fills_all_cells_is_the_same_again_and_can_be_taken_up(tmp_path, capsys):
     path = tmp_path / "policies.json"
     assert main([*RUN, "--seeds", "2", "--json", str(path)]) == 0
@@ -287,8 +305,9 @@ def test_a_run_fills_all_cells_is_the_same_again_and_can_be_taken_up(tmp_path, c
     again = json.loads(path.read_text())
     assert again["cells"][0]["ttft_mean"] == 77.0
     assert again["cells"][1:] == written["cells"][1:]
-    with pytest.raises(SystemExit, match="other settings"):
-        main([*RUN, "--seeds", "1", "--json", str(path), "--resume"])
+    for other in (["--seeds", "1"], ["--seeds", "2", "--peers-queue", "fcfs"]):
+        with pytest.raises(SystemExit, match="other settings"):
+            main([*RUN, *other, "--json", str(path), "--resume"])
     (tmp_path / "policies.md").unlink()
     assert main(["--table", str(path)]) == 0
     assert "77" in (tmp_path / "policies.md").read_text()

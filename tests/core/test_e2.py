@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from preble.core.cost import CostModel
+from preble.core.disciplines import Discipline
 from preble.core.policies.e2 import E2
 from preble.core.policy import Decision
 from preble.core.scheduler import Scheduler
@@ -268,6 +269,46 @@ def test_a_receipt_sums_up_to_the_choice(new_scheduler: NewScheduler):
             assert on.later > 0
             costs[on.worker] = on.load + on.weight * on.prefill + on.eviction + on.later
         assert costs[chosen] == pytest.approx(min(costs.values()))
+
+
+@pytest.mark.parametrize(("discipline", "worker"), [("response-ratio", "a"), ("shortest-prefill", "a"), ("fcfs", "b")])
+def test_where_short_ones_go_first_a_long_one_that_waits_keeps_no_short_one_away(
+    new_scheduler: NewScheduler, discipline: Discipline, worker: str
+):
+    """The holder has 0.5 s to do that wait; elsewhere, 0.1 s are being done and 0.1 s would be computed again."""
+    scheduler = new_scheduler(discipline=discipline)
+    prepare(scheduler, "a", 1, TOOL, served=True)
+    prepare(scheduler, "a", 2, [2] * 500, served=False)
+    prepare(scheduler, "b", 3, [3] * 100, served=False)
+    scheduler.started(3, cached_tokens=0, now=0.0)
+    assert place(scheduler, [*TOOL, 5]) == worker
+
+
+def test_what_has_started_is_not_passed(new_scheduler: NewScheduler):
+    scheduler = new_scheduler(discipline="response-ratio")
+    prepare(scheduler, "a", 1, TOOL, served=True)
+    prepare(scheduler, "a", 2, [2] * 500, served=False)
+    scheduler.started(2, cached_tokens=0, now=0.0)
+    prepare(scheduler, "b", 3, [3] * 100, served=False)
+    assert place(scheduler, [*TOOL, 5]) == "b"
+
+
+def test_of_each_that_waits_at_most_ones_own_prefill_counts(new_scheduler: NewScheduler):
+    scheduler = new_scheduler("a", policy=E2(decode=False), kv_tokens=10_000, discipline="response-ratio")
+    for id, length in enumerate((500, 300, 10)):
+        scheduler.submit(id, [id] * length, max_tokens=0, now=0.0)
+    for length, counted in ((50, 3 * 0.05), (1000, 0.81)):
+        scheduler.submit(length, [7] * length, max_tokens=0, now=0.0)
+        (on_a,) = scheduler.explain(length).candidates
+        assert on_a.load == pytest.approx(counted)
+        scheduler.finish(length, now=0.0)
+
+
+def test_where_short_ones_go_first_nobody_is_expected_to_wait_for_a_long_one(new_scheduler: NewScheduler):
+    scheduler = new_scheduler(kv_tokens=1_000_000, discipline="response-ratio")
+    now = after_a_minute(scheduler)
+    scheduler.submit("long", [1] * 1000, max_tokens=0, now=now)
+    assert [on.later for on in scheduler.explain("long").candidates] == [0.0, 0.0]
 
 
 def test_those_who_come_later_find_only_the_workers_that_serve_them(new_scheduler: NewScheduler):

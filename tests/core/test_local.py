@@ -31,7 +31,7 @@ def cached_by(percentages: dict[bytes, int]) -> Callable[[bytes], int]:
 
 def queue(percentages: list[int], local: LocalScheduler | None = None):
     """Requests 0, 1, ... that share nothing, with so many percent of each cached."""
-    local = local or LocalScheduler()
+    local = local or LocalScheduler("groups")
     prompts = {prompt(id + 1): percent for id, percent in enumerate(percentages)}
     for id, tokens in enumerate(prompts):
         local.add(id, tokens, now=float(id))
@@ -92,9 +92,9 @@ def test_a_percentage_has_a_group(percent: int, number: int):
 
 
 def test_the_number_of_groups_is_a_parameter():
-    local, cached = queue([10, 40], LocalScheduler(groups=2))
+    local, cached = queue([10, 40], LocalScheduler("groups", groups=2))
     assert take(local, 2, cached) == [0, 1]
-    local, cached = queue([10, 80], LocalScheduler(groups=2))
+    local, cached = queue([10, 80], LocalScheduler("groups", groups=2))
     assert take(local, 2, cached) == [1, 0]
 
 
@@ -127,6 +127,39 @@ def test_shortest_prefill_takes_the_least_to_compute():
     for tokens, id in prompts.items():
         local.add(id, tokens, now=0.0)
     assert take(local, 4, lambda tokens: 90 if prompts[tokens] == 1 else 0) == [1, 2, 4, 3]
+
+
+def picked_at(now: float, waiting: dict[int, tuple[float, int]]) -> list[int]:
+    """The order at `now` of requests by id, of which arrival and length are given and nothing is cached."""
+    local = LocalScheduler("response-ratio")
+    for id, (arrived, length) in waiting.items():
+        local.add(id, prompt(id, length=length), now=arrived)
+    return list(local.pick(9, cached=cold, now=now))
+
+
+def test_by_response_ratio_the_longest_wait_for_each_token_to_compute_goes_first():
+    assert picked_at(10.0, {1: (0.0, 100), 2: (5.0, 40), 3: (9.0, 5)}) == [3, 2, 1], "0.1, 0.125 and 0.2 s a token"
+    assert picked_at(18.0, {1: (0.0, 100), 2: (5.0, 90), 3: (9.0, 80)}) == [1, 2, 3], "0.18, 0.144 and 0.113 s a token"
+
+
+def test_by_response_ratio_those_that_have_just_come_go_shortest_first():
+    assert picked_at(7.0, {1: (7.0, 90), 2: (7.0, 30), 3: (7.0, 60)}) == [2, 3, 1]
+
+
+def test_by_response_ratio_what_is_cached_takes_no_time():
+    local, cached = queue([10, 90, 50], LocalScheduler("response-ratio"))
+    assert list(local.pick(3, cached=cached, now=100.0)) == [1, 2, 0]
+
+
+def test_by_response_ratio_a_long_prompt_is_not_passed_for_ever():
+    local = LocalScheduler("response-ratio")
+    local.add(1, prompt(1, length=100), now=0.0)
+    taken: list[int] = []
+    for second in range(1, 30):
+        local.add(second + 1, prompt(second + 1, length=10), now=float(second))
+        taken.append(next(local.pick(1, cached=cold, now=second + 1.0)))
+        local.admit(taken[-1])
+    assert taken.index(1) == 9, "it has waited ten times as long for ten times as much"
 
 
 @pytest.mark.parametrize("discipline", get_args(Discipline))
@@ -305,7 +338,7 @@ def test_an_empty_prompt_is_refused():
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ConfigurationError, match="discipline: unknown 'lottery', one of groups, fcfs"):
+    with pytest.raises(ConfigurationError, match="discipline: unknown 'lottery', one of response-ratio, groups, fcfs"):
         LocalScheduler("lottery")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="groups: must be at least 1"):
         LocalScheduler(groups=0)

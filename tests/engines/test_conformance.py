@@ -21,6 +21,7 @@ async def test_it_says_what_it_can_do(engine: Running):
     info = engine.info
     assert (info.vocab_size, info.context_limit, info.block_size) == (VOCAB, CONTEXT, BLOCK)
     assert (info.kv_tokens, info.max_running) == (BLOCKS * BLOCK, MAX_RUNNING)
+    assert info.discipline == ("fcfs" if engine.case.server else "response-ratio")
     assert info.eos_token_ids == ((2,) if engine.case.computes and not engine.case.server else ())
 
 

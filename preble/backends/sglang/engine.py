@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
+
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
 from preble.backends.model_path import check_model
 from preble.backends.sglang.options import check_options
 from preble.backends.sglang.process import Process
 from preble.backends.sglang.running import Running
-from preble.core.disciplines import Discipline
+from preble.core.disciplines import DEFAULT, Discipline
 from preble.core.local import LocalScheduler
 from preble.errors import EngineError, NotStartedError
 
@@ -24,7 +26,7 @@ class SGLangEngine:
     `EngineInfo.context_limit`. On a CPU, where the user says nothing else, the KV cache holds 32768 tokens.
     """
 
-    def __init__(self, *, model: str | None = None, discipline: Discipline = "groups", **options: Any) -> None:
+    def __init__(self, *, model: str | None = None, discipline: Discipline = DEFAULT, **options: Any) -> None:
         check_options(options)
         LocalScheduler(discipline)  # an unknown one is refused now, not after SGLang has started
         self._model = check_model(model, engine="sglang")
@@ -46,7 +48,7 @@ class SGLangEngine:
             process.close()
             raise
         self._running = Running(process, limits, self._discipline)
-        return limits.info
+        return msgspec.structs.replace(limits.info, discipline=self._discipline)
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.

@@ -23,7 +23,7 @@ from preble.backends.torch.linear import packs
 from preble.backends.torch.model import Model
 from preble.backends.torch.sampling import Draw, draw_for, sample
 from preble.backends.torch.weights import Weights, load_weights
-from preble.core.disciplines import Discipline
+from preble.core.disciplines import DEFAULT, Discipline
 from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, InvalidRequestError, ModelError, NotStartedError
 
@@ -54,7 +54,7 @@ class TorchEngine:
         self,
         *,
         model: str | None = None,
-        discipline: Discipline = "groups",
+        discipline: Discipline = DEFAULT,
         dtype: Dtype = "auto",
         device: str = "auto",
         load_format: LoadFormat = "auto",
@@ -75,6 +75,7 @@ class TorchEngine:
             if value < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, not {value}")
         self._folder = Path(model)
+        self._discipline: Discipline = discipline
         self._local = LocalScheduler(discipline, page=block_size)
         self._dtype = dtype
         self._device = _device(device)
@@ -109,6 +110,7 @@ class TorchEngine:
             max_running=self._max_running,
             eos_token_ids=config.eos_token_ids,
             max_batched_tokens=self._max_batched_tokens,
+            discipline=self._discipline,
             cost="small-cpu" if self._device.type == "cpu" else "mistral-7b-a6000",
         )
 

@@ -21,7 +21,7 @@ from preble.backends.scratch import scratch_folder
 from preble.backends.vllm.configuration import TOPIC, check_options, configure, describe
 from preble.backends.vllm.environment import forget, prepare
 from preble.backends.vllm.steps import Steps
-from preble.core.disciplines import Discipline
+from preble.core.disciplines import DEFAULT, Discipline
 from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, EngineError, InvalidRequestError, NotStartedError
 from preble.tokens import TOKEN_BYTES, unpack
@@ -41,7 +41,7 @@ class VllmEngine:
     """
 
     def __init__(
-        self, *, model: str | None = None, discipline: Discipline = "groups", mode: Mode = "async", **options: Any
+        self, *, model: str | None = None, discipline: Discipline = DEFAULT, mode: Mode = "async", **options: Any
     ) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise ConfigurationError('backend "vllm": vLLM is not installed; pip install "preble[vllm]"')
@@ -81,7 +81,7 @@ class VllmEngine:
             lost=self._held.forget,
         )
         self._llm, self._last_step = await _launch(config, self._mode, self._steps)
-        self._info = info = describe(config)
+        self._info = info = describe(config, self._discipline)
         self._admission = Admission(
             LocalScheduler(self._discipline, page=info.block_size),
             cached=self._held.match,

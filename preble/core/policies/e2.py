@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from preble.core.cached import Cached, Floats
-from preble.core.fleet import Fleet, eviction_seconds, thawed
+from preble.core.fleet import Fleet, ahead, eviction_seconds, thawed
 from preble.core.later import NOBODY, Arrivals, Later
 from preble.core.policy import Decision, Query, Terms
 from preble.core.price import cheapest
@@ -22,16 +22,18 @@ class E2:
     """Least cost, in seconds: `L + w * P + M + D` per worker (the paper's LoadCost, from live state).
 
     L is the work assigned to the worker and not done: what the prefill of queued and running requests, and half of what
-    their decodes, add to the steps of everyone. P is that of the tokens missed there. w is `weight` for the worker's
-    time; recomputing also takes capacity from later requests, so it is `busy` more if the worker has requests, and as
-    much for the share of workers that had some lately; and those that run beside a prefill wait for it, so it grows by
-    `beside` with each request there and by `delay` with every request in flight per worker. M is what evicting to make
-    room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. D is what
-    those who come while it is prefilled will wait longer, because one light worker less is there for them, so that long
-    prompts wait for each other rather than everybody for them (`preble.core.later`). Prefixes in flight count as held,
-    since they land first. An overloaded holder is relieved by the same rule: its L exceeds what
-    recomputing costs elsewhere, and the copy that this makes is then held by both. Where a prefix is in too few places
-    for long, though no single request should pay for a copy, one is made in the background (`preble.core.replicate`).
+    their decodes, add to the steps of everyone. Where queues let short ones go first, all that waits there counts at
+    most P for each request (`preble.core.fleet.ahead`). P is that of the tokens missed there. w is `weight` for the
+    worker's time; recomputing also takes capacity from later requests, so it is `busy` more if the worker has requests,
+    and as much for the share of workers that had some lately; and those that run beside a prefill wait for it, so it
+    grows by `beside` with each request there and by `delay` with every request in flight per worker. M is what evicting
+    to make room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. D is
+    what those who come while it is prefilled will wait longer, because one light worker less is there for them, so that
+    long prompts wait for each other rather than everybody for them (`preble.core.later`); nothing where short ones go
+    first. Prefixes in flight count as held, since they land first. An overloaded holder is relieved by the same rule:
+    its L exceeds what recomputing costs elsewhere, and the copy that this makes is then held by both. Where a prefix is
+    in too few places for long, though no single request should pay for a copy, one is made in the background
+    (`preble.core.replicate`).
 
     The parts can be switched off one by one: `decode` is the decodes in L, `eviction` is M, `later` is D, `in_flight`
     counts prefixes in flight as held, `relieves` lets waiting requests be moved when the load has shifted, `replicates`
@@ -102,8 +104,10 @@ class E2:
         return Weight(alone, self.busy, self.beside)
 
     def _expected(self, fleet: Fleet, now: float) -> Later:
-        """Those who will come to this part of the fleet."""
-        return self._arrivals.later(len(fleet.live), len(fleet.present), now) if self.later else NOBODY
+        """Those who will come to this part of the fleet; where short ones go first they need not wait for long ones."""
+        if not self.later or fleet.short_first:
+            return NOBODY
+        return self._arrivals.later(len(fleet.live), len(fleet.present), now)
 
     def _pay(
         self, query: Query, avoidable: float, missed: int, lightest: int, weight: Weight, fleet: Fleet, now: float
@@ -128,13 +132,14 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
     later: Later
 
     def __call__(self) -> Terms:
-        load, pending, free, victim, requests = thawed(self.fleet)
+        load, pending, free, victim, requests, waiting, passable = thawed(self.fleet)
         load, held = load if self.decode else pending, self.cached.by_slot()
         eviction = None if self.tokens < 0 else eviction_seconds(held, free, victim, self.tokens)
         prefill = self.price * (self.cached.length - held)
         taking = np.full_like(load, np.inf)
         taking[self.live] = load[self.live]
         later = self.later.seconds(taking, prefill)
+        load = ahead(load, waiting, passable, prefill)
         return Terms(load, prefill, eviction, held, self.weight.on(requests), later)
 
 

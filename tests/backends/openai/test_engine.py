@@ -76,6 +76,7 @@ async def test_a_server_tells_its_sizes(engine: OpenAIEngine, server: OpenAIServ
     info = await engine.start()
     assert (info.model, info.context_limit, info.kv_tokens, info.block_size) == ("sim", 2048, 4096, 16)
     assert not info.reports_evictions
+    assert info.discipline == "fcfs", "its own queue"
     assert info.vocab_size == 4096
 
 

@@ -249,11 +249,12 @@ async def test_the_event_loop_is_free_while_a_step_computes(build):
 
 
 async def test_information(build):
-    engine = TorchEngine(model=str(build("llama")), device="cpu", kv_tokens=1000, max_running=3)
+    engine = TorchEngine(model=str(build("llama")), device="cpu", kv_tokens=1000, max_running=3, discipline="lpm")
     info = await engine.start()
     await engine.close()
     assert (info.vocab_size, info.context_limit, info.kv_tokens, info.block_size) == (320, 512, 992, 16)
     assert (info.max_running, info.eos_token_ids, info.reports_evictions) == (3, (2,), True)
+    assert info.discipline == "lpm"
 
 
 async def test_default_cache_holds_sixteen_contexts(build):
