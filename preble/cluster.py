@@ -93,7 +93,7 @@ class PrebleCluster:
         Raises ConfigurationError naming the argument.
         """
         _check_description(model, backend, workers, threads, max_in_flight)
-        self.model = None if model is None else os.fspath(model)
+        self.model = None if model is None else os.path.expanduser(model)
         self.backend = backend
         self._log = None if decision_log is None else LogFile(decision_log)
         self.scheduler = Scheduler(policy, seed=seed, log=None if self._log is None else self._log.write)

@@ -376,3 +376,8 @@ async def test_a_policy_of_ones_own_needs_no_entry() -> None:
     async with PrebleCluster(backend="sim", workers=3, policy=Last()) as cluster:
         outs = await cluster.generate_many([prompt(number) for number in range(5)], GREEDY)
         assert {out.worker for out in outs} == {"w2"}
+
+
+async def test_a_model_at_home_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert PrebleCluster("~/models/m", backend="sim").model == "/home/someone/models/m"

@@ -50,6 +50,8 @@ class ReplicaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 def replica_options(options: dict[str, Any]) -> ReplicaOptions:
     """Return checked options. Raises ConfigurationError naming what is wrong."""
+    if "url" not in options:
+        raise ConfigurationError("url: is missing; PrebleCluster.connect([...]) takes those of running replicas")
     try:
         made = msgspec.convert(options, ReplicaOptions)
     except msgspec.ValidationError as error:

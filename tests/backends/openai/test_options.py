@@ -36,3 +36,8 @@ def test_other_urls_are_refused_without_their_secrets(url: object):
 def test_a_wrong_option_is_named(name: str, value: object):
     with pytest.raises(ConfigurationError, match=name):
         replica_options({"url": "http://a", name: value})
+
+
+def test_without_an_url_it_says_who_takes_them():
+    with pytest.raises(ConfigurationError, match=r"url: is missing; PrebleCluster.connect"):
+        replica_options({"context_limit": 100})
