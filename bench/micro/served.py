@@ -10,6 +10,7 @@ from itertools import cycle
 import numpy as np
 from numpy.typing import NDArray
 
+from preble.core.disciplines import DEFAULT
 from preble.core.scheduler import Scheduler
 from preble.tokens import TokenInput
 
@@ -30,10 +31,15 @@ class Served:
     def __init__(
         self, *, workers: int, kv_tokens: int = 1 << 40, policy: str = "e2", costs: Sequence[str] = ALIKE
     ) -> None:
-        """Workers take their `costs` in turn; by default caches are so large that nothing is evicted."""
+        """Workers take their `costs` in turn; by default caches are so large that nothing is evicted.
+
+        Their queues are a cluster's.
+        """
         self.scheduler = Scheduler(policy)
         for worker, cost in zip(range(workers), cycle(costs), strict=False):
-            self.scheduler.add_worker(f"w{worker}", kv_tokens=kv_tokens, block_size=16, cost=cost, now=0.0)
+            self.scheduler.add_worker(
+                f"w{worker}", kv_tokens=kv_tokens, block_size=16, cost=cost, discipline=DEFAULT, now=0.0
+            )
         self.now = 0.0
         self.number = 0
         self.flying: deque[int] = deque()
