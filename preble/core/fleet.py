@@ -294,6 +294,11 @@ class Fleet:
         if waits and self.slots[slot].short_first:
             self._passable[slot] += prefill
 
+    def wait_seconds(self, slot: int, prefill: float) -> float:
+        """How long a request of so many seconds of `prefill` waits there: at most its own time for each it may pass."""
+        passed = self._passable[slot] - self._waiting[slot] * prefill
+        return self._pending[slot] - passed if passed > 0 else self._pending[slot]
+
     def begin(self, slot: int, prefill: float) -> None:
         """One that waited has started; nobody passes it any more."""
         self._waiting[slot] -= 1

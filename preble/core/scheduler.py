@@ -407,7 +407,7 @@ class Scheduler:
         """Account a request on its slot; return the predicted seconds to its first token."""
         fleet, slot, length = self.fleet, request.slot, request.length
         worker = fleet.slots[slot]
-        waits: float = fleet.pending.item(slot)
+        waits = fleet.wait_seconds(slot, worker.work_seconds(length - request.cached, length))
         request.decode = worker.decode_seconds(length, request.max_tokens)
         fleet.enter(slot, request.decode)
         self._charge_prefill(request)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from preble.core.disciplines import Discipline
 from preble.core.policy import Decision
 from preble.core.scheduler import Placement, Scheduler
 from preble.errors import ConfigurationError, InvalidRequestError, NoWorkersError
@@ -81,6 +82,14 @@ class TestPlacement:
     def test_a_follower_is_predicted_to_wait_for_its_leader(self, scheduler: Scheduler):
         submit(scheduler, 1, [*TOOL, 1])
         assert submit(scheduler, 2, [*TOOL, 2]).predicted_ttft == pytest.approx(0.102)
+
+    @pytest.mark.parametrize(("discipline", "seconds"), [("fcfs", 0.7), ("response-ratio", 0.2)])
+    def test_where_short_ones_go_first_they_are_predicted_to_pass(
+        self, new_scheduler: NewScheduler, discipline: Discipline, seconds: float
+    ):
+        scheduler = new_scheduler("a", discipline=discipline)
+        submit(scheduler, 1, [1] * 600)
+        assert submit(scheduler, 2, [2] * 100).predicted_ttft == pytest.approx(seconds)
 
     def test_one_token_is_always_left_to_compute(self, scheduler: Scheduler):
         serve(scheduler, 1, TOOL)
