@@ -32,7 +32,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     `cost` names the preset of `preble.core.cost` to begin with. `adapters` are the names of the LoRA adapters that it
     can apply, None for whatever is asked; requests that name another are refused before they are sent. A step computes
     at most `max_batched_tokens`; longer prefills take several. None if that is not known. `discipline` is the order of
-    its wait queue (`preble.core.disciplines`).
+    its wait queue (`preble.core.disciplines`), if it tells at once which requests wait no longer, else "fcfs".
     """
 
     model: str

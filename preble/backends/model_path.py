@@ -11,9 +11,9 @@ def check_model(model: str | None, *, engine: str) -> str:
     """Return the model. Raises ConfigurationError if there is none, ModelError for a folder that is not one."""
     if not model:
         raise ConfigurationError(f"model: the {engine} engine needs a model folder, or a name on the Hugging Face hub")
-    path = Path(model)
+    path = Path(model).expanduser()
     if path.is_absolute() and not path.is_dir():
         raise ModelError(f"{path}: no such folder")
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"{path / 'config.json'}: no such file")
-    return model
+    return str(path) if model.startswith("~") else model

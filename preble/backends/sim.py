@@ -139,7 +139,6 @@ class SimEngine:
     def __init__(self, *, model: str | None = None, discipline: Discipline = DEFAULT, **options: Any) -> None:
         self.options = _options(options)
         self.core = SimCore(self.options, discipline)
-        self._discipline: Discipline = discipline
         self._model = model or "sim"
         self._steps = StepLoop(self.core.batcher, self._execute, _now)
         self._requests = 0
@@ -162,7 +161,7 @@ class SimEngine:
             max_running=options.max_running,
             adapters=None,
             max_batched_tokens=options.max_batched_tokens,
-            discipline=self._discipline,
+            discipline=self.core.batcher.local.discipline,
         )
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:

@@ -92,11 +92,12 @@ class Slot:
 
 
 class _Part(NamedTuple):
-    """The workers that serve a namespace: `live` and `names` of the fleet, and infinity by slot for all others."""
+    """The workers that serve a namespace: as in the fleet, but `closed` is infinity by slot for all others."""
 
     live: list[int]
     names: tuple[str | None, ...]
     closed: Floats
+    short_first: bool
 
 
 class Fleet:
@@ -105,7 +106,7 @@ class Fleet:
     Arrays by slot: `load` and `pending` are outstanding seconds (all work, and its prefill part), infinite where no
     worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
     counts those in flight, `uncached` their prompt tokens still to be computed, `waiting` those of them not started;
-    `passable` is the prefill of these, in seconds, where the queue lets shorter ones pass them, else 0; `victim` is
+    `passable` is the prefill of those that shorter ones may pass, in seconds; `victim` is
     what evicting one token will cost later, in seconds. Counts are floats too: converting takes as long as adding.
     They are rows of one table, the last of which are the slots' block sizes and prices of a prompt's tokens;
     memoryviews of the rows read and write one number faster. `table` is the whole. `names` is replaced, never changed,
@@ -212,6 +213,7 @@ class Fleet:
         vars(view).update(
             vars(self), live=part.live, live_mask=_mask(part.live), names=part.names, load=load, pending=pending
         )
+        view.short_first = part.short_first
         return view
 
     def closed(self, namespace: str) -> Floats | float:
@@ -283,27 +285,25 @@ class Fleet:
         self._waiting[slot] += 1
         self._load[slot] += decode
 
-    def charge(self, slot: int, uncached: int, prefill: float, *, waits: bool) -> None:
+    def charge(self, slot: int, uncached: int, prefill: float, *, passable: bool) -> None:
         """Add prompt tokens and the seconds to compute them to what is outstanding there; below 0, take them away.
 
-        They are of a request that `waits`, or has started.
+        They are of a request that waits and is `passable`, or not.
         """
         self._uncached[slot] += uncached
         self._pending[slot] += prefill
         self._load[slot] += prefill
-        if waits and self.slots[slot].short_first:
+        if passable:
             self._passable[slot] += prefill
 
-    def wait_seconds(self, slot: int, prefill: float) -> float:
-        """How long a request of so many seconds of `prefill` waits there: at most its own time for each it may pass."""
-        passed = self._passable[slot] - self._waiting[slot] * prefill
-        return self._pending[slot] - passed if passed > 0 else self._pending[slot]
+    def passed(self, slot: int, prefill: float) -> float:
+        """Of what is outstanding there, the seconds that a request of that `prefill` passes: see `ahead`."""
+        return max(0.0, self._passable[slot] - self._waiting[slot] * prefill)
 
-    def begin(self, slot: int, prefill: float) -> None:
-        """One that waited has started; nobody passes it any more."""
+    def begin(self, slot: int, passable: float) -> None:
+        """One that waited has started; nobody passes its `passable` seconds any more."""
         self._waiting[slot] -= 1
-        if self.slots[slot].short_first:
-            self._passable[slot] -= prefill
+        self._passable[slot] -= passable
 
     def leave(self, slot: int, decode: float, *, waited: bool) -> None:
         """A request ended, whose prefill is not outstanding any more."""
@@ -390,7 +390,7 @@ class Fleet:
         self.present = [index for index, name in enumerate(self.names) if name is not None]
         self.live = [index for index in self.present if self.slots[index].takes]
         self.live_mask = _mask(self.live)
-        self.short_first = all(self.slots[index].short_first for index in self.live)
+        self.short_first = self._all_short_first(self.live)
         self.restricted = any(slot.namespaces is not None for slot in self.slots)
         named = {name for slot in self.slots for name in slot.namespaces or ()}
         self._parts = {name: self._part(name) for name in named}
@@ -401,11 +401,16 @@ class Fleet:
 
     def _part(self, namespace: str | None) -> _Part:
         serves = [slot.serves(namespace) for slot in self.slots]
+        live = [slot for slot in self.live if serves[slot]]
         return _Part(
-            [slot for slot in self.live if serves[slot]],
+            live,
             tuple(name if serving else None for name, serving in zip(self.names, serves, strict=True)),
             np.where(serves, 0.0, np.inf),
+            self._all_short_first(live),
         )
+
+    def _all_short_first(self, slots: Iterable[int]) -> bool:
+        return all(self.slots[slot].short_first for slot in slots)
 
     def _priced(self) -> None:
         """Derive from the prices of the slots what prices them all at once."""
@@ -427,8 +432,8 @@ def thawed(frozen: bytes) -> Floats:
 def ahead(load: Floats, waiting: Floats, passable: Floats, prefill: Floats) -> Floats:
     """Seconds by slot that a request of so many seconds of `prefill` waits for others there, and they for it.
 
-    It waits for what has started and for those that are shorter; those that are longer wait for it. So of each that
-    waits the lesser of both counts; of all of them together, at most this one's prefill for each.
+    It waits for what has started and for those that are shorter; those that are longer wait for it. So each that waits
+    costs at most this one's prefill. Of all of them together counts what they are, or as much for each: the lesser.
     """
     counted: Floats = load - np.maximum(passable - waiting * prefill, 0.0)
     return counted

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from preble.core.fleet import Fleet
+from preble.core.fleet import Fleet, ahead
 from preble.core.policy import Query
 
 RELIEF = 2.0
@@ -30,21 +30,28 @@ class Queued(Protocol):
     slot: int
     prefill: float
     namespace: str
+    passable: bool
 
 
 def moves(queued: Sequence[tuple[Queued, Query]], fleet: Fleet) -> list[Move]:
-    """Return worthwhile moves; the newest requests are considered first, since they wait longest where they are.
+    """Return worthwhile moves; the newest requests are considered first, which wait longest where nobody is passed.
 
     `queued` is in order of submission, each request with what a policy is asked about it. Changes nothing. Each move
     counts at once in the waits that the next one is judged by.
     """
     found = []
-    pending = fleet.pending.copy()
+    rows = np.array([fleet.pending, fleet.waiting, fleet.passable])
+    pending, waiting, passable = rows
     for request, query in reversed(queued):
+        source, seconds = request.slot, request.prefill
+        own = np.array([seconds, 1.0, seconds * request.passable])
+        others = rows[:, source] - own
+        here = others[0] - max(0.0, others[2] - others[1] * seconds) + seconds
         prefill = fleet.work_seconds(query.cached, query.length)
-        target = int(np.argmin(pending + prefill + fleet.closed(request.namespace)))
-        if target != request.slot and RELIEF * (pending[target] + prefill[target]) < pending[request.slot]:
-            pending[request.slot] -= request.prefill
-            pending[target] += prefill[target]
-            found.append(Move(request.id, str(fleet.names[request.slot]), str(fleet.names[target])))
+        there = ahead(pending, waiting, passable, prefill) + prefill + fleet.closed(request.namespace)
+        target = int(np.argmin(there))
+        if target != source and RELIEF * there[target] < here:
+            rows[:, source] -= own
+            rows[:, target] += prefill[target], 1.0, prefill[target] * fleet.slots[target].short_first
+            found.append(Move(request.id, str(fleet.names[source]), str(fleet.names[target])))
     return found

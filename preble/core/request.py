@@ -18,11 +18,12 @@ class Request:
 
     `cached` is what was believed cached there when it was placed, and what the engine really found once it `counted`.
     `prefill` and `decode` are outstanding seconds, `uncached` outstanding prompt tokens, until the prefill `landed`.
+    While it waits, shorter ones may pass it if it is `passable`.
     """
 
     __slots__ = (
-        "cached", "counted", "decode", "id", "landed", "length", "max_tokens", "namespace", "node", "prefill",
-        "priority", "session", "slot", "started", "submitted_at", "tokens", "uncached",
+        "cached", "counted", "decode", "id", "landed", "length", "max_tokens", "namespace", "node", "passable",
+        "prefill", "priority", "session", "slot", "started", "submitted_at", "tokens", "uncached",
     )  # fmt: skip
 
     def __init__(self, id: RequestId, tokens: bytes, query: Query, slot: int, node: int, now: float) -> None:
@@ -41,5 +42,6 @@ class Request:
         self.prefill = 0.0
         self.decode = 0.0
         self.started = False
+        self.passable = False
         self.counted = False
         self.landed = False

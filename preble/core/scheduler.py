@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from preble.core.cost import Coefficients, CostModel, StepTiming, cost_model
-from preble.core.disciplines import SHORT_FIRST, Discipline
+from preble.core.disciplines import DISCIPLINES, SHORT_FIRST, Discipline
 from preble.core.fleet import Fleet, served_namespaces
 from preble.core.log import (
     AddWorker,
@@ -136,8 +136,10 @@ class Scheduler:
         `discipline` is the order of its wait queue.
         If it does not report its evictions to `evicted`, they are estimated: least recently used first.
         With `namespaces` it gets requests of these only ("" is that of requests that name none), else of all.
-        Raises ConfigurationError if it is here already, for sizes below 1, no namespaces, or an unknown cost.
+        Raises ConfigurationError if it is here already, for sizes below 1, no namespaces, or an unknown cost or order.
         """
+        if discipline not in DISCIPLINES:
+            raise ConfigurationError(f"discipline: unknown {discipline!r}, one of {', '.join(DISCIPLINES)}")
         served = served_namespaces(namespaces)
         slot = self.fleet.add(
             worker,
@@ -373,8 +375,7 @@ class Scheduler:
             assert not strangers, f"slot {slot}: {strangers} are of a namespace that it does not serve"
             self.fleet.slots[slot].fit.check()
             assert self.fleet.waiting[slot] == sum(not request.started for request in here), f"slot {slot}: waiting"
-            waiting = sum(request.prefill for request in here if not request.started)
-            passable = waiting if self.fleet.slots[slot].short_first else 0.0
+            passable = sum(request.prefill for request in here if request.passable and not request.started)
             assert np.isclose(self.fleet.passable[slot], passable, atol=1e-6), f"slot {slot}: passable"
             assert self.fleet.uncached[slot] == sum(request.uncached for request in here), f"slot {slot}: uncached"
             assert np.isclose(self.fleet.pending[slot], pending, atol=1e-6), f"slot {slot}: pending prefill"
@@ -407,7 +408,9 @@ class Scheduler:
         """Account a request on its slot; return the predicted seconds to its first token."""
         fleet, slot, length = self.fleet, request.slot, request.length
         worker = fleet.slots[slot]
-        waits = fleet.wait_seconds(slot, worker.work_seconds(length - request.cached, length))
+        waits: float = fleet.pending.item(slot)
+        waits -= fleet.passed(slot, worker.work_seconds(length - request.cached, length))
+        request.passable = worker.short_first and fleet.requests.item(slot) > 0  # where nobody is it starts at once
         request.decode = worker.decode_seconds(length, request.max_tokens)
         fleet.enter(slot, request.decode)
         self._charge_prefill(request)
@@ -418,16 +421,18 @@ class Scheduler:
         slot, length = request.slot, request.length
         request.uncached = length - request.cached
         request.prefill = self.fleet.slots[slot].work_seconds(request.uncached, length)
-        self.fleet.charge(slot, request.uncached, request.prefill, waits=not request.started)
+        self.fleet.charge(slot, request.uncached, request.prefill, passable=request.passable and not request.started)
 
     def _begin(self, request: Request) -> None:
         """It waits no longer."""
         if not request.started:
             request.started = True
-            self.fleet.begin(request.slot, request.prefill)
+            self.fleet.begin(request.slot, request.prefill if request.passable else 0.0)
 
     def _release_prefill(self, request: Request) -> None:
-        self.fleet.charge(request.slot, -request.uncached, -request.prefill, waits=not request.started)
+        self.fleet.charge(
+            request.slot, -request.uncached, -request.prefill, passable=request.passable and not request.started
+        )
         request.uncached, request.prefill = 0, 0.0
 
     def _correct(self, request: Request, cached_tokens: int, now: float) -> None:

@@ -278,6 +278,7 @@ def test_where_short_ones_go_first_a_long_one_that_waits_keeps_no_short_one_away
     """The holder has 0.5 s to do that wait; elsewhere, 0.1 s are being done and 0.1 s would be computed again."""
     scheduler = new_scheduler(discipline=discipline)
     prepare(scheduler, "a", 1, TOOL, served=True)
+    prepare(scheduler, "a", 0, [0], served=False)
     prepare(scheduler, "a", 2, [2] * 500, served=False)
     prepare(scheduler, "b", 3, [3] * 100, served=False)
     scheduler.started(3, cached_tokens=0, now=0.0)
@@ -293,15 +294,36 @@ def test_what_has_started_is_not_passed(new_scheduler: NewScheduler):
     assert place(scheduler, [*TOOL, 5]) == "b"
 
 
-def test_of_each_that_waits_at_most_ones_own_prefill_counts(new_scheduler: NewScheduler):
+def test_of_those_that_wait_at_most_ones_own_prefill_for_each_counts(new_scheduler: NewScheduler):
     scheduler = new_scheduler("a", policy=E2(decode=False), kv_tokens=10_000, discipline="response-ratio")
-    for id, length in enumerate((500, 300, 10)):
+    for id, length in enumerate((1, 500, 300, 10)):
         scheduler.submit(id, [id] * length, max_tokens=0, now=0.0)
-    for length, counted in ((50, 3 * 0.05), (1000, 0.81)):
+    scheduler.started(0, cached_tokens=0, now=0.0)
+    for length, counted in ((50, 0.001 + 3 * 0.05), (1000, 0.811)):
         scheduler.submit(length, [7] * length, max_tokens=0, now=0.0)
         (on_a,) = scheduler.explain(length).candidates
         assert on_a.load == pytest.approx(counted)
         scheduler.finish(length, now=0.0)
+
+
+def test_short_ones_that_pass_a_long_one_pay_for_no_copy(new_scheduler: NewScheduler):
+    """Who waits a millisecond at the holder of a prefix could not have avoided much elsewhere."""
+    scheduler = new_scheduler(kv_tokens=100_000, discipline="response-ratio")
+    shared = [9] * 600
+    prepare(scheduler, "a", "holds", shared, served=True)
+    prepare(scheduler, "a", "runs", [0], served=False)
+    prepare(scheduler, "a", "long", [1] * 10_000, served=False)
+    for id in range(20):
+        assert scheduler.submit(id, [*shared, id], max_tokens=0, now=0.0).worker == "a"
+        scheduler.finish(id, now=0.0)
+    assert scheduler.copies(now=0.0) == []
+
+
+def test_a_part_of_the_fleet_has_its_own_queues(new_scheduler: NewScheduler):
+    scheduler = new_scheduler("a", kv_tokens=1_000_000, namespaces=["x"], discipline="response-ratio")
+    scheduler.add_worker("b", kv_tokens=1_000_000, cost=LINEAR, namespaces=["y"], now=0.0)
+    assert [scheduler.fleet.serving(name).short_first for name in "xy"] == [True, False]
+    assert not scheduler.fleet.short_first
 
 
 def test_where_short_ones_go_first_nobody_is_expected_to_wait_for_a_long_one(new_scheduler: NewScheduler):

@@ -10,6 +10,7 @@ import pytest
 
 from preble.core import log
 from preble.core.cost import StepTiming
+from preble.core.disciplines import Discipline
 from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
 from preble.errors import ConfigurationError, InvalidRequestError
@@ -24,7 +25,10 @@ def live(policy: str, seed: int = 0, steps: int = 150) -> list[bytes]:
     scheduler = Scheduler(policy, seed=seed, log=lines.append)
     draw = random.Random(7)
     for worker in "abc":
-        scheduler.add_worker(worker, kv_tokens=400, cost=LINEAR, reports_evictions=worker == "a", now=0.0)
+        order: Discipline = "fcfs" if worker == "b" else "response-ratio"
+        scheduler.add_worker(
+            worker, kv_tokens=400, cost=LINEAR, discipline=order, reports_evictions=worker == "a", now=0.0
+        )
     running: list[int] = []
     for step in range(steps):
         now = step / 10

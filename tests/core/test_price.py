@@ -56,7 +56,7 @@ def fleets(draw: st.DrawFn) -> tuple[Fleet, Cached]:
         fleet.load[slot] = draw(any_load)
         fleet.requests[slot] = draw(st.integers(0, 3))
         fleet.waiting[slot] = draw(st.integers(0, int(fleet.requests[slot])))
-        fleet.passable[slot] = draw(few) if fleet.waiting[slot] else 0.0
+        fleet.passable[slot] = draw(st.one_of(few, st.floats(0, 3))) if fleet.waiting[slot] else 0.0
         fleet.free[slot] = draw(st.sampled_from([-5, 0, 50, 1000]))
         fleet.victim[slot] = draw(few)
     fleet.load[draw(st.integers(0, slots - 1))] = draw(few)

@@ -83,13 +83,34 @@ class TestPlacement:
         submit(scheduler, 1, [*TOOL, 1])
         assert submit(scheduler, 2, [*TOOL, 2]).predicted_ttft == pytest.approx(0.102)
 
-    @pytest.mark.parametrize(("discipline", "seconds"), [("fcfs", 0.7), ("response-ratio", 0.2)])
+    @pytest.mark.parametrize(("discipline", "seconds"), [("fcfs", 0.701), ("response-ratio", 0.201)])
     def test_where_short_ones_go_first_they_are_predicted_to_pass(
         self, new_scheduler: NewScheduler, discipline: Discipline, seconds: float
     ):
         scheduler = new_scheduler("a", discipline=discipline)
+        submit(scheduler, 0, [3])
+        scheduler.started(0, cached_tokens=0, now=0.0)
         submit(scheduler, 1, [1] * 600)
         assert submit(scheduler, 2, [2] * 100).predicted_ttft == pytest.approx(seconds)
+
+    def test_whoever_comes_to_an_idle_worker_starts_at_once_and_is_not_passed(self, new_scheduler: NewScheduler):
+        scheduler = new_scheduler("a", discipline="response-ratio")
+        submit(scheduler, 1, [1] * 600)
+        assert submit(scheduler, 2, [2] * 100).predicted_ttft == pytest.approx(0.7)
+
+    def test_an_unknown_order_is_refused(self, scheduler: Scheduler):
+        with pytest.raises(ConfigurationError, match="discipline: unknown 'lottery', one of response-ratio"):
+            scheduler.add_worker("c", kv_tokens=10, discipline="lottery", now=0.0)  # type: ignore[arg-type]
+
+    def test_short_ones_that_pass_are_not_moved(self, new_scheduler: NewScheduler):
+        """It waits at most 0.03 s; the one that waits behind another as long as two of itself gains by going."""
+        scheduler = new_scheduler("a", discipline="response-ratio")
+        submit(scheduler, "runs", [3])
+        scheduler.started("runs", cached_tokens=0, now=0.0)
+        for id, length in (("long", 900), ("other", 400), ("short", 10)):
+            submit(scheduler, id, [len(id)] * length)
+        scheduler.add_worker("b", kv_tokens=10_000, cost=LINEAR, discipline="response-ratio", now=0.0)
+        assert [move.id for move in scheduler.rebalance(0.0)] == ["other"]
 
     def test_one_token_is_always_left_to_compute(self, scheduler: Scheduler):
         serve(scheduler, 1, TOOL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from preble.core.cost import StepTiming
+from preble.core.disciplines import Discipline
 from preble.core.fleet import Fleet
 from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
@@ -46,8 +47,8 @@ class Life(RuleBasedStateMachine):
         self.namespaces: dict[int, str] = {}
         self.orphans: list[int] = []
         self.count = 0
-        self.add_worker(1000, 1, "small-cpu", True, None)
-        self.add_worker(20, 4, "mistral-7b-a6000", False, None)
+        self.add_worker(1000, 1, "small-cpu", True, None, "fcfs")
+        self.add_worker(20, 4, "mistral-7b-a6000", False, None, "response-ratio")
 
     def pick(self, index: int) -> int:
         return sorted(self.placed)[index % len(self.placed)]
@@ -57,9 +58,22 @@ class Life(RuleBasedStateMachine):
         here = set(self.workers) - self.drained
         return {worker for worker in here if (names := self.serves[worker]) is None or namespace in names}
 
-    @rule(kv_tokens=capacities, block_size=st.sampled_from([1, 4]), cost=costs, reports=st.booleans(), names=served)
+    @rule(
+        kv_tokens=capacities,
+        block_size=st.sampled_from([1, 4]),
+        cost=costs,
+        reports=st.booleans(),
+        names=served,
+        discipline=st.sampled_from(get_args(Discipline)),
+    )
     def add_worker(
-        self, kv_tokens: int, block_size: int, cost: str, reports: bool, names: tuple[str, ...] | None
+        self,
+        kv_tokens: int,
+        block_size: int,
+        cost: str,
+        reports: bool,
+        names: tuple[str, ...] | None,
+        discipline: Discipline,
     ) -> None:
         if len(self.workers) < 4:
             self.count += 1
@@ -70,6 +84,7 @@ class Life(RuleBasedStateMachine):
                 kv_tokens=kv_tokens,
                 block_size=block_size,
                 cost=cost,
+                discipline=discipline,
                 reports_evictions=reports,
                 namespaces=names,
                 now=0.0,

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
-
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
 from preble.backends.model_path import check_model
 from preble.backends.sglang.options import check_options
@@ -48,7 +46,7 @@ class SGLangEngine:
             process.close()
             raise
         self._running = Running(process, limits, self._discipline)
-        return msgspec.structs.replace(limits.info, discipline=self._discipline)
+        return limits.info
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.

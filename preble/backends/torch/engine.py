@@ -75,7 +75,6 @@ class TorchEngine:
             if value < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, not {value}")
         self._folder = Path(model)
-        self._discipline: Discipline = discipline
         self._local = LocalScheduler(discipline, page=block_size)
         self._dtype = dtype
         self._device = _device(device)
@@ -110,7 +109,7 @@ class TorchEngine:
             max_running=self._max_running,
             eos_token_ids=config.eos_token_ids,
             max_batched_tokens=self._max_batched_tokens,
-            discipline=self._discipline,
+            discipline=self._local.discipline,
             cost="small-cpu" if self._device.type == "cpu" else "mistral-7b-a6000",
         )
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from preble.backends import EngineInfo
-from preble.core.disciplines import Discipline
 from preble.errors import ConfigurationError, ModelError
 
 TOPIC = "kv"
@@ -55,7 +54,7 @@ def configure(model: str, options: Mapping[str, Any], events: Path) -> Any:
         raise ModelError(f"{model}: {error}") from error
 
 
-def describe(config: Any, discipline: Discipline) -> EngineInfo:
+def describe(config: Any) -> EngineInfo:
     """Return what an engine that was started with `config` can do: vLLM fills in the sizes it found while starting."""
     blocks, size = config.cache_config.num_gpu_blocks, config.cache_config.block_size
     return EngineInfo(
@@ -65,7 +64,6 @@ def describe(config: Any, discipline: Discipline) -> EngineInfo:
         kv_tokens=(blocks - 1) * size,  # one stands for "no block"
         block_size=size,
         max_running=config.scheduler_config.max_num_seqs,
-        discipline=discipline,
         eos_token_ids=_eos_token_ids(config.model_config),
         cost="small-cpu" if config.device_config.device_type == "cpu" else "mistral-7b-a6000",
     )

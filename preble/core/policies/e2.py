@@ -83,7 +83,7 @@ class E2:
         later = self._expected(fleet, now)
         slot, held, lightest, there = cheapest(fleet, load, cached, weight, tokens, later)
         if self.replicates and held - there >= LEAST and not query.namespace:
-            avoidable = load.item(slot) - load.item(lightest)
+            avoidable = self._ahead(query, slot, held, load, fleet) - self._ahead(query, lightest, there, load, fleet)
             self._pay(query, avoidable, held - there, lightest, weight, fleet, now)
         price = fleet.token_seconds(query.length)
         terms = _Frozen(fleet.frozen(), fleet.live, self.decode, cached, price, weight, tokens, later)
@@ -108,6 +108,10 @@ class E2:
         if not self.later or fleet.short_first:
             return NOBODY
         return self._arrivals.later(len(fleet.live), len(fleet.present), now)
+
+    def _ahead(self, query: Query, slot: int, held: int, load: Floats, fleet: Fleet) -> float:
+        """The L of a slot that holds so many of its tokens."""
+        return load.item(slot) - fleet.passed(slot, fleet.slots[slot].work_seconds(query.length - held, query.length))
 
     def _pay(
         self, query: Query, avoidable: float, missed: int, lightest: int, weight: Weight, fleet: Fleet, now: float
