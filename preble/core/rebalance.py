@@ -49,8 +49,9 @@ def moves(queued: Sequence[tuple[Queued, Query]], fleet: Fleet) -> list[Move]:
         here = others[0] - max(0.0, others[2] - others[1] * seconds) + seconds
         prefill = fleet.work_seconds(query.cached, query.length)
         there = ahead(pending, waiting, passable, prefill) + prefill + fleet.closed(request.namespace)
-        target = int(np.argmin(there))
-        if target != source and RELIEF * there[target] < here:
+        there[source] = np.inf  # it would find itself there
+        target = int(there.argmin())
+        if RELIEF * there[target] < here:
             rows[:, source] -= own
             rows[:, target] += prefill[target], 1.0, prefill[target] * fleet.slots[target].short_first
             found.append(Move(request.id, str(fleet.names[source]), str(fleet.names[target])))
