@@ -149,7 +149,7 @@ def application(worker: Worker) -> web.Application:
 
 async def serve(port: int, options: dict[str, Any]) -> None:
     """Start the engine and answer until the process is ended."""
-    engine = SimEngine(**options)
+    engine = SimEngine(discipline="fcfs", **options)  # as engines are by themselves
     runner = web.AppRunner(application(Worker(engine, await engine.start())), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()

@@ -13,9 +13,9 @@ for documents that no cluster of this size can keep, where the bound is out of r
 first seed. All policies of a cell serve the same requests. Caches begin cold and every request counts, for the
 policies as for the bounds: nothing is skipped.
 
-All workers order their queues alike, as `e2` has it by default, so that rules are compared with rules; `e2-paper` has
-the paper's priority groups. Routers in front of engines find a queue that is first come, first served: `--peers-queue
-fcfs` gives them that, and compares what is deployed.
+All workers order their queues alike, as `e2` has it by default, so that rules are compared with rules; only under
+`e2-paper` they have the paper's priority groups. Routers in front of engines find a queue that is first come, first
+served: `--peers-queue fcfs` gives them that, and compares what is deployed.
 
 A batch (`groups`) comes at once, whatever the rate: its load is its size, and it sustains what it finishes a second.
 """

@@ -114,7 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=positive(int), metavar="N", help=f"of each cell ({SEEDS})")
     parser.add_argument("--requests", type=positive(int), metavar="N", help="of each cell (each workload's own)")
     parser.add_argument(
-        "--peers-queue", choices=DISCIPLINES, default=DEFAULT_QUEUE, help="order of their workers' queues (%(default)s)"
+        "--peers-queue",
+        choices=DISCIPLINES,
+        default=DEFAULT_QUEUE,
+        help="order of queues under the peers (%(default)s)",
     )
     parser.add_argument("--jobs", type=positive(int), default=cores(), metavar="N", help="processes (%(default)s)")
     return parser

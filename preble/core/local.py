@@ -19,7 +19,7 @@ _LEADERS = 0  # the one holder in the tree of prompts being prefilled
 
 
 class LocalScheduler:
-    """Orders one worker's waiting requests by how much of each is cached, without starving any.
+    """Orders one worker's waiting requests, knowing how much of each is cached, without starving any.
 
     A lower `priority` goes first, then an earlier `deadline`; among equals the discipline decides:
     `response-ratio` (the longest wait for each token to compute), `groups` (the paper's priority groups, `groups` of

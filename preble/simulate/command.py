@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="repeatable, in place of --workers: one engine that differs in these fields of SimOptions; "
         "count=N stands for N of it",
     )
-    by.add_argument("--discipline", choices=DISCIPLINES, default=DEFAULT, help="order of their queues (%(default)s)")
+    by.add_argument("--discipline", choices=DISCIPLINES, default=DEFAULT, help="order of the wait queues (%(default)s)")
     parser.add_argument(
         "--report-delay", type=float, default=0.0, metavar="S", help="seconds until engines are heard (%(default)s)"
     )

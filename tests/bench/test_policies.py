@@ -282,6 +282,7 @@ def test_the_queue_matters(tmp_path, capsys):
         assert main([*RUN, "--peers-queue", queue, "--load", "0.95", "--requests", "100", "--json", str(path)]) == 0
     one, other = ({row.policy: row.ttft_mean for row in read(path).cells} for path in paths.values())
     assert one["random"] != other["random"]
+    assert one["e2"] == other["e2"], "the same in both"
 
 
 def test_a_run_fills_all_cells_is_the_same_again_and_can_be_taken_up(tmp_path, capsys):
