@@ -64,7 +64,9 @@ async def measure(model: Path, rounds: int, count: int) -> Figures:
         "max_running": 64,
         "max_batched_tokens": 512,
     }
-    engine = VllmEngine(model=str(model), **engine_options("vllm", **sizes) | {"mode": "async"})
+    options = engine_options("vllm", **sizes) | {"mode": "async"}
+    options["discipline"] = "fcfs"  # as vLLM has it: the queue is compared, not its order
+    engine = VllmEngine(model=str(model), **options)
     await engine.start()
     figures = Figures()
     try:
