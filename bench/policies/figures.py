@@ -42,7 +42,7 @@ def _best(axes: Axes, board: Board) -> None:
         axes.scatter(list(shown.values()), rows, marker=marker, facecolor=shade, edgecolor="black", label=f"{load:.0%}")
     axes.axvline(1 / WORSE, color="black", linestyle=":", linewidth=1)
     _finish(axes, workloads, f"mean TTFT of the best peer rule / {OURS}; right of 1 {OURS} is better")
-    axes.legend(title="load", loc="best")
+    axes.legend(title="load", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _against_best(board: Board, workload: str, load: float) -> float | None:
@@ -61,7 +61,7 @@ def _each(axes: Axes, board: Board) -> None:
         rows = [peers.index(name) for name in shown]
         axes.scatter(list(shown.values()), rows, marker=marker, facecolor=shade, edgecolor="black", label=f"{load:.0%}")
     _finish(axes, peers, f"mean TTFT of the peer / {OURS}, geometric mean over workloads")
-    axes.legend(title="load", loc="best")
+    axes.legend(title="load", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _sustained(axes: Axes, board: Board) -> None:

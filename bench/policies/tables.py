@@ -74,9 +74,8 @@ def _origin(board: Board) -> str:
 def queues(board: Board) -> str:
     """Say in which order requests wait at whose workers."""
     peers = board.settings["peers_queue"]
-    return (
-        f"Queues are ordered by `{DEFAULT}` under `{OURS}`, `groups` under `e2-paper`, and `{peers}` under the peers."
-    )
+    paper = ", by `groups` under `e2-paper`" * any(cell.policy == "e2-paper" for cell in board.cells)
+    return f"Queues are ordered by `{DEFAULT}` under `{OURS}`{paper}, and by `{peers}` under the peers."
 
 
 def command(board: Board) -> str:

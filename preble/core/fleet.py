@@ -297,7 +297,7 @@ class Fleet:
             self._passable[slot] += prefill
 
     def passed(self, slot: int, prefill: float) -> float:
-        """Of what is outstanding there, the seconds that a request of that `prefill` passes: see `ahead`."""
+        """The seconds there that a request of that `prefill` passes: what `ahead` leaves out, for one slot."""
         return max(0.0, self._passable[slot] - self._waiting[slot] * prefill)
 
     def begin(self, slot: int, passable: float) -> None:
@@ -429,7 +429,7 @@ def thawed(frozen: bytes) -> Floats:
     return np.frombuffer(frozen).reshape(_PRICED, -1)
 
 
-def ahead(load: Floats, waiting: Floats, passable: Floats, prefill: Floats) -> Floats:
+def ahead(load: Floats, waiting: Floats, passable: Floats, prefill: Floats | float) -> Floats:
     """Seconds by slot that a request of so many seconds of `prefill` waits for others there, and they for it.
 
     It waits for what has started and for those that are shorter; those that are longer wait for it. So each that waits

@@ -46,7 +46,7 @@ def moves(queued: Sequence[tuple[Queued, Query]], fleet: Fleet) -> list[Move]:
         source, seconds = request.slot, request.prefill
         own = np.array([seconds, 1.0, seconds * request.passable])
         others = rows[:, source] - own
-        here = others[0] - max(0.0, others[2] - others[1] * seconds) + seconds
+        here = ahead(others[0], others[1], others[2], seconds) + seconds
         prefill = fleet.work_seconds(query.cached, query.length)
         there = ahead(pending, waiting, passable, prefill) + prefill + fleet.closed(request.namespace)
         there[source] = np.inf  # it would find itself there

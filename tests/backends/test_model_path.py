@@ -19,3 +19,10 @@ def test_what_is_no_model_is_named(tmp_path):
         check_model(str(tmp_path / "nowhere"), engine="vllm")
     with pytest.raises(ConfigurationError, match="model: the vllm engine"):
         check_model(None, engine="vllm")
+
+
+def test_a_folder_at_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    assert check_model("~/m", engine="vllm") == str(tmp_path / "m")

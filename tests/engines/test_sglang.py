@@ -80,7 +80,7 @@ async def test_sigterm_lets_requests_finish_and_a_dead_scheduler_ends_the_worker
             os.kill(shim, signal.SIGTERM)
             last = [chunk async for chunk in chunks][-1]
         assert (last.finish_reason, last.usage and last.usage.output_tokens) == ("length", 100)
-        await eventually(lambda: not alive(shim))
+        await eventually(lambda: not alive(shim) and not cluster.worker_pids())
         await cluster.add_worker(devices=[0])
         (scheduler,) = [pid for pid in descendants(os.getpid()) if "sglang::scheduler" in command(pid)]
         running = asyncio.create_task(cluster.generate(prompt(2), LONG))
