@@ -235,7 +235,7 @@ class Dispatcher:
             self.send(sample.worker, message)
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
-        if delta.cached_tokens is not None and not sample.started:
+        if delta.begins and not sample.counted:
             sample.start(delta.cached_tokens)
             self._scheduler.started(sample.id, cached_tokens=delta.cached_tokens, now=now)
         if delta.tokens and not sample.landed:

@@ -20,9 +20,9 @@ class Sample:
     """
 
     __slots__ = (
-        "attempts", "cached_tokens", "ended", "ended_at", "error", "finish_reason", "first_token_at", "flight", "id",
-        "index", "landed", "logprobs", "moved", "offset", "output", "prompt", "routing", "sampling", "started",
-        "stop_reason", "submitted_at", "taken", "taken_logprobs", "wire", "worker",
+        "attempts", "cached_tokens", "counted", "ended", "ended_at", "error", "finish_reason", "first_token_at",
+        "flight", "id", "index", "landed", "logprobs", "moved", "offset", "output", "prompt", "routing",
+        "sampling", "stop_reason", "submitted_at", "taken", "taken_logprobs", "wire", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +45,7 @@ class Sample:
         self.worker = ""
         self.wire = -1
         self.attempts = 0
-        self.started = self.landed = self.moved = self.ended = False
+        self.counted = self.landed = self.moved = self.ended = False
         self.output = bytearray()
         self.offset = 0
         self.logprobs: list[TokenLogprob] = []
@@ -61,12 +61,12 @@ class Sample:
         self.wire = wire
         self.attempts += 1
         self.offset = len(self.output)
-        self.started = self.landed = False
+        self.counted = self.landed = False
 
-    def start(self, cached_tokens: int) -> None:
-        """The engine told, perhaps at the end only, how many tokens this attempt's prefill found cached."""
-        self.started = True
-        if not self.offset:
+    def start(self, cached_tokens: int | None) -> None:
+        """This attempt's prefill starts. How many tokens it found cached may be told later: None until then."""
+        self.counted = cached_tokens is not None
+        if cached_tokens is not None and not self.offset:
             self.cached_tokens = cached_tokens
 
     def land(self, now: float) -> None:

@@ -94,6 +94,16 @@ async def test_a_sample_that_lacks_its_finish_reason_only_ends_when_its_worker_i
     assert len(desk.sent) == 1
 
 
+async def test_a_delta_of_nothing_says_that_a_sample_waits_no_longer(desk: Desk) -> None:
+    flight = desk.submit(max_tokens=1)
+    assert desk.scheduler.fleet.waiting[0] == 1
+    desk.say(Delta(b""))
+    assert desk.scheduler.fleet.waiting[0] == 0
+    desk.say(Delta(pack([5]), cached_tokens=3, finish_reason="length"))
+    (sample,) = await flight.ready()
+    assert sample.cached_tokens == desk.scheduler.explain(sample.id).cached_tokens == 3
+
+
 async def test_a_sample_that_lacks_a_token_goes_on_elsewhere(desk: Desk) -> None:
     desk.submit(max_tokens=2)
     desk.say(Delta(pack([5]), cached_tokens=0))

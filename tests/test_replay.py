@@ -79,6 +79,7 @@ def two_turns(policy: str) -> list[bytes]:
         scheduler.add_worker(worker, kv_tokens=1000, cost=LINEAR, reports_evictions=True, now=0.0)
     for id, first in enumerate([0, 1, 1, 0]):
         placement = scheduler.submit(f"r{id}", [first] * 100, now=float(id))
+        scheduler.started(f"r{id}", cached_tokens=None, now=float(id))
         scheduler.started(f"r{id}", cached_tokens=placement.cached_tokens, now=float(id))
         scheduler.finish(f"r{id}", output=[7], now=id + 0.5)
     return lines

@@ -70,8 +70,8 @@ class Delta(msgspec.Struct, array_like=True):
     """New tokens of one request, packed int32, often one.
 
     `cached_tokens` is set once, on the first delta, which may carry no token yet: the engine sends it when the
-    request is admitted and its prefill starts. `finish_reason` is set on the last delta; `stop_reason` is the
-    stop token's id then, if one matched.
+    request is admitted and its prefill starts. An engine that finds out later sends a delta of nothing first.
+    `finish_reason` is set on the last delta; `stop_reason` is the stop token's id then, if one matched.
     """
 
     tokens: bytes
@@ -79,6 +79,11 @@ class Delta(msgspec.Struct, array_like=True):
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def begins(self) -> bool:
+        """Whether it says that the prefill starts."""
+        return self.cached_tokens is not None or not (self.tokens or self.finish_reason)
 
 
 class Evicted(msgspec.Struct, frozen=True, array_like=True):

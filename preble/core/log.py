@@ -84,10 +84,10 @@ class Submit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="started"):
-    """An engine began a prefill."""
+    """An engine began a prefill. Without `cached_tokens` if it did not know them yet: then there is another."""
 
     id: Id
-    cached_tokens: Count
+    cached_tokens: Count | None
     now: float
 
 

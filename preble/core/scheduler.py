@@ -240,19 +240,18 @@ class Scheduler:
             self._log.add(_submitted(request, packed, tenant, worker, placement, choice))
         return placement
 
-    def started(self, id: RequestId, *, cached_tokens: int, now: float) -> None:
+    def started(self, id: RequestId, *, cached_tokens: int | None, now: float) -> None:
         """The engine began the prefill and truly found `cached_tokens` in its cache: correct what was believed.
 
-        Some engines tell so at the end only: then the first token says that it began.
+        None if it does not know yet how many: then this is called again. Some engines tell of neither before the end:
+        then the first token says that it began.
         """
         request = self._requests[id]
         if request.slot < 0 or request.counted:
             return
-        request.counted = True
         self._begin(request)
-        if cached_tokens != request.cached:
-            self._correct(request, cached_tokens, now)
-        self._receipts.started(id, cached_tokens)
+        if cached_tokens is not None:
+            self._count(request, cached_tokens, now)
         if self._log is not None:
             self._log.add(Started(cast(Id, id), cached_tokens, now))
 
@@ -428,6 +427,13 @@ class Scheduler:
         if not request.started:
             request.started = True
             self.fleet.begin(request.slot, request.prefill if request.passable else 0.0)
+
+    def _count(self, request: Request, cached_tokens: int, now: float) -> None:
+        """So much was cached."""
+        request.counted = True
+        if cached_tokens != request.cached:
+            self._correct(request, cached_tokens, now)
+        self._receipts.started(request.id, cached_tokens)
 
     def _release_prefill(self, request: Request) -> None:
         self.fleet.charge(

@@ -39,7 +39,7 @@ def live(policy: str, seed: int = 0, steps: int = 150) -> list[bytes]:
         id = running[draw.randrange(len(running))]
         match draw.randrange(5):
             case 0:
-                scheduler.started(id, cached_tokens=draw.randrange(4), now=now)
+                scheduler.started(id, cached_tokens=draw.choice([None, 0, 1, 2, 3]), now=now)
             case 1:
                 scheduler.first_token(id, now=now)
             case 2 | 3:

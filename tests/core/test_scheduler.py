@@ -179,6 +179,17 @@ class TestLoad:
         scheduler.started(2, cached_tokens=100, now=0.0)
         assert load(scheduler, "a") == pytest.approx(0.061)
 
+    def test_an_engine_may_say_that_it_began_before_it_knows_the_cached_count(self, new_scheduler: NewScheduler):
+        scheduler = new_scheduler("a")
+        serve(scheduler, 1, [*TOOL, 1])
+        submit(scheduler, 2, [*TOOL, 2])
+        scheduler.started(2, cached_tokens=None, now=0.0)
+        assert (scheduler.fleet.waiting[0], load(scheduler, "a")) == (0, pytest.approx(0.001))
+        assert scheduler.explain(2).cached_tokens is None
+        scheduler.started(2, cached_tokens=40, now=0.0)
+        assert (scheduler.fleet.waiting[0], load(scheduler, "a")) == (0, pytest.approx(0.061))
+        assert scheduler.explain(2).cached_tokens == 40
+
     def test_the_engine_may_have_more_than_was_believed(self, new_scheduler: NewScheduler):
         scheduler = new_scheduler("a")
         submit(scheduler, 1, TOOL)

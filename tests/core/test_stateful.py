@@ -141,8 +141,8 @@ class Life(RuleBasedStateMachine):
         return True
 
     @precondition(lambda self: self.placed)
-    @rule(index=indices, cached=st.integers(0, 12))
-    def started(self, index: int, cached: int) -> None:
+    @rule(index=indices, cached=st.none() | st.integers(0, 12))
+    def started(self, index: int, cached: int | None) -> None:
         self.scheduler.started(self.pick(index), cached_tokens=cached, now=0.0)
 
     @precondition(lambda self: self.placed)

@@ -17,15 +17,11 @@ from tests.engines.conformance import BLOCK, BLOCKS, CONTEXT, MAX_BATCHED, MAX_R
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-TELLS_LATE = ("vllm", "sglang", "openai")
-"""What these begin to compute is known when its first token comes."""
-
-
 async def test_it_says_what_it_can_do(engine: Running):
     info = engine.info
     assert (info.vocab_size, info.context_limit, info.block_size) == (VOCAB, CONTEXT, BLOCK)
     assert (info.kv_tokens, info.max_running) == (BLOCKS * BLOCK, MAX_RUNNING)
-    assert info.discipline == ("fcfs" if engine.case.backend in TELLS_LATE else "response-ratio")
+    assert info.discipline == ("fcfs" if engine.case.server else "response-ratio")
     assert info.eos_token_ids == ((2,) if engine.case.computes and not engine.case.server else ())
 
 
@@ -170,7 +166,8 @@ async def test_closing_the_stream_aborts(engine: Running):
     whole = await engine.generate(prompt(1, 800), max_tokens=200)
     await engine.forget()
     async with aclosing(engine.stream(prompt(1, 800), max_tokens=200)) as deltas:
-        await anext(deltas)
+        while not (await anext(deltas)).tokens:
+            pass
     await engine.idle()
     again = await engine.generate(prompt(1, 800) + whole.tokens + [9])
     assert (again.cached or 0) < 992, "it was computed to its end"
@@ -251,6 +248,26 @@ async def test_a_lower_priority_goes_first(engine: Running):
     await asyncio.gather(*(ask(number, priority) for number, priority in enumerate([9, 0, -9] * (MAX_RUNNING + 2))))
     await asyncio.gather(*running)
     assert max(index for index, priority in enumerate(order) if priority == -9) < order.index(9)
+
+
+async def test_a_stream_begins_when_its_request_waits_no_longer(engine: Running):
+    if engine.case.server:
+        pytest.skip("a server tells nothing of its queue")
+    inside, most = 0, 0
+
+    async def ask(number: int) -> None:
+        nonlocal inside, most
+        async with aclosing(engine.stream(prompt(number, 200), max_tokens=30)) as deltas:
+            first = await anext(deltas)
+            assert first.begins
+            assert not first.tokens, "it began before"
+            inside += 1
+            most = max(most, inside)
+            async for delta in deltas:
+                inside -= delta.finish_reason is not None
+
+    await asyncio.gather(*(ask(number) for number in range(3 * MAX_RUNNING)))
+    assert MAX_RUNNING / 2 <= most <= MAX_RUNNING + 2, "what waits has begun"
 
 
 async def test_the_events_tell_what_is_cached_block_by_block(engine: Running):

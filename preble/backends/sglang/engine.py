@@ -41,7 +41,7 @@ class SGLangEngine:
         await asyncio.sleep(0)  # what was said before goes out before
         process = Process(self._model, self._options)
         try:
-            limits = await process.limits(self._model)
+            limits = await process.limits(self._model, self._discipline)
         except BaseException:
             process.close()
             raise

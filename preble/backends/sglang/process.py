@@ -16,6 +16,7 @@ from preble.backends.scratch import scratch_folder
 from preble.backends.sglang.answer import aborted
 from preble.backends.sglang.options import arguments, set_environment
 from preble.backends.sglang.sampling import Limits
+from preble.core.disciplines import Discipline
 from preble.errors import ConfigurationError, EngineError, ModelError
 
 _RESERVED = 6
@@ -59,8 +60,8 @@ class Process:
         size = int(self._manager.config_value("chunked_prefill_size") or 0)
         return size if size > 0 else int(self._manager.config_value("max_prefill_tokens"))
 
-    async def limits(self, model: str) -> Limits:
-        """Return what requests may be, and what the engine can do."""
+    async def limits(self, model: str, discipline: Discipline) -> Limits:
+        """Return what requests may be, and what the engine can do with a queue in front of it."""
         manager = self._manager
         (state,) = await manager.get_internal_state()
         kv_tokens = int(self._engine._scheduler_init_result.scheduler_infos[0]["max_total_num_tokens"])
@@ -75,6 +76,8 @@ class Process:
             max_running=int(state["effective_max_running_requests_per_dp"]),
             eos_token_ids=_eos_token_ids(manager),
             cost="small-cpu" if self.cpu else "mistral-7b-a6000",
+            max_batched_tokens=self.chunk,
+            discipline=discipline,
         )
         return Limits(info, bool(manager.config_value("enable_deterministic_inference")), manager.tokenizer is not None)
 

@@ -56,6 +56,7 @@ class Running:
         check(request, self._limits)
         async with self._admission.enter(request) as inside:
             if inside:
+                yield Delta(b"")
                 async with aclosing(self._inside(request)) as deltas:
                     async for delta in deltas:
                         yield delta

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from preble.backends import EngineInfo
+from preble.core.disciplines import Discipline
 from preble.errors import ConfigurationError, ModelError
 
 TOPIC = "kv"
@@ -54,8 +55,11 @@ def configure(model: str, options: Mapping[str, Any], events: Path) -> Any:
         raise ModelError(f"{model}: {error}") from error
 
 
-def describe(config: Any) -> EngineInfo:
-    """Return what an engine that was started with `config` can do: vLLM fills in the sizes it found while starting."""
+def describe(config: Any, discipline: Discipline) -> EngineInfo:
+    """Return what an engine that was started with `config`, with a queue in front of it, can do.
+
+    vLLM fills in the sizes that it found while starting.
+    """
     blocks, size = config.cache_config.num_gpu_blocks, config.cache_config.block_size
     return EngineInfo(
         model=config.model_config.model,
@@ -66,6 +70,8 @@ def describe(config: Any) -> EngineInfo:
         max_running=config.scheduler_config.max_num_seqs,
         eos_token_ids=_eos_token_ids(config.model_config),
         cost="small-cpu" if config.device_config.device_type == "cpu" else "mistral-7b-a6000",
+        max_batched_tokens=config.scheduler_config.max_num_batched_tokens,
+        discipline=discipline,
     )
 
 

@@ -81,7 +81,7 @@ class VllmEngine:
             lost=self._held.forget,
         )
         self._llm, self._last_step = await _launch(config, self._mode, self._steps)
-        self._info = info = describe(config)
+        self._info = info = describe(config, self._discipline)
         self._admission = Admission(
             LocalScheduler(self._discipline, page=info.block_size),
             cached=self._held.match,
@@ -108,6 +108,7 @@ class VllmEngine:
             if not inside:
                 yield Delta(b"", finish_reason="abort")
                 return
+            yield Delta(b"")
             async with aclosing(self._inside(request)) as deltas:
                 async for delta in deltas:
                     yield delta
