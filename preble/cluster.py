@@ -6,11 +6,11 @@ import asyncio
 import itertools
 import math
 import os
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from preble.backends import BACKENDS, EngineInfo
+from preble.backends import BACKENDS
 from preble.backends.openai.engine import OpenAIEngine
 from preble.backends.openai.options import base_url
 from preble.binding import Binding, Device, binding, bindings, check_apart
@@ -34,6 +34,7 @@ from preble.errors import (
 )
 from preble.flight import Flight
 from preble.log_file import LogFile
+from preble.members import Members
 from preble.pool import WorkerPool
 from preble.prompt import Prompt, PromptReader
 from preble.replicas import ReplicaPool
@@ -41,15 +42,6 @@ from preble.together import all_or_first_error
 from preble.types import Chunk, ClusterStats, Generation, Routing, SamplingParams
 
 _DEFAULT_SAMPLING = SamplingParams()
-
-
-class _Member:
-    """One worker of a cluster, or a replica that is lost and awaited: what it can do, and what was decided of it."""
-
-    def __init__(self, info: EngineInfo, namespaces: Collection[str] | None) -> None:
-        self.info = info
-        self.namespaces = namespaces
-        self.drained = False
 
 
 class PrebleCluster:
@@ -97,7 +89,6 @@ class PrebleCluster:
         self.backend = backend
         self._log = None if decision_log is None else LogFile(decision_log)
         self.scheduler = Scheduler(policy, seed=seed, log=None if self._log is None else self._log.write)
-        self._cost = cost
         self._start_timeout = start_timeout
         self._close_grace = close_grace
         self._max_in_flight = max_in_flight
@@ -107,9 +98,9 @@ class PrebleCluster:
         self._ready = False
         self._ids = itertools.count(1)
         self._names = (f"w{number}" for number in itertools.count())
-        self._members: dict[str, _Member] = {}
         self._reader = PromptReader(None)
         self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
+        self._members = Members(self.scheduler, self._dispatcher, cost, lambda infos: self._reader.bound(infos))
         if backend == "openai":
             _check_unbound(cpus, devices)
         self._threads, self._own_devices, self._share_devices = threads, devices is not None, share_devices
@@ -122,8 +113,8 @@ class PrebleCluster:
             model=self.model,
             options=engine_options or {},
             on_step=self._dispatcher.on_step,
-            on_lost=self._lost,
-            on_stopping=self._drain_worker,
+            on_lost=self._members.lost,
+            on_stopping=self._members.drain,
         )
         self._dispatcher.send = self._pool.send
 
@@ -159,7 +150,7 @@ class PrebleCluster:
             on_step=cluster._dispatcher.on_step,
             on_failed=cluster._dispatcher.on_failed,
             on_lost=cluster._dispatcher.on_lost,
-            on_found=cluster._found,
+            on_found=cluster._members.found,
         )
         cluster._dispatcher.send = cluster._pool.send
         return cluster
@@ -192,7 +183,7 @@ class PrebleCluster:
             self._require_unclosed()
             infos = await self._pool.start(self._start_timeout)
             self._require_unclosed()
-            self._add_workers(infos)
+            self._members.add(infos)
         except BaseException as error:
             closed, self._closed = self._closed, True
             self._end(ClosedError("the cluster did not start"))
@@ -354,7 +345,7 @@ class PrebleCluster:
             raise
         try:
             self._require_started()
-            self._add_workers({worker: info}, served)
+            self._members.add({worker: info}, served)
         except PrebleError:
             await self._pool.remove(worker)
             raise
@@ -366,7 +357,7 @@ class PrebleCluster:
         It stays so, also if this is cancelled; `remove_worker` is next. Raises ConfigurationError if it is not here.
         """
         self._require_started()
-        self._drain_worker(worker)
+        self._members.drain(worker)
         await self._dispatcher.idle(worker)
 
     async def remove_worker(self, worker: str) -> None:
@@ -377,7 +368,7 @@ class PrebleCluster:
         self._require_started()
         if not (isinstance(self._pool, ReplicaPool) and self._pool.is_lost(worker)):
             self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
-        self._forget(worker)
+        self._members.forget(worker)
         await self._pool.remove(worker)
 
     async def reset_cache(self) -> None:
@@ -414,7 +405,7 @@ class PrebleCluster:
         """Submit a request; whoever gets the flight must release it."""
         chosen = _DEFAULT_SAMPLING if sampling is None else sampling
         self._reader.check(chosen)
-        self._check_adapter(routing.lora)
+        self._members.check_adapter(routing.lora, self.backend)
         until = self._earliest(timeout, deadline)
         tokens = await self._reader.tokens(prompt, tools, chat_template_kwargs)
         self._require_open()
@@ -435,13 +426,6 @@ class PrebleCluster:
             check_apart([*pool.bound(), found])
         return found
 
-    def _check_adapter(self, name: str) -> None:
-        for member in self._members.values():
-            info = member.info
-            if name and info.adapters is not None and name not in info.adapters:
-                known = ", ".join(info.adapters) or "none"
-                raise InvalidRequestError(f"the {self.backend} engine has no {name!r}, but {known}", field="lora")
-
     def _earliest(self, timeout: float | None, deadline: float | None) -> float | None:
         """The time of the loop's clock by which a request must be done."""
         assert self._loop is not None
@@ -452,44 +436,6 @@ class PrebleCluster:
             raise InvalidRequestError(f"must be positive, not {timeout:g}", field="timeout")
         ends = [end for end in (deadline, None if timeout is None else self._loop.time() + timeout) if end is not None]
         return min(ends, default=None)
-
-    def _add_workers(self, infos: Mapping[str, EngineInfo], namespaces: Collection[str] | None = None) -> None:
-        assert self._loop is not None
-        for worker, info in infos.items():
-            self.scheduler.add_worker(
-                worker,
-                kv_tokens=info.kv_tokens,
-                block_size=info.block_size,
-                cost=self._cost or info.cost,
-                max_batched_tokens=info.max_batched_tokens,
-                discipline=info.discipline,
-                reports_evictions=info.reports_evictions,
-                namespaces=namespaces,
-                now=self._loop.time(),
-            )
-            self._members[worker] = _Member(info, namespaces)
-        self._reader.bound(member.info for member in self._members.values())
-
-    def _found(self, worker: str, info: EngineInfo) -> None:
-        """A lost replica is back, to serve what it served."""
-        before = self._members[worker]
-        self._add_workers({worker: info}, before.namespaces)
-        if before.drained:
-            self._drain_worker(worker)
-
-    def _drain_worker(self, worker: str) -> None:
-        self._dispatcher.drain(worker)
-        self._members[worker].drained = True
-
-    def _lost(self, worker: str, error: WorkerLostError) -> None:
-        """A worker died, and does not come back."""
-        self._dispatcher.on_lost(worker, error)
-        self._forget(worker)
-
-    def _forget(self, worker: str) -> None:
-        del self._members[worker]
-        if self._members:  # else requests find no worker, whatever their length
-            self._reader.bound(member.info for member in self._members.values())
 
     def _end(self, error: ClosedError) -> None:
         self._dispatcher.close(error)

@@ -12,7 +12,8 @@ import msgspec
 from preble.backends import Delta, Load
 from preble.copying import Copying
 from preble.core.replicate import LAST, Copy
-from preble.core.scheduler import Scheduler, WorkerState
+from preble.core.scheduler import Scheduler
+from preble.core.snapshot import WorkerState
 from preble.errors import (
     DeadlineExceededError,
     EngineError,
@@ -236,7 +237,8 @@ class Dispatcher:
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
         if delta.begins and not sample.counted:
-            sample.start(delta.cached_tokens)
+            if delta.cached_tokens is not None:
+                sample.count(delta.cached_tokens)
             self._scheduler.started(sample.id, cached_tokens=delta.cached_tokens, now=now)
         if delta.tokens and not sample.landed:
             sample.land(now)

@@ -63,10 +63,10 @@ class Sample:
         self.offset = len(self.output)
         self.counted = self.landed = False
 
-    def start(self, cached_tokens: int | None) -> None:
-        """This attempt's prefill starts. How many tokens it found cached may be told later: None until then."""
-        self.counted = cached_tokens is not None
-        if cached_tokens is not None and not self.offset:
+    def count(self, cached_tokens: int) -> None:
+        """The engine told, perhaps at the end only, how many tokens this attempt's prefill found cached."""
+        self.counted = True
+        if not self.offset:
             self.cached_tokens = cached_tokens
 
     def land(self, now: float) -> None:

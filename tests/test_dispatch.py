@@ -104,6 +104,16 @@ async def test_a_delta_of_nothing_says_that_a_sample_waits_no_longer(desk: Desk)
     assert sample.cached_tokens == desk.scheduler.explain(sample.id).cached_tokens == 3
 
 
+async def test_a_sample_that_goes_elsewhere_waits_there_anew(desk: Desk) -> None:
+    desk.submit(max_tokens=1)
+    desk.say(Delta(b""))
+    desk.dispatcher.on_lost("a", WorkerLostError("gone", worker="a"))
+    assert desk.scheduler.fleet.waiting[1] == 1
+    desk.say(Delta(b""))
+    assert desk.scheduler.fleet.waiting[1] == 0
+    desk.say(Delta(pack([5]), cached_tokens=3, finish_reason="length"))
+
+
 async def test_a_sample_that_lacks_a_token_goes_on_elsewhere(desk: Desk) -> None:
     desk.submit(max_tokens=2)
     desk.say(Delta(pack([5]), cached_tokens=0))
@@ -165,6 +175,16 @@ async def test_a_copy_that_cannot_be_sent_is_in_no_book(desk: Desk) -> None:
     desk.dispatcher._rebalance()
     assert desk.scheduler.requests_on("b") == 0
     assert desk.dispatcher.counters.copied == 0
+
+
+async def test_a_delta_of_nothing_says_that_a_copy_waits_no_longer(desk: Desk) -> None:
+    desk.policy.proposed = [Copy(PROMPT, "b")]
+    desk.dispatcher._rebalance()
+    assert desk.scheduler.fleet.waiting[1] == 1
+    desk.say(Delta(b""))
+    assert desk.scheduler.fleet.waiting[1] == 0
+    desk.say(Delta(pack([5]), cached_tokens=0, finish_reason="length"))
+    assert desk.scheduler.requests_on("b") == 0
 
 
 async def test_closing_ends_the_wait_for_a_worker_that_is_copying(desk: Desk) -> None:

@@ -43,6 +43,7 @@ LAYERS = [
     {"transport", "copying", "together", "binding"},
     {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
     {"dispatch", "replicas", "chunks"},
+    {"members"},
     {"cluster"},
     {"testing"},
     {"__main__"},
@@ -54,7 +55,11 @@ APART = [
     ({"transport"}, {"core", "tree", "text"}, "bytes know nothing of scheduling"),
     ({"text"}, {"core", "tree"}, "text knows nothing of scheduling"),
     ({"worker"}, {"text"}, "tokens in, tokens out"),
-    ({"dispatch", "cluster"}, {"worker", "simulate"}, "a worker is another process, a simulation another world"),
+    (
+        {"dispatch", "members", "cluster"},
+        {"worker", "simulate"},
+        "a worker is another process, a simulation another world",
+    ),
     ({"simulate"}, {"transport", "text"}, "a simulation has neither wire nor text"),
 ]
 

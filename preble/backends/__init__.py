@@ -69,8 +69,8 @@ class EngineRequest(msgspec.Struct, frozen=True):
 class Delta(msgspec.Struct, array_like=True):
     """New tokens of one request, packed int32, often one.
 
-    `cached_tokens` is set once, on the first delta, which may carry no token yet: the engine sends it when the
-    request is admitted and its prefill starts. An engine that finds out later sends a delta of nothing first.
+    The engine sends the first delta when the request waits no longer. `cached_tokens` is set once, on that one or, if
+    the engine does not know yet, on a later one; then the first may be of nothing: `Delta(b"")`.
     `finish_reason` is set on the last delta; `stop_reason` is the stop token's id then, if one matched.
     """
 
@@ -82,7 +82,7 @@ class Delta(msgspec.Struct, array_like=True):
 
     @property
     def begins(self) -> bool:
-        """Whether it says that the prefill starts."""
+        """Whether it says that the request waits no longer."""
         return self.cached_tokens is not None or not (self.tokens or self.finish_reason)
 
 
@@ -119,7 +119,7 @@ class Engine(Protocol):
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Raises EngineError if this request fails.
 
-        Closing the iterator aborts the request.
+        The first one comes when the request waits no longer. Closing the iterator aborts the request.
         """
 
     def abort(self, id: int) -> None:

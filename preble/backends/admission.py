@@ -16,7 +16,7 @@ from preble.tree import Namespaces
 class _Ticket:
     """One request at the door, and its key in the queue.
 
-    It is `inside` when it has been let in, and has `begun` when its task, a moment later, has noticed.
+    It is `inside` when it has been let in, and has `begun` when its task, a moment later, goes to the engine.
     """
 
     __slots__ = ("begun", "entered", "inside", "key", "refused")
@@ -77,21 +77,26 @@ class Admission:
 
     @asynccontextmanager
     async def enter(self, request: EngineRequest) -> AsyncIterator[bool]:
-        """Wait until the request may go into the engine; inside the block it is there. Yields False if `refuse`d.
+        """Wait until the request may go into the engine, for which it must `begin`. Yields False if it was refused.
 
-        A request whose time is up is not let in: it waits until it is refused or cancelled. Raises
-        InvalidRequestError if a request of this id is here already.
+        Inside the block it has its place there. A request whose time is up is not let in: it waits until it is refused
+        or cancelled. Raises InvalidRequestError if a request of this id is here already.
         """
         ticket = self._add(request)
         try:
             await ticket.entered
-            ticket.begun = True
             yield not ticket.refused
         finally:
             self._leave(request.id)
 
+    def begin(self, id: int) -> bool:
+        """Say that a request that was let in goes to the engine now; return False if it was refused and must not."""
+        ticket = self._tickets[id]
+        ticket.begun = not ticket.refused
+        return ticket.begun
+
     def refuse(self, id: int) -> bool:
-        """End the waiting of a request that has not come in; return whether there was one."""
+        """End the waiting of a request that has not begun; return whether there was one."""
         ticket = self._tickets.get(id)
         if ticket is None or ticket.begun:
             return False

@@ -84,7 +84,7 @@ class Submit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="started"):
-    """An engine began a prefill. Without `cached_tokens` if it did not know them yet: then there is another."""
+    """An engine began a prefill. Without `cached_tokens` if it did not know them yet: another follows once it does."""
 
     id: Id
     cached_tokens: Count | None

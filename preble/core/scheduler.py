@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
+from preble.core import ledger
 from preble.core.cost import Coefficients, CostModel, StepTiming, cost_model
 from preble.core.disciplines import DISCIPLINES, SHORT_FIRST, Discipline
 from preble.core.fleet import Fleet, served_namespaces
@@ -33,6 +34,7 @@ from preble.core.rebalance import Move, moves
 from preble.core.receipt import Candidate, Receipt, Receipts, candidates
 from preble.core.replicate import LAST, Copy
 from preble.core.request import NOWHERE, Request, RequestId
+from preble.core.snapshot import Snapshot, WorkerState
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES, TokenInput, pack
 from preble.tree import Namespaces, RadixTree, fold
@@ -48,25 +50,6 @@ class Placement(msgspec.Struct, frozen=True):
     cached_tokens: int
     reason: str
     predicted_ttft: float
-
-
-class WorkerState(msgspec.Struct, frozen=True):
-    """One worker as the scheduler sees it: outstanding seconds, requests in flight, KV tokens believed held."""
-
-    worker: str
-    load: float
-    requests: int
-    held_tokens: int
-    kv_tokens: int
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """The state at one moment. `tree_tokens` counts a stored token once, however many workers hold it."""
-
-    workers: tuple[WorkerState, ...]
-    requests: int
-    tree_nodes: int
-    tree_tokens: int
 
 
 class Scheduler:
@@ -180,9 +163,9 @@ class Scheduler:
         They are on no worker then: submit them again under the same id, or finish them.
         """
         slot = self.fleet.slot(worker)
-        orphans = [request for request in self._requests.values() if request.slot == slot]
+        orphans = self._here(slot)
         for request in orphans:
-            self._release(request)
+            ledger.leave(self.fleet, request)
             self.tree.unpin(request.node, slot)
             self._finished(request, b"", now)
             request.slot = NOWHERE
@@ -230,7 +213,7 @@ class Scheduler:
         node = self.tree.insert(key, slot, match=match)
         self._requests.pop(id, None)  # an orphan's old place in the order of submission
         request = self._requests[id] = Request(id, key, query, slot, node, now)
-        predicted = self._charge(request)
+        predicted = ledger.enter(self.fleet, request)
         self._resize(slot, now)
         self._receipts.decided(id, decision, query, fleet.names, predicted, now)
         self._placed(request, now)
@@ -247,9 +230,9 @@ class Scheduler:
         then the first token says that it began.
         """
         request = self._requests[id]
-        if request.slot < 0 or request.counted:
+        if request.slot < 0 or request.counted or (request.started and cached_tokens is None):
             return
-        self._begin(request)
+        ledger.begin(self.fleet, request)
         if cached_tokens is not None:
             self._count(request, cached_tokens, now)
         if self._log is not None:
@@ -261,9 +244,9 @@ class Scheduler:
         if request.slot < 0 or request.landed:
             return
         request.landed = True
-        self._begin(request)
+        ledger.begin(self.fleet, request)
         self.tree.land(request.node, request.slot)
-        self._release_prefill(request)
+        ledger.release(self.fleet, request)
         self._receipts.first_token(id, now)
         self._landed(request, now)
         if self._log is not None:
@@ -285,7 +268,7 @@ class Scheduler:
         if generated:
             self._keep(request, generated)
         self.tree.unpin(request.node, request.slot)
-        self._release(request)
+        ledger.leave(self.fleet, request)
         self._finished(request, generated, now)
         self._resize(request.slot, now)
 
@@ -366,19 +349,11 @@ class Scheduler:
         self._namespaces.check()
         _hook(self.policy, "check")()
         for slot in self.fleet.present:
-            here = [request for request in self._requests.values() if request.slot == slot]
-            pending = sum(request.prefill for request in here) + self.fleet.idle_load(slot)
-            load = pending + sum(request.decode for request in here)
-            assert self.fleet.requests[slot] == len(here), f"slot {slot}: request count"
+            here = self._here(slot)
+            ledger.check(self.fleet, slot, here)
+            self.fleet.slots[slot].fit.check()
             strangers = [request.id for request in here if not self.fleet.slots[slot].serves(request.namespace)]
             assert not strangers, f"slot {slot}: {strangers} are of a namespace that it does not serve"
-            self.fleet.slots[slot].fit.check()
-            assert self.fleet.waiting[slot] == sum(not request.started for request in here), f"slot {slot}: waiting"
-            passable = sum(request.prefill for request in here if request.passable and not request.started)
-            assert np.isclose(self.fleet.passable[slot], passable, atol=1e-6), f"slot {slot}: passable"
-            assert self.fleet.uncached[slot] == sum(request.uncached for request in here), f"slot {slot}: uncached"
-            assert np.isclose(self.fleet.pending[slot], pending, atol=1e-6), f"slot {slot}: pending prefill"
-            assert np.isclose(self.fleet.load[slot], load, atol=1e-6), f"slot {slot}: load"
             free = self.fleet.slots[slot].kv_tokens - self.tree.held_tokens(slot)
             assert self.fleet.free[slot] == free, f"slot {slot}: free tokens"
             pins = Counter(request.node for request in here)
@@ -403,31 +378,6 @@ class Scheduler:
         namespace = request.namespace
         return Query(request.length, request.max_tokens, request.session, request.priority, match, cached, namespace)
 
-    def _charge(self, request: Request) -> float:
-        """Account a request on its slot; return the predicted seconds to its first token."""
-        fleet, slot, length = self.fleet, request.slot, request.length
-        worker = fleet.slots[slot]
-        waits: float = fleet.pending.item(slot)
-        waits -= fleet.passed(slot, worker.work_seconds(length - request.cached, length))
-        request.passable = worker.short_first and fleet.requests.item(slot) > 0  # where nobody is it starts at once
-        request.decode = worker.decode_seconds(length, request.max_tokens)
-        fleet.enter(slot, request.decode)
-        self._charge_prefill(request)
-        fleet.saw_prompt(slot, request.cached / length)
-        return waits + worker.chunked_seconds(request.uncached, length)
-
-    def _charge_prefill(self, request: Request) -> None:
-        slot, length = request.slot, request.length
-        request.uncached = length - request.cached
-        request.prefill = self.fleet.slots[slot].work_seconds(request.uncached, length)
-        self.fleet.charge(slot, request.uncached, request.prefill, passable=request.passable and not request.started)
-
-    def _begin(self, request: Request) -> None:
-        """It waits no longer."""
-        if not request.started:
-            request.started = True
-            self.fleet.begin(request.slot, request.prefill if request.passable else 0.0)
-
     def _count(self, request: Request, cached_tokens: int, now: float) -> None:
         """So much was cached."""
         request.counted = True
@@ -435,29 +385,18 @@ class Scheduler:
             self._correct(request, cached_tokens, now)
         self._receipts.started(request.id, cached_tokens)
 
-    def _release_prefill(self, request: Request) -> None:
-        self.fleet.charge(
-            request.slot, -request.uncached, -request.prefill, passable=request.passable and not request.started
-        )
-        request.uncached, request.prefill = 0, 0.0
-
     def _correct(self, request: Request, cached_tokens: int, now: float) -> None:
         """The engine found another amount cached than believed: say so to the tree, the load and what is learned."""
         slot, believed, request.cached = request.slot, request.cached, cached_tokens
         self.fleet.saw_prompt(slot, (cached_tokens - believed) / request.length + self.fleet.slots[slot].reuse)
         if request.landed:
             return  # whatever was missing has been computed
-        self._release_prefill(request)
-        self._charge_prefill(request)
+        ledger.release(self.fleet, request)
+        ledger.charge(self.fleet, request)
         if cached_tokens < believed:
             self.tree.truncate(request.tokens, cached_tokens, slot, block=self.fleet.slots[slot].block_size)
             self._evicted(slot, request.tokens, cached_tokens, now)
             self._resize(slot, now)
-
-    def _release(self, request: Request) -> None:
-        if not request.landed:
-            self._release_prefill(request)
-        self.fleet.leave(request.slot, request.decode, waited=not request.started)
 
     def _keep(self, request: Request, generated: bytes) -> None:
         self.fleet.saw_output(request.slot, len(generated) // TOKEN_BYTES)
@@ -488,16 +427,14 @@ class Scheduler:
         assert worker is not None
         return worker
 
-    def _left(self, slot: int) -> float:
-        """The outstanding seconds of a drained worker, which the fleet shows as infinite."""
-        here = (request for request in self._requests.values() if request.slot == slot)
-        return sum(request.prefill + request.decode for request in here)
+    def _here(self, slot: int) -> list[Request]:
+        return [request for request in self._requests.values() if request.slot == slot]
 
     def _state(self, slot: int) -> WorkerState:
         fleet = self.fleet
         return WorkerState(
             worker=self._worker(slot),
-            load=float(fleet.load[slot]) if fleet.slots[slot].takes else self._left(slot),
+            load=float(fleet.load[slot]) if fleet.slots[slot].takes else ledger.outstanding(self._here(slot)),
             requests=int(fleet.requests[slot]),
             held_tokens=self.tree.held_tokens(slot),
             kv_tokens=fleet.slots[slot].kv_tokens,

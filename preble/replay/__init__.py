@@ -78,8 +78,7 @@ class Replay:
             case log.Submit():
                 self._submit(event, first)
             case log.Started():
-                known = self.exact or event.cached_tokens is None
-                cached = event.cached_tokens if known else self._believed[event.id]
+                cached = event.cached_tokens if self.exact else self._believed[event.id]
                 self.scheduler.started(event.id, cached_tokens=cached, now=event.now)
             case log.FirstToken():
                 self.scheduler.first_token(event.id, now=event.now)

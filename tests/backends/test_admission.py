@@ -39,10 +39,13 @@ class Door:
         await settle()
 
     async def stay(self, request: EngineRequest) -> None:
-        async with self.admission.enter(request) as inside:
-            (self.order if inside else self.refused).append(request.id)
-            if inside:
+        async with self.admission.enter(request):
+            await asyncio.sleep(0)
+            if self.admission.begin(request.id):
+                self.order.append(request.id)
                 await self.leaving[request.id].wait()
+            else:
+                self.refused.append(request.id)
 
     async def leave(self, *ids: int) -> None:
         for id in ids:
@@ -59,7 +62,7 @@ class Door:
 
 
 async def settle() -> None:
-    for _ in range(6):
+    for _ in range(12):
         await asyncio.sleep(0)
 
 
@@ -95,6 +98,7 @@ async def test_what_was_let_in_a_moment_ago_can_still_be_refused():
     door.tasks[1] = asyncio.create_task(door.stay(request(1)))
     while door.admission.inside < 2:
         await asyncio.sleep(0)
+    await asyncio.sleep(0)  # its task has noticed
     assert (door.order, door.refused) == ([0], [])
     assert not door.admission.refuse(0), "it has begun: its engine must abort it"
     assert door.admission.refuse(1)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preble.core.cost import PRESETS, CostModel, cost_model
-from preble.core.fleet import Fleet, Slot
+from preble.core.fleet import Fleet
+from preble.core.slot import Slot
 from preble.errors import ConfigurationError
 
 EXTRA_A6000 = 0.00113 * 2000 + 0.00175 * 4000 + 2.19e-6 * 2000 * 4000

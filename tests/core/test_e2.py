@@ -227,6 +227,19 @@ def test_a_fleet_that_was_busy_for_long_makes_misses_dearer(scheduler: Scheduler
     assert weights(scheduler) == {"a": pytest.approx(2.0, abs=0.05), "b": pytest.approx(2.0, abs=0.05)}
 
 
+def test_of_many_workers_all_are_busy_at_once_less_often(new_scheduler: NewScheduler):
+    """Six of eight are busy, and twelve of sixteen, which are two groups of eight: 0.75 and 0.75 squared."""
+    for workers, dearer in (("abcdefgh", 0.75), ("abcdefghijklmnop", 0.75**2)):
+        scheduler = new_scheduler(workers, policy=E2(**FLAT | {"weight": 1.0, "busy": 1.0}))
+        for worker in workers[: len(workers) * 3 // 4]:
+            prepare(scheduler, worker, worker, [1], served=False)
+        for id in range(300):
+            scheduler.submit(f"brief {id}", [id], max_tokens=0, now=0.0)
+            scheduler.finish(f"brief {id}", now=0.0)
+        place(scheduler, TOOL)
+        assert weights(scheduler)[workers[-1]] == pytest.approx(1.0 + dearer, abs=0.01)
+
+
 def test_the_more_requests_run_the_more_a_miss_costs(scheduler: Scheduler):
     """A miss elsewhere is 0.1 s, and 0.15 s of prefill wait on the holder."""
     prepare(scheduler, "a", 1, TOOL, served=True)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from preble.core.cost import LONGEST_STEP, PRESETS, Coefficients, CostModel, StepTiming
 from preble.core.fit import Fit
-from preble.core.fleet import Slot
 from preble.core.scheduler import Scheduler
+from preble.core.slot import Slot
 
 TRUE = CostModel(pieces=((0, 12.0, 0.05, 0.0),), attention_context=0.001, extra_product=5e-7)
 """A worker unlike any preset: milliseconds per step, token, token of context, and their product."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, get_args
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from preble.core import ledger
 from preble.core.cost import StepTiming
 from preble.core.disciplines import Discipline
 from preble.core.fleet import Fleet
@@ -233,14 +235,16 @@ TestLife = Life.TestCase
 @pytest.mark.parametrize(
     ("where", "name", "fault"),
     [
-        (Scheduler, "_release", lambda self, request: None),
-        (Scheduler, "_release_prefill", lambda self, request: None),
+        (ledger, "leave", lambda fleet, request: None),
+        (ledger, "release", lambda fleet, request: None),
         (Scheduler, "_resize", lambda self, slot, now: None),
         (RadixTree, "unpin", lambda self, node, worker: None),
         (Fleet, "serving", lambda self, namespace: self),
     ],
 )
-def test_a_life_does_not_survive_a_planted_fault(monkeypatch: pytest.MonkeyPatch, where: type, name: str, fault: Any):
+def test_a_life_does_not_survive_a_planted_fault(
+    monkeypatch: pytest.MonkeyPatch, where: type | ModuleType, name: str, fault: Any
+):
     """The test of the test above: what it is there to find, it finds."""
     monkeypatch.setattr(where, name, fault)
     quick = settings(
@@ -267,13 +271,13 @@ def test_nothing_leaks():
 @pytest.mark.parametrize(
     ("where", "name", "message"),
     [
-        (Scheduler, "_release", "request count"),
-        (Scheduler, "_release_prefill", "uncached"),
+        (ledger, "leave", "request count"),
+        (ledger, "release", "uncached"),
         (RadixTree, "unpin", "pins"),
         (Scheduler, "_resize", "free tokens"),
     ],
 )
-def test_a_planted_leak_is_found(monkeypatch: pytest.MonkeyPatch, where: type, name: str, message: str):
+def test_a_planted_leak_is_found(monkeypatch: pytest.MonkeyPatch, where: type | ModuleType, name: str, message: str):
     monkeypatch.setattr(where, name, lambda *arguments, **options: None)
     with pytest.raises(AssertionError, match=message):
         live_a_little()

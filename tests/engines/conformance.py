@@ -90,8 +90,14 @@ ENGINES: dict[str, Case] = {
     "sim": Case(backend="sim", options=_OURS | {"vocab_size": VOCAB, "time_scale": 0.05}, computes=False),
     "torch": Case(backend="torch", options=_OURS | {"device": "cpu", "dtype": "float32"}, needs=("torch",)),
     "vllm": Case(backend="vllm", options=_VLLM, needs=("vllm",)),
-    "vllm-inline": Case(backend="vllm", options=_VLLM | {"mode": "inline"}, needs=("vllm",)),
-    "sglang": Case(backend="sglang", options=_SGLANG, needs=("sglang",), refuses=("seed",), output_only=True),
+    "vllm-inline": Case(backend="vllm", options=_VLLM | {"mode": "inline", "discipline": "fcfs"}, needs=("vllm",)),
+    "sglang": Case(
+        backend="sglang",
+        options=_SGLANG | {"discipline": "fcfs"},
+        needs=("sglang",),
+        refuses=("seed",),
+        output_only=True,
+    ),
     "openai-vllm": Case(backend="openai", server="vllm", options=_REPLICA, needs=("vllm", "aiohttp")),
     "openai-sglang": Case(
         backend="openai",

@@ -21,7 +21,11 @@ async def test_it_says_what_it_can_do(engine: Running):
     info = engine.info
     assert (info.vocab_size, info.context_limit, info.block_size) == (VOCAB, CONTEXT, BLOCK)
     assert (info.kv_tokens, info.max_running) == (BLOCKS * BLOCK, MAX_RUNNING)
-    assert info.discipline == ("fcfs" if engine.case.server else "response-ratio")
+    if engine.case.server:
+        assert (info.discipline, info.max_batched_tokens) == ("fcfs", None)
+    else:
+        order = engine.case.options.get("discipline", "response-ratio")
+        assert (info.discipline, info.max_batched_tokens) == (order, MAX_BATCHED)
     assert info.eos_token_ids == ((2,) if engine.case.computes and not engine.case.server else ())
 
 
@@ -160,6 +164,18 @@ async def test_an_abort_ends_the_stream_and_frees_the_engine(engine: Running, af
     engine.engine.abort(engine.last_id)
     await engine.idle()
     assert (await engine.generate(prompt(2))).finish == "length"
+
+
+async def test_an_abort_after_the_first_news_ends_the_stream(engine: Running):
+    output = Output()
+    async with aclosing(engine.stream(prompt(1, 800), max_tokens=200)) as deltas:
+        output.take(await anext(deltas))
+        await asyncio.sleep(0)
+        engine.engine.abort(engine.last_id)
+        async with asyncio.timeout(10):
+            await _read(deltas, output)
+    assert output.finish == "abort"
+    assert len(output.tokens) < 200
 
 
 async def test_closing_the_stream_aborts(engine: Running):

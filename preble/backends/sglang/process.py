@@ -57,8 +57,13 @@ class Process:
     @property
     def chunk(self) -> int:
         """Most tokens that one step prefills."""
+        return self._chunk or int(self._manager.config_value("max_prefill_tokens"))
+
+    @property
+    def _chunk(self) -> int | None:
+        """The tokens of a prompt's chunk; None if a prompt that is alone is computed in one step, however long."""
         size = int(self._manager.config_value("chunked_prefill_size") or 0)
-        return size if size > 0 else int(self._manager.config_value("max_prefill_tokens"))
+        return size if size > 0 else None
 
     async def limits(self, model: str, discipline: Discipline) -> Limits:
         """Return what requests may be, and what the engine can do with a queue in front of it."""
@@ -76,7 +81,7 @@ class Process:
             max_running=int(state["effective_max_running_requests_per_dp"]),
             eos_token_ids=_eos_token_ids(manager),
             cost="small-cpu" if self.cpu else "mistral-7b-a6000",
-            max_batched_tokens=self.chunk,
+            max_batched_tokens=self._chunk,
             discipline=discipline,
         )
         return Limits(info, bool(manager.config_value("enable_deterministic_inference")), manager.tokenizer is not None)

@@ -57,11 +57,12 @@ class Running:
         async with self._admission.enter(request) as inside:
             if inside:
                 yield Delta(b"")
-                async with aclosing(self._inside(request)) as deltas:
-                    async for delta in deltas:
-                        yield delta
-            else:
+            if not self._admission.begin(request.id):
                 yield Delta(b"", finish_reason="abort")
+                return
+            async with aclosing(self._inside(request)) as deltas:
+                async for delta in deltas:
+                    yield delta
 
     def abort(self, id: int) -> None:
         """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""

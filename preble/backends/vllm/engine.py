@@ -105,10 +105,11 @@ class VllmEngine:
             request.tokens, context_limit=info.context_limit, kv_tokens=info.kv_tokens, vocab_size=info.vocab_size
         )
         async with self._admission.enter(request) as inside:
-            if not inside:
+            if inside:
+                yield Delta(b"")
+            if not self._admission.begin(request.id):
                 yield Delta(b"", finish_reason="abort")
                 return
-            yield Delta(b"")
             async with aclosing(self._inside(request)) as deltas:
                 async for delta in deltas:
                     yield delta

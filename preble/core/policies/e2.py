@@ -16,6 +16,8 @@ from preble.core.weight import Weight
 from preble.tree import RadixTree
 
 _LEARNING_RATE = 1 / 32
+_GROUP = 8
+"""Workers beyond so many count as further groups, each of which may have one that is free."""
 
 
 class E2:
@@ -25,14 +27,15 @@ class E2:
     their decodes, add to the steps of everyone. Where queues let short ones go first, all that waits there counts at
     most P for each request (`preble.core.fleet.ahead`). P is that of the tokens missed there. w is `weight` for the
     worker's time; recomputing also takes capacity from later requests, so it is `busy` more if the worker has requests,
-    and as much for the share of workers that had some lately; and those that run beside a prefill wait for it, so it
-    grows by `beside` with each request there and by `delay` with every request in flight per worker. M is what evicting
-    to make room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. D is
-    what those who come while it is prefilled will wait longer, because one light worker less is there for them, so that
-    long prompts wait for each other rather than everybody for them (`preble.core.later`); nothing where short ones go
-    first. Prefixes in flight count as held, since they land first. An overloaded holder is relieved by the same rule:
-    its L exceeds what recomputing costs elsewhere, and the copy that this makes is then held by both. Where a prefix is
-    in too few places for long, though no single request should pay for a copy, one is made in the background
+    and as much for the share of workers that had some lately, of many workers to the power of their groups of eight:
+    that all are busy at once is ever less likely; and those that run beside a prefill wait for it, so it grows by
+    `beside` with each request there and by `delay` with every request in flight per worker. M is what evicting to make
+    room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. D is what
+    those who come while it is prefilled will wait longer, because one light worker less is there for them, so that long
+    prompts wait for each other rather than everybody for them (`preble.core.later`); nothing where short ones go first.
+    Prefixes in flight count as held, since they land first. An overloaded holder is relieved by the same rule: its L
+    exceeds what recomputing costs elsewhere, and the copy that this makes is then held by both. Where a prefix is in
+    too few places for long, though no single request should pay for a copy, one is made in the background
     (`preble.core.replicate`).
 
     The parts can be switched off one by one: `decode` is the decodes in L, `eviction` is M, `later` is D, `in_flight`
@@ -100,7 +103,8 @@ class E2:
 
     def weigh(self, fleet: Fleet) -> Weight:
         """How many times P counts now, by a worker's requests."""
-        alone = self.weight + self.busy * self._utilization + self.delay * fleet.crowd
+        groups = max(1.0, len(fleet.live) / _GROUP)  # later requests miss capacity where all of them are busy
+        alone = self.weight + self.busy * self._utilization**groups + self.delay * fleet.crowd
         return Weight(alone, self.busy, self.beside)
 
     def _expected(self, fleet: Fleet, now: float) -> Later:

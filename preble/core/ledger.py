@@ -1,0 +1,74 @@
+"""What requests are charged for: each worker's outstanding seconds are what its requests in flight have left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from preble.core.fleet import Fleet
+from preble.core.request import Request
+
+
+def enter(fleet: Fleet, request: Request) -> float:
+    """Charge a request to its slot; return the predicted seconds to its first token."""
+    slot, length = request.slot, request.length
+    worker = fleet.slots[slot]
+    waits: float = fleet.pending.item(slot)
+    waits -= fleet.passed(slot, worker.work_seconds(length - request.cached, length))
+    request.passable = worker.short_first and fleet.requests.item(slot) > 0  # where nobody is it starts at once
+    request.decode = worker.decode_seconds(length, request.max_tokens)
+    fleet.enter(slot, request.decode)
+    charge(fleet, request)
+    fleet.saw_prompt(slot, request.cached / length)
+    return waits + worker.chunked_seconds(request.uncached, length)
+
+
+def charge(fleet: Fleet, request: Request) -> None:
+    """Charge the prefill of what is not cached."""
+    slot, length = request.slot, request.length
+    request.uncached = length - request.cached
+    request.prefill = fleet.slots[slot].work_seconds(request.uncached, length)
+    fleet.charge(slot, request.uncached, request.prefill, passable=request.passable and not request.started)
+
+
+def release(fleet: Fleet, request: Request) -> None:
+    """Take back what `charge` charged."""
+    passable = request.passable and not request.started
+    fleet.charge(request.slot, -request.uncached, -request.prefill, passable=passable)
+    request.uncached, request.prefill = 0, 0.0
+
+
+def begin(fleet: Fleet, request: Request) -> None:
+    """It waits no longer."""
+    if not request.started:
+        request.started = True
+        fleet.begin(request.slot, request.prefill if request.passable else 0.0)
+
+
+def leave(fleet: Fleet, request: Request) -> None:
+    """It is on its slot no longer."""
+    if not request.landed:
+        release(fleet, request)
+    fleet.leave(request.slot, request.decode, waited=not request.started)
+
+
+def outstanding(requests: Sequence[Request]) -> float:
+    """The seconds that they have left to do."""
+    return sum(request.prefill + request.decode for request in requests)
+
+
+def check(fleet: Fleet, slot: int, here: Sequence[Request]) -> None:
+    """Raise AssertionError if what a slot is charged for is not what the requests there have left to do."""
+    pending = sum(request.prefill for request in here) + fleet.idle_load(slot)
+    waiting = [request for request in here if not request.started]
+    passable = sum(request.prefill for request in waiting if request.passable)
+    assert fleet.requests[slot] == len(here), f"slot {slot}: request count"
+    assert fleet.waiting[slot] == len(waiting), f"slot {slot}: waiting"
+    assert fleet.uncached[slot] == sum(request.uncached for request in here), f"slot {slot}: uncached"
+    for name, seconds, of_them in (
+        ("pending prefill", fleet.pending[slot], pending),
+        ("passable", fleet.passable[slot], passable),
+        ("load", fleet.load[slot], outstanding(here) + fleet.idle_load(slot)),
+    ):
+        assert np.isclose(seconds, of_them, atol=1e-6), f"slot {slot}: {name}"
