@@ -51,6 +51,7 @@ class Members:
                 max_batched_tokens=info.max_batched_tokens,
                 discipline=info.discipline,
                 reports_evictions=info.reports_evictions,
+                reports_steps=info.reports_steps,
                 namespaces=namespaces,
                 now=asyncio.get_running_loop().time(),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ PREFILLS = [(1, 1), (1000, 1000), (1000, 3000), (2000, 2000), (2000, 4000)]
 DECODES = [(1, 1000), (4, 8000), (8, 16_000)]
 
 
-def conversations(count: int) -> list[Request]:
-    """Prompts of a shared prefix and some hundred or thousand tokens of their own, one every two seconds or so."""
+def conversations(count: int, gap: float = 2.0) -> list[Request]:
+    """Prompts of a shared prefix and some hundred or thousand tokens of their own, one every `gap` seconds or so."""
     draw = random.Random(0)
-    times = np.cumsum([draw.expovariate(0.5) for _ in range(count)]).tolist()
+    times = np.cumsum([draw.expovariate(1 / gap) for _ in range(count)]).tolist()
     return [
         Request(
             segments=((index % 4, draw.choice([512, 2048])), (10 + index, draw.randrange(20, 3000))),
@@ -40,7 +41,7 @@ def served(true: str, believed: str, requests: list[Request], *, learning: bool 
     return scheduler, result
 
 
-@pytest.mark.parametrize(
+ENGINES = pytest.mark.parametrize(
     ("true", "believed"),
     [
         ("llama-3-70b-h100-tp2", "mistral-7b-a6000"),
@@ -49,6 +50,10 @@ def served(true: str, believed: str, requests: list[Request], *, learning: bool 
         ("mistral-7b-a100", "small-cpu"),
     ],
 )
+"""The true cost and the preset."""
+
+
+@ENGINES
 def test_200_requests_tell_another_engine_from_its_preset(true: str, believed: str):
     scheduler, _ = served(true, believed, conversations(200))
     prices, cost = scheduler.prices("w0"), PRESETS[true]
@@ -64,6 +69,30 @@ def test_predicted_times_to_first_token_come_closer():
         return float(np.median(abs(result.predicted_ttft / result.ttft - 1)[100:]))
 
     assert error(learning=True) < 0.25 < 0.75 < error(learning=False)
+
+
+class Inferring(Scheduler):
+    """Is not told of steps, and infers them."""
+
+    def add_worker(self, worker: str, **options: Any) -> None:
+        super().add_worker(worker, **{**options, "reports_steps": False})
+
+
+@ENGINES
+@pytest.mark.parametrize(("gap", "decodes"), [(2.0, DECODES), (0.7, [])], ids=["calm", "crowded"])
+def test_first_tokens_and_ends_tell_an_engine_from_its_preset_too(
+    true: str, believed: str, gap: float, decodes: list[tuple[int, int]]
+):
+    """Also where hardly any request is alone: up to 9 s of waiting; then no steps without prefills are seen."""
+    scheduler, cost = Inferring(), PRESETS[true]
+    requests = conversations(300, gap * cost.prefill(2000, 2000) / 0.3)
+    workers = [SimOptions(cost=true)]
+    simulate(requests, workers=workers, believed_cost=believed, learning=False, scheduler=scheduler)
+    prices = scheduler.prices("w0")
+    for size in PREFILLS[1:]:
+        assert prices.prefill(*size) == pytest.approx(cost.prefill(*size), rel=0.2), size
+    for size in decodes:
+        assert prices.decode(*size) == pytest.approx(cost.decode(*size), rel=0.2), size
 
 
 def documents(count: int) -> list[Request]:

@@ -54,7 +54,7 @@ class Scale(msgspec.Struct, frozen=True):
     utilisation: float
 
 
-FULL = Scale(rounds=3, servers=2, topics=6, requests=120, utilisation=0.8)
+FULL = Scale(rounds=6, servers=2, topics=6, requests=160, utilisation=0.8)
 QUICK = Scale(rounds=1, servers=2, topics=2, requests=16, utilisation=0.8)
 
 

@@ -25,6 +25,7 @@ _MAX_RUNNING, _MAX_BATCHED_TOKENS = 64, 512
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1", "VLLM_SERVER_DEV_MODE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the model in the core's process: one of its own would spin while it waits
 }  # fmt: skip
 
 

@@ -48,6 +48,7 @@ class AddWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     namespaces: tuple[str, ...] | None = None
     max_batched_tokens: int | None = None
     discipline: Discipline = "fcfs"
+    reports_steps: bool = True
 
 
 class DrainWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="drain_worker"):

@@ -13,6 +13,7 @@ from preble.core import ledger
 from preble.core.cost import Coefficients, CostModel, StepTiming, cost_model
 from preble.core.disciplines import DISCIPLINES, SHORT_FIRST, Discipline
 from preble.core.fleet import Fleet, served_namespaces
+from preble.core.inferred import InferredSteps
 from preble.core.log import (
     AddWorker,
     DecisionLog,
@@ -94,6 +95,7 @@ class Scheduler:
         self._requests: dict[RequestId, Request] = {}
         self._receipts = Receipts(receipts)
         self._estimated: set[int] = set()
+        self._inferred = InferredSteps()
 
     @property
     def workers(self) -> list[str]:
@@ -110,6 +112,7 @@ class Scheduler:
         max_batched_tokens: int | None = None,
         discipline: Discipline = "fcfs",
         reports_evictions: bool = False,
+        reports_steps: bool = True,
         namespaces: Iterable[str] | None = None,
         now: float,
     ) -> None:
@@ -117,7 +120,8 @@ class Scheduler:
 
         Longer prompts take its engine several steps of `max_batched_tokens`, if that is known, in `predicted_ttft` too.
         `discipline` is the order of its wait queue.
-        If it does not report its evictions to `evicted`, they are estimated: least recently used first.
+        If it does not report its evictions to `evicted`, they are estimated: least recently used first. If it does not
+        report its steps to `observe`, what they take is inferred from first tokens and ends.
         With `namespaces` it gets requests of these only ("" is that of requests that name none), else of all.
         Raises ConfigurationError if it is here already, for sizes below 1, no namespaces, or an unknown cost or order.
         """
@@ -135,12 +139,24 @@ class Scheduler:
         )
         if not reports_evictions:
             self._estimated.add(slot)
+        if not reports_steps:
+            self._inferred.watch(slot)
         self._added(slot, now)
         if self._log is not None:
             names = None if served is None else tuple(sorted(served))
-            model, reports = cost_model(cost), reports_evictions
             self._log.add(
-                AddWorker(worker, kv_tokens, block_size, model, reports, now, names, max_batched_tokens, discipline)
+                AddWorker(
+                    worker=worker,
+                    kv_tokens=kv_tokens,
+                    block_size=block_size,
+                    cost=cost_model(cost),
+                    reports_evictions=reports_evictions,
+                    reports_steps=reports_steps,
+                    now=now,
+                    namespaces=names,
+                    max_batched_tokens=max_batched_tokens,
+                    discipline=discipline,
+                )
             )
 
     def drain_worker(self, worker: str, *, now: float) -> None:
@@ -172,6 +188,7 @@ class Scheduler:
         self.tree.remove_worker(slot)
         self.fleet.remove(worker)
         self._estimated.discard(slot)
+        self._inferred.forget(slot)
         self._removed(slot, now)
         if self._log is not None:
             self._log.add(RemoveWorker(worker, now))
@@ -216,6 +233,7 @@ class Scheduler:
         predicted = ledger.enter(self.fleet, request)
         self._resize(slot, now)
         self._receipts.decided(id, decision, query, fleet.names, predicted, now)
+        self._inferred.placed(request, now)
         self._placed(request, now)
         placement = Placement(self._worker(slot), request.cached, decision.reason, predicted)
         if self._log is not None:
@@ -248,6 +266,7 @@ class Scheduler:
         self.tree.land(request.node, request.slot)
         ledger.release(self.fleet, request)
         self._receipts.first_token(id, now)
+        self._inferred.landed(request, now)
         self._landed(request, now)
         if self._log is not None:
             self._log.add(FirstToken(cast(Id, id), now))
@@ -269,6 +288,8 @@ class Scheduler:
             self._keep(request, generated)
         self.tree.unpin(request.node, request.slot)
         ledger.leave(self.fleet, request)
+        if timings := self._inferred.finished(request, generated, now):
+            self.fleet.saw_steps(request.slot, timings)
         self._finished(request, generated, now)
         self._resize(request.slot, now)
 
@@ -351,6 +372,7 @@ class Scheduler:
         for slot in self.fleet.present:
             here = self._here(slot)
             ledger.check(self.fleet, slot, here)
+            self._inferred.check(slot, here)
             self.fleet.slots[slot].fit.check()
             strangers = [request.id for request in here if not self.fleet.slots[slot].serves(request.namespace)]
             assert not strangers, f"slot {slot}: {strangers} are of a namespace that it does not serve"

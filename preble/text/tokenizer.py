@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 MAX_CHARACTERS = 16 << 20
 """Longest text that is tokenized, four characters for each token that one sequence may have."""
 
-INLINE_CHARACTERS = 2000
-"""Texts up to this length are tokenized on the event loop: half a millisecond."""
+INLINE_CHARACTERS = 8000
+"""Texts up to this length are tokenized on the event loop, for some milliseconds: to wake a thread, and then the loop
+again, takes longer where cores are busy."""
 
 
 class Tokenizer:

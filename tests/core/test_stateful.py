@@ -49,8 +49,8 @@ class Life(RuleBasedStateMachine):
         self.namespaces: dict[int, str] = {}
         self.orphans: list[int] = []
         self.count = 0
-        self.add_worker(1000, 1, "small-cpu", True, None, "fcfs")
-        self.add_worker(20, 4, "mistral-7b-a6000", False, None, "response-ratio")
+        self.add_worker(1000, 1, "small-cpu", True, True, None, "fcfs")
+        self.add_worker(20, 4, "mistral-7b-a6000", False, False, None, "response-ratio")
 
     def pick(self, index: int) -> int:
         return sorted(self.placed)[index % len(self.placed)]
@@ -65,6 +65,7 @@ class Life(RuleBasedStateMachine):
         block_size=st.sampled_from([1, 4]),
         cost=costs,
         reports=st.booleans(),
+        steps=st.booleans(),
         names=served,
         discipline=st.sampled_from(get_args(Discipline)),
     )
@@ -74,6 +75,7 @@ class Life(RuleBasedStateMachine):
         block_size: int,
         cost: str,
         reports: bool,
+        steps: bool,
         names: tuple[str, ...] | None,
         discipline: Discipline,
     ) -> None:
@@ -88,6 +90,7 @@ class Life(RuleBasedStateMachine):
                 cost=cost,
                 discipline=discipline,
                 reports_evictions=reports,
+                reports_steps=steps,
                 namespaces=names,
                 now=0.0,
             )

@@ -86,6 +86,7 @@ async def describe(http: Http, options: ReplicaOptions, *, model: str | None, te
         block_size=options.block_size or sizes.block_size or _BLOCK_SIZE,
         max_running=options.max_running or sizes.max_running or _MAX_RUNNING,
         reports_evictions=options.kv_events is not None,
+        reports_steps=False,
         cost=options.cost,
     )
     if protocol == "sglang" and info.vocab_size == _ANY_ID:

@@ -1,0 +1,125 @@
+"""What first tokens and ends tell of steps: times and counts by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from preble.core.cost import StepTiming
+from preble.core.scheduler import Scheduler
+
+
+@pytest.fixture
+def told(new_scheduler: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatch) -> tuple[Scheduler, list[Any]]:
+    """A scheduler with one worker that does not tell of its steps, and what is inferred of them."""
+    scheduler, found = new_scheduler("a", reports_steps=False), []
+    saw = scheduler.fleet.saw_steps
+    monkeypatch.setattr(scheduler.fleet, "saw_steps", lambda slot, timings: (found.extend(timings), saw(slot, timings)))
+    return scheduler, found
+
+
+def test_a_request_that_is_alone_tells_of_its_prefill(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=10.0)
+    scheduler.first_token(1, now=10.5)
+    scheduler.finish(1, output=[1], now=10.5)
+    scheduler.submit(2, [1] * 100 + [2] * 60, now=20.0)
+    scheduler.started(2, cached_tokens=80, now=20.0)
+    scheduler.first_token(2, now=20.25)
+    scheduler.finish(2, output=[1, 2, 3], now=21.0)
+    assert found == [StepTiming(100, 100, 100, 100 * 100, 0, 0.5), StepTiming(80, 160, 160, 80 * 160, 0, 0.25)]
+
+
+def test_a_request_that_decodes_counts_the_steps_of_all(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.submit(2, [2] * 200, now=0.0)
+    scheduler.submit(3, [3] * 300, now=0.0)
+    scheduler.first_token(1, now=1.0)
+    scheduler.first_token(2, now=2.0)  # it decodes for three of the four seconds
+    scheduler.first_token(3, now=3.0)  # and this one for two
+    scheduler.finish(1, output=[1] * 11, now=5.0)
+    decoding, contexts = round((4 + 3 + 2) / 4), round((4 * 100 + 3 * 200 + 2 * 300) / 4)
+    new, prefill, product = (200 + 300) // 10, (200 + 300) // 10, (200 * 200 + 300 * 300) // 10
+    assert found == [StepTiming(decoding + new, contexts + prefill, prefill, product, decoding, 0.4)]
+    assert found[0].plausible
+
+
+def test_those_that_come_together_tell_of_their_prefills_when_the_last_has_ended(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.submit(2, [2] * 200, now=0.5)
+    scheduler.first_token(1, now=1.0)
+    scheduler.first_token(2, now=1.5)
+    scheduler.finish(2, output=[1] * 3, now=2.0)
+    assert found == []
+    scheduler.finish(1, output=[1] * 3, now=2.5)
+    assert found == [StepTiming(300, 300, 300, 100 * 100 + 200 * 200, 0, 1.5)]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_nothing_is_known_of_those_that_others_disturb(told: tuple[Scheduler, list[Any]], left: bool):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.submit(2, [2] * 100, now=0.5)
+    scheduler.first_token(1, now=1.0)
+    if left:
+        scheduler.finish(1, output=[1] * 3, now=1.1)
+    scheduler.submit(3, [3] * 100, now=1.2)
+    for id in {2, 3} if left else {1, 2, 3}:
+        if id > 1:
+            scheduler.first_token(id, now=2.0)
+        scheduler.finish(id, output=[1] * 3, now=3.0)
+    assert found == []
+
+
+def test_nothing_is_known_of_those_of_which_one_was_aborted(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.submit(2, [2] * 100, now=0.0)
+    scheduler.finish(2, now=0.5)
+    scheduler.first_token(1, now=1.0)
+    scheduler.finish(1, output=[1] * 3, now=2.0)
+    assert found == []
+
+
+def test_one_that_comes_after_the_first_token_of_another_changes_nothing(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.first_token(1, now=0.5)
+    scheduler.submit(2, [2] * 100, now=0.6)
+    scheduler.finish(1, output=[1] * 3, now=1.0)
+    assert [timing.seconds for timing in found] == [0.5]
+
+
+def test_without_a_first_token_nothing_is_known(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.finish(1, output=[1] * 20, now=3.0)  # nobody said when the first of them came
+    scheduler.submit(2, [2] * 100, now=4.0)
+    scheduler.finish(2, now=5.0)
+    assert found == []
+
+
+def test_a_worker_that_came_back_begins_anew(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.first_token(1, now=1.0)
+    assert scheduler.remove_worker("a", now=2.0) == [1]
+    scheduler.add_worker("a", kv_tokens=1000, reports_steps=False, now=3.0)
+    scheduler.submit(1, [1] * 100, now=3.0)
+    scheduler.first_token(1, now=3.25)
+    scheduler.finish(1, output=[1], now=3.25)
+    assert [timing.seconds for timing in found] == [0.25]
+
+
+def test_of_workers_that_tell_nothing_is_inferred(new_scheduler: Callable[..., Scheduler]):
+    scheduler = new_scheduler("a")
+    before = scheduler.prices("a")
+    for id in range(20):
+        scheduler.submit(id, [id] * 100, now=float(id))
+        scheduler.first_token(id, now=id + 0.5)
+        scheduler.finish(id, output=[1] * 10, now=id + 0.9)
+    assert scheduler.prices("a") == before
