@@ -26,6 +26,7 @@ from preble import (
     WorkerStartError,
 )
 from preble import replicas as module
+from preble.core.cost import PRESETS
 from tests.cluster_cases import GREEDY, SLOW, eventually, prompt
 from tests.openai_server import OpenAIServer
 
@@ -407,18 +408,16 @@ async def test_workers_of_ours_take_no_url():
             await cluster.add_worker("http://a")
 
 
-async def test_a_cluster_infers_what_the_steps_of_replicas_take():
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+async def test_a_cluster_infers_what_the_steps_of_replicas_take(kind: str):
     options = {**SIM, "kv_tokens": 200_000, "cost": "mistral-7b-a100", "time_scale": 0.2}
-    async with OpenAIServer("vllm", **options) as one, OpenAIServer("sglang", **options) as two:
-        urls, asked = [one.url, two.url], {"vocab_size": 32_000}
-        cost = "llama-3-70b-a100-tp2"
-        async with PrebleCluster.connect(urls, cost=cost, engine_options=asked) as cluster:
-            preset = cluster.scheduler.prices(one.url)
-            sampling = SamplingParams(max_tokens=8, temperature=0.0)
-            for first in range(0, 80, 4):
-                await asyncio.gather(*(cluster.generate(prompt(first + i, 400), sampling) for i in range(4)))
-            for url in urls:
-                prices = cluster.scheduler.prices(url)
-                assert prices.decode(4, 2000) < preset.decode(4, 2000) / 2
-                assert prices.prefill(1000, 1000) < preset.prefill(1000, 1000) / 2
-            cluster.scheduler.check()
+    preset, true = (PRESETS[name].coefficients() for name in ("llama-3-70b-a100-tp2", "mistral-7b-a100"))
+    async with OpenAIServer(kind, **options) as server:
+        cluster = await connected(server, cost="llama-3-70b-a100-tp2")
+        for first in range(0, 80, 4):
+            await asyncio.gather(*(cluster.generate(prompt(first + i, 400), GREEDY) for i in range(4)))
+        prices = cluster.scheduler.prices(server.url)
+        cluster.scheduler.check()
+        await cluster.close()
+    assert 0.1 * true.decode(4, 2000) < prices.decode(4, 2000) < 0.5 * preset.decode(4, 2000)
+    assert 0.1 * true.prefill(1000, 1000) < prices.prefill(1000, 1000) < 0.5 * preset.prefill(1000, 1000)

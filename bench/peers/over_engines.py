@@ -7,7 +7,7 @@ events that the servers publish.
 Requests arrive in open loop, Poisson, at a part of the pace at which the servers, asked in turn with nothing between,
 serve the same prompts with four at once each, measured first; answers have 16 tokens, greedily. Times count from the
 intended arrival. The HTTP client has every read acknowledged at once, because sglang-router leaves Nagle's algorithm on
-towards its clients.
+towards its clients. vLLM computes in the process of its core: one of its own would spin while it waits.
 
 The servers run all the time; for each measurement their caches are emptied, and router and scheduler start anew. The
 order of the sides turns from round to round. A figure is the median over rounds; a ratio is taken within each round.

@@ -29,7 +29,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine can do. Sizes are in tokens.
 
     `reports_evictions` is True if `cache_events` tells of every eviction; else the scheduler estimates them.
-    `reports_steps` is False if it has no `timings`: then the scheduler infers from tokens what its steps take.
+    Set `reports_steps` to False if it has no `timings`: then the scheduler infers from tokens what its steps take.
     `cost` names the preset of `preble.core.cost` to begin with. `adapters` are the names of the LoRA adapters that it
     can apply, None for whatever is asked; requests that name another are refused before they are sent. A step computes
     at most `max_batched_tokens`; longer prefills take several. None if that is not known. `discipline` is the order of

@@ -12,6 +12,9 @@ from preble.tokens import TOKEN_BYTES
 
 _LEAST_STEPS = 4
 """A request that decodes for fewer saw too little of them: when each ended is known to a step."""
+_SHORTEST, _LONGEST = 1e-3, 5.0
+"""Seconds. What comes faster came together, from a proxy that collects or after a pause of ours; what is slower are no
+steps but breaks, in which a request is tried again."""
 
 
 class _Sums(msgspec.Struct, frozen=True, gc=False):
@@ -25,16 +28,19 @@ class _Sums(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Burst:
-    """Requests that came to an idle worker before any of them had a first token: nothing else was prefilled."""
+    """Requests that came to an idle worker before any of them had a first token: nothing else was prefilled.
+
+    They are told as one step, whether that was one or several. Not `usable` if something else may have been computed.
+    """
 
     __slots__ = ("begun", "context", "here", "new", "product", "since", "until", "usable", "waiting")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, *, usable: bool) -> None:
         self.since = self.until = now
         self.waiting = self.here = 0
         self.new = self.context = self.product = 0
         self.begun = False
-        self.usable = True
+        self.usable = usable
 
     def join(self) -> None:
         """One more came."""
@@ -48,7 +54,7 @@ class _Burst:
         self.until = now
 
     def finished(self, request: Request) -> list[StepTiming]:
-        """One of them left: when the last does, how many tokens were cached is known of all."""
+        """One of them left: when the last does, how many tokens were cached is known of all, if the server tells."""
         missed, length = _missed(request), request.length
         self.here -= 1
         self.new += missed
@@ -63,30 +69,34 @@ class _Stay(msgspec.Struct, gc=False):
     """A request on a worker: the burst it came with, if any, and what had been done when it had its first token."""
 
     burst: _Burst | None
+    missed: int = 0
     landed_at: float = 0.0
     sums: _Sums | None = None
 
 
 class _Watch:
-    """One worker. A request that decodes gets a token with every step, so it counts steps for all who are there.
+    """One worker. A request that decodes gets a token with nearly every step, so it counts steps for all who are there.
 
     From its first token to its last, its tokens less one are the steps; how many others decoded meanwhile, over which
-    contexts, and which prefills landed, is known of them all: the average of those steps is told as one. The part of a
-    prefill that was done before the span began, or is not landed when it ends, is as long on the average.
+    contexts (outputs are taken to be alike), and which prefills landed, is known of them all: the average of those
+    steps is told as one. The part of a prefill that was done before the span began, or is not landed when it ends, is
+    as long on the average. What was cached is what is believed, put right when the server tells.
     Requests that find the worker idle tell of their prefills, unless others come before all have their first token.
     """
 
     def __init__(self) -> None:
         self._stays: dict[RequestId, _Stay] = {}
+        self._latest: list[_Stay] = []
         self._burst: _Burst | None = None
+        self._disturbed = False
         self._sums = _Sums()
         self._decoding = self._context = 0
         self._now = 0.0
 
     def placed(self, id: RequestId, now: float) -> None:
         """A request came."""
-        if not self._stays:
-            self._burst = _Burst(now)
+        if not self._stays:  # but it may still compute what has just been aborted
+            self._burst, self._disturbed = _Burst(now, usable=not self._disturbed), False
         elif self._burst and self._burst.begun:
             self._burst.usable = self._burst.usable and not self._burst.waiting
             self._burst = None
@@ -96,16 +106,15 @@ class _Watch:
 
     def landed(self, request: Request, now: float) -> None:
         """Its first token came."""
-        sums, missed = self._advance(now), _missed(request)
         stay = self._stays[request.id]
-        self._sums = stay.sums = _Sums(
-            sums.decoding,
-            sums.context,
-            sums.new + missed,
-            sums.prefill_context + request.length,
-            sums.product + missed * request.length,
-        )
-        stay.landed_at = now
+        stay.landed_at, stay.missed = now, _missed(request)
+        self._advance(now)
+        self._add(stay.missed, request.length, request.length)
+        if self._latest and now - self._latest[0].landed_at > _SHORTEST:
+            self._latest.clear()
+        self._latest.append(stay)
+        for same in self._latest:  # what landed in the same step is not of the steps after it
+            same.sums = self._sums
         self._decoding += 1
         self._context += request.length
         if stay.burst:
@@ -113,17 +122,21 @@ class _Watch:
 
     def finished(self, request: Request, tokens: int, now: float) -> list[StepTiming]:
         """It left with so many tokens: return what that tells."""
-        stay, sums = self._stays.pop(request.id), self._advance(now)
-        seconds, steps = now - stay.landed_at, tokens - 1
-        timely = stay.sums is not None and (seconds > 0 or steps <= 0)  # else nobody told of its first token
-        if stay.burst:
-            stay.burst.usable = stay.burst.usable and timely
-        found: list[StepTiming] = stay.burst.finished(request) if stay.burst else []
-        if stay.sums is not None:
+        stay, steps, found = self._stays.pop(request.id), tokens - 1, []
+        self._advance(now)
+        seconds = now - stay.landed_at
+        timely = stay.sums is not None and steps * _SHORTEST <= seconds <= max(1, steps) * _LONGEST
+        if stay.sums is None:
+            self._disturbed = True
+        else:
             self._decoding -= 1
             self._context -= request.length
             if timely and steps >= _LEAST_STEPS:
-                found.append(_average(stay.sums, sums, seconds, steps))
+                found.append(_average(stay.sums, self._sums, seconds, steps))
+            self._add(_missed(request) - stay.missed, request.length, 0)
+        if stay.burst:
+            stay.burst.usable = stay.burst.usable and timely
+            found += stay.burst.finished(request)
         return found
 
     def check(self, here: Sequence[Request]) -> None:
@@ -136,11 +149,16 @@ class _Watch:
         assert self._decoding == len(landed), "requests that decode"
         assert self._context == sum(request.length for request in landed), "contexts of those that decode"
 
-    def _advance(self, now: float) -> _Sums:
+    def _advance(self, now: float) -> None:
         elapsed, self._now, sums = now - self._now, now, self._sums
         decoding, context = sums.decoding + elapsed * self._decoding, sums.context + elapsed * self._context
         self._sums = _Sums(decoding, context, sums.new, sums.prefill_context, sums.product)
-        return self._sums
+
+    def _add(self, missed: int, length: int, context: int) -> None:
+        """Count a prefill, or correct one."""
+        sums = self._sums
+        new, product = sums.new + missed, sums.product + missed * length
+        self._sums = _Sums(sums.decoding, sums.context, new, sums.prefill_context + context, product)
 
 
 class InferredSteps:
@@ -170,7 +188,8 @@ class InferredSteps:
     def finished(self, request: Request, output: bytes, now: float) -> Iterable[StepTiming]:
         """It ended, with all of its packed `output`: return what that tells of the steps of its slot."""
         watch = self._watches.get(request.slot)
-        return watch.finished(request, len(output) // TOKEN_BYTES, now) if watch else ()
+        found = watch.finished(request, len(output) // TOKEN_BYTES, now) if watch else ()
+        return [timing for timing in found if timing.plausible]
 
     def check(self, slot: int, here: Sequence[Request]) -> None:
         """Raise AssertionError if a slot's watch does not know its requests in flight."""
@@ -186,8 +205,8 @@ def _missed(request: Request) -> int:
 def _average(before: _Sums, after: _Sums, seconds: float, steps: int) -> StepTiming:
     """The average of so many steps that took so many `seconds` together."""
     decodes = max(1, round((after.decoding - before.decoding) / seconds))
-    new = decodes + round((after.new - before.new) / steps)
-    prefill = round((after.prefill_context - before.prefill_context) / steps)
-    context = max(new, prefill + round((after.context - before.context) / seconds))
-    product = round((after.product - before.product) / steps)
-    return StepTiming(new, context, prefill, product, decodes, seconds / steps)
+    decoded = round((after.context - before.context) / seconds) + decodes * steps // 2  # outputs are half there
+    missed, product = (max(0, round(n / steps)) for n in (after.new - before.new, after.product - before.product))
+    prefill = max(missed, round((after.prefill_context - before.prefill_context) / steps))
+    new = decodes + missed
+    return StepTiming(new, max(new, prefill + decoded), prefill, product, decodes, seconds / steps)

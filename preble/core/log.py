@@ -48,7 +48,6 @@ class AddWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     namespaces: tuple[str, ...] | None = None
     max_batched_tokens: int | None = None
     discipline: Discipline = "fcfs"
-    reports_steps: bool = True
 
 
 class DrainWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="drain_worker"):
@@ -125,7 +124,7 @@ class Rebalance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
 
 class Observe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="observe"):
-    """A worker reported what its steps took."""
+    """A worker reported what its steps took, or it was inferred."""
 
     worker: str
     timings: tuple[StepTiming, ...]

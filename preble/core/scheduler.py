@@ -151,7 +151,6 @@ class Scheduler:
                     block_size=block_size,
                     cost=cost_model(cost),
                     reports_evictions=reports_evictions,
-                    reports_steps=reports_steps,
                     now=now,
                     namespaces=names,
                     max_batched_tokens=max_batched_tokens,
@@ -288,10 +287,10 @@ class Scheduler:
             self._keep(request, generated)
         self.tree.unpin(request.node, request.slot)
         ledger.leave(self.fleet, request)
-        if timings := self._inferred.finished(request, generated, now):
-            self.fleet.saw_steps(request.slot, timings)
         self._finished(request, generated, now)
         self._resize(request.slot, now)
+        if timings := self._inferred.finished(request, generated, now):
+            self.observe(self._worker(request.slot), timings, now=now)
 
     def evicted(self, worker: str, tokens: TokenInput, keep: int, *, salt: str = "", now: float) -> None:
         """`worker` no longer holds the prefix `tokens` beyond its first `keep`; with no tokens, holds nothing.

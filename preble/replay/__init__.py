@@ -108,7 +108,6 @@ class Replay:
                     max_batched_tokens=event.max_batched_tokens,
                     discipline=event.discipline,
                     reports_evictions=event.reports_evictions and self.exact,
-                    reports_steps=event.reports_steps or not self.exact,  # the times are those of the choices made then
                     namespaces=event.namespaces,
                     now=event.now,
                 )

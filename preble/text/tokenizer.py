@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
 MAX_CHARACTERS = 16 << 20
 """Longest text that is tokenized, four characters for each token that one sequence may have."""
 
-INLINE_CHARACTERS = 8000
-"""Texts up to this length are tokenized on the event loop, for some milliseconds: to wake a thread, and then the loop
-again, takes longer where cores are busy."""
+INLINE_CHARACTERS = 2000
+"""Texts up to this length are tokenized on the event loop: half a millisecond."""
+
+MEDIUM_CHARACTERS, _SECONDS_BETWEEN = 8000, 0.01
+"""Texts up to this length too, one in so many seconds: to wake a thread, and then the loop again, takes longer than the
+few milliseconds where cores are busy; but many at once would stop the loop."""
 
 
 class Tokenizer:
@@ -34,6 +38,7 @@ class Tokenizer:
         self._special = {token_id for token_id, token in added.items() if token.special}
         self._bytes: dict[int, bytes] = {}
         self.byte_level = isinstance(rust.decoder, ByteLevel)
+        self._next_medium = 0.0
 
     @classmethod
     def load(cls, model_path: str | Path) -> Tokenizer | None:
@@ -74,6 +79,10 @@ class Tokenizer:
     async def encode_async(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Do what `encode` does, in a thread if the text is long: the library releases the GIL meanwhile."""
         if not isinstance(text, str) or len(text) <= INLINE_CHARACTERS:
+            return self.encode(text, add_special_tokens=add_special_tokens)
+        now = time.monotonic()
+        if len(text) <= MEDIUM_CHARACTERS and now >= self._next_medium:
+            self._next_medium = now + _SECONDS_BETWEEN
             return self.encode(text, add_special_tokens=add_special_tokens)
         return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
 

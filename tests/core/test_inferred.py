@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from preble.core.cost import StepTiming
+from preble.core.log import decode
 from preble.core.scheduler import Scheduler
+from preble.replay import Replay
 
 
 @pytest.fixture
@@ -41,7 +43,8 @@ def test_a_request_that_decodes_counts_the_steps_of_all(told: tuple[Scheduler, l
     scheduler.first_token(2, now=2.0)  # it decodes for three of the four seconds
     scheduler.first_token(3, now=3.0)  # and this one for two
     scheduler.finish(1, output=[1] * 11, now=5.0)
-    decoding, contexts = round((4 + 3 + 2) / 4), round((4 * 100 + 3 * 200 + 2 * 300) / 4)
+    decoding, prompts = round((4 + 3 + 2) / 4), round((4 * 100 + 3 * 200 + 2 * 300) / 4)
+    contexts = prompts + decoding * 10 // 2  # of the ten tokens of each, half are there on the average
     new, prefill, product = (200 + 300) // 10, (200 + 300) // 10, (200 * 200 + 300 * 300) // 10
     assert found == [StepTiming(decoding + new, contexts + prefill, prefill, product, decoding, 0.4)]
     assert found[0].plausible
@@ -123,3 +126,73 @@ def test_of_workers_that_tell_nothing_is_inferred(new_scheduler: Callable[..., S
         scheduler.first_token(id, now=id + 0.5)
         scheduler.finish(id, output=[1] * 10, now=id + 0.9)
     assert scheduler.prices("a") == before
+
+
+def test_tokens_that_come_all_at_once_say_nothing(told: tuple[Scheduler, list[Any]]):
+    """A server that answers with a document, or a pause of ours: the first token was not the first."""
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.first_token(1, now=3.0)
+    scheduler.finish(1, output=[1] * 20, now=3.0001)
+    assert found == []
+
+
+def test_breaks_are_no_steps(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.first_token(1, now=1.0)
+    scheduler.finish(1, output=[1] * 6, now=61.0)
+    assert found == []
+
+
+def test_prefills_that_land_in_the_same_step_are_not_of_the_steps_after_it(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.submit(2, [2] * 100, now=0.0)
+    scheduler.first_token(1, now=1.0)
+    scheduler.first_token(2, now=1.0005)
+    scheduler.finish(1, output=[1] * 11, now=2.0)
+    assert [(timing.new, timing.decodes) for timing in found] == [(2, 2)]
+
+
+def test_what_was_cached_is_put_right_when_the_server_tells_at_the_end(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.first_token(1, now=1.0)
+    scheduler.submit(2, [2] * 200, now=1.5)
+    scheduler.first_token(2, now=2.0)
+    scheduler.started(2, cached_tokens=150, now=2.5)
+    scheduler.finish(2, output=[1], now=2.5)
+    scheduler.finish(1, output=[1] * 11, now=3.0)
+    span, burst = found
+    assert (span.new - span.decodes, span.product) == (50 // 10, 50 * 200 // 10)
+    assert (burst.new, burst.seconds) == (100, 1.0)
+
+
+def test_after_an_abort_the_worker_may_still_be_at_it(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.submit(1, [1] * 100, now=0.0)
+    scheduler.finish(1, now=0.5)
+    for id, usable in ((2, 0), (3, 1)):
+        scheduler.submit(id, [id] * 100, now=float(id))
+        scheduler.first_token(id, now=id + 0.5)
+        scheduler.finish(id, output=[1], now=id + 0.5)
+        assert len(found) == usable
+
+
+def test_what_was_inferred_is_in_the_decision_log():
+    lines: list[bytes] = []
+    scheduler = Scheduler(log=lines.append)
+    scheduler.add_worker("a", kv_tokens=10_000, reports_steps=False, now=0.0)
+    before = scheduler.prices("a")
+    for id in range(20):
+        scheduler.submit(id, [id] * 100, now=float(id))
+        scheduler.first_token(id, now=id + 0.5)
+        scheduler.finish(id, output=[1] * 10, now=id + 0.9)
+    assert scheduler.prices("a") != before
+    begin, *events = map(decode, lines)
+    again = Replay(begin)
+    for event in events:
+        again.take(event)
+    assert again.scheduler.prices("a") == scheduler.prices("a")
+    assert again.comparison.differing == 0

@@ -28,7 +28,7 @@ from preble.tokens import pack
 from preble.tree import RadixTree
 
 tokens = st.lists(st.integers(0, 1), min_size=1, max_size=12)
-outputs = st.lists(st.integers(0, 1), min_size=1, max_size=4)
+outputs = st.lists(st.integers(0, 1), min_size=1, max_size=6)
 indices = st.integers(0, 99)
 capacities = st.sampled_from([6, 20, 1000])
 costs = st.sampled_from(["mistral-7b-a6000", "small-cpu"])
@@ -49,8 +49,13 @@ class Life(RuleBasedStateMachine):
         self.namespaces: dict[int, str] = {}
         self.orphans: list[int] = []
         self.count = 0
+        self.now = 0.0
         self.add_worker(1000, 1, "small-cpu", True, True, None, "fcfs")
         self.add_worker(20, 4, "mistral-7b-a6000", False, False, None, "response-ratio")
+
+    def tick(self) -> float:
+        self.now += 0.05
+        return self.now
 
     def pick(self, index: int) -> int:
         return sorted(self.placed)[index % len(self.placed)]
@@ -92,7 +97,7 @@ class Life(RuleBasedStateMachine):
                 reports_evictions=reports,
                 reports_steps=steps,
                 namespaces=names,
-                now=0.0,
+                now=self.tick(),
             )
 
     @precondition(lambda self: self.workers)
@@ -100,7 +105,7 @@ class Life(RuleBasedStateMachine):
     def remove_worker(self, index: int) -> None:
         worker = self.workers.pop(index % len(self.workers))
         self.drained.discard(worker)
-        lost = self.scheduler.remove_worker(worker, now=0.0)
+        lost = self.scheduler.remove_worker(worker, now=self.tick())
         assert sorted(lost) == sorted(id for id, at in self.placed.items() if at == worker)
         self.orphans += lost
         for id in lost:
@@ -111,7 +116,7 @@ class Life(RuleBasedStateMachine):
     def drain_worker(self, index: int) -> None:
         worker = self.workers[index % len(self.workers)]
         self.drained.add(worker)
-        self.scheduler.drain_worker(worker, now=0.0)
+        self.scheduler.drain_worker(worker, now=self.tick())
 
     @rule(prompt=tokens, max_tokens=st.integers(0, 8), tenant=st.sampled_from(["", "x", "y"]), namespace=namespaces)
     def submit(self, prompt: list[int], max_tokens: int, tenant: str, namespace: str) -> None:
@@ -130,7 +135,7 @@ class Life(RuleBasedStateMachine):
         namespace = self.namespaces[id]
         try:
             placement = self.scheduler.submit(
-                id, prompt, max_tokens=max_tokens, namespace=namespace, tenant=tenant, worker=worker, now=0.0
+                id, prompt, max_tokens=max_tokens, namespace=namespace, tenant=tenant, worker=worker, now=self.tick()
             )
         except NamespaceNotServedError:
             assert not self.taking(namespace)
@@ -148,47 +153,47 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.placed)
     @rule(index=indices, cached=st.none() | st.integers(0, 12))
     def started(self, index: int, cached: int | None) -> None:
-        self.scheduler.started(self.pick(index), cached_tokens=cached, now=0.0)
+        self.scheduler.started(self.pick(index), cached_tokens=cached, now=self.tick())
 
     @precondition(lambda self: self.placed)
     @rule(index=indices)
     def first_token(self, index: int) -> None:
-        self.scheduler.first_token(self.pick(index), now=0.0)
+        self.scheduler.first_token(self.pick(index), now=self.tick())
 
     @precondition(lambda self: self.placed)
     @rule(index=indices, output=outputs)
     def finish(self, index: int, output: list[int]) -> None:
         id = self.pick(index)
         del self.placed[id]
-        self.scheduler.finish(id, output=output, now=0.0)
+        self.scheduler.finish(id, output=output, now=self.tick())
 
     @precondition(lambda self: self.placed)
     @rule(index=indices)
     def cancel(self, index: int) -> None:
         id = self.pick(index)
         del self.placed[id]
-        self.scheduler.finish(id, now=0.0)
+        self.scheduler.finish(id, now=self.tick())
 
     @precondition(lambda self: self.orphans)
     @rule(output=st.one_of(st.just([]), outputs))
     def give_up(self, output: list[int]) -> None:
-        self.scheduler.finish(self.orphans.pop(), output=output, now=0.0)
+        self.scheduler.finish(self.orphans.pop(), output=output, now=self.tick())
 
     @precondition(lambda self: self.workers)
     @rule(index=indices, new=st.integers(1, 3000), decodes=st.integers(0, 4), seconds=st.floats(0.0, 10.0))
     def observe(self, index: int, new: int, decodes: int, seconds: float) -> None:
         steps = [StepTiming(new, 2 * new, 2 * new, 2 * new * new, min(new, decodes), seconds)] * 8
-        self.scheduler.observe(self.workers[index % len(self.workers)], steps, now=0.0)
+        self.scheduler.observe(self.workers[index % len(self.workers)], steps, now=self.tick())
 
     @precondition(lambda self: self.workers)
     @rule(index=indices, prompt=tokens, keep=st.integers(0, 12))
     def evicted(self, index: int, prompt: list[int], keep: int) -> None:
-        self.scheduler.evicted(self.workers[index % len(self.workers)], prompt, keep, now=0.0)
+        self.scheduler.evicted(self.workers[index % len(self.workers)], prompt, keep, now=self.tick())
 
     @precondition(lambda self: self.workers)
     @rule(index=indices)
     def cleared(self, index: int) -> None:
-        self.scheduler.evicted(self.workers[index % len(self.workers)], b"", 0, now=0.0)
+        self.scheduler.evicted(self.workers[index % len(self.workers)], b"", 0, now=self.tick())
 
     @rule()
     def rebalance(self) -> None:
@@ -202,7 +207,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def move(self) -> None:
         for move in self.scheduler.rebalance(0.0):
-            self.scheduler.finish(move.id, now=0.0)
+            self.scheduler.finish(move.id, now=self.tick())
             assert self.place(move.id, [1, 0, 1], 4, worker=move.target)
             assert self.placed[move.id] == move.target
 
@@ -220,7 +225,7 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for id in [*getattr(self, "placed", ()), *getattr(self, "orphans", ())]:
-            self.scheduler.finish(id, now=0.0)
+            self.scheduler.finish(id, now=self.tick())
         if hasattr(self, "scheduler"):
             self.scheduler.check()
             snapshot = self.scheduler.snapshot()

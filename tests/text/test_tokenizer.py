@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from preble.errors import InvalidRequestError, ModelError
 from preble.text import Tokenizer, tokenizer
-from preble.text.tokenizer import INLINE_CHARACTERS
+from preble.text.tokenizer import INLINE_CHARACTERS, MEDIUM_CHARACTERS
 
 
 def test_a_folder_without_a_tokenizer_gives_none(tmp_path):
@@ -70,9 +70,17 @@ async def test_a_text_beyond_the_limit_is_refused(byte_level, monkeypatch):
         assert caught.value.field == "prompt"
 
 
-@pytest.mark.parametrize("size", [INLINE_CHARACTERS, INLINE_CHARACTERS + 1])
-async def test_only_long_texts_leave_the_loop(byte_level, size, monkeypatch):
+SHORT, MEDIUM = INLINE_CHARACTERS, MEDIUM_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    ("sizes", "inline"),
+    [([SHORT, SHORT], [True, True]), ([SHORT + 1, MEDIUM], [True, False]), ([MEDIUM + 1, MEDIUM], [False, True])],
+)
+async def test_long_texts_leave_the_loop_and_all_medium_ones_but_the_first(byte_level, sizes, inline, monkeypatch):
     threads = []
+    monkeypatch.setattr(tokenizer, "_SECONDS_BETWEEN", 60.0)
+    monkeypatch.setattr(byte_level, "_next_medium", 0.0)
     encode = Tokenizer.encode
 
     def recorded(self, text, **options):
@@ -80,9 +88,10 @@ async def test_only_long_texts_leave_the_loop(byte_level, size, monkeypatch):
         return encode(self, text, **options)
 
     monkeypatch.setattr(Tokenizer, "encode", recorded)
-    text = ("word " * size)[:size]
-    assert await byte_level.encode_async(text, add_special_tokens=False) == encode(byte_level, text)
-    assert (threads == [threading.main_thread()]) == (size <= INLINE_CHARACTERS)
+    for size in sizes:
+        text = ("word " * size)[:size]
+        assert await byte_level.encode_async(text, add_special_tokens=False) == encode(byte_level, text)
+    assert [thread is threading.main_thread() for thread in threads] == inline
 
 
 async def test_the_loop_runs_while_a_long_text_is_encoded(byte_level):
