@@ -188,7 +188,9 @@ class InferredSteps:
     def finished(self, request: Request, output: bytes, now: float) -> Iterable[StepTiming]:
         """It ended, with all of its packed `output`: return what that tells of the steps of its slot."""
         watch = self._watches.get(request.slot)
-        found = watch.finished(request, len(output) // TOKEN_BYTES, now) if watch else ()
+        if watch is None:
+            return ()
+        found = watch.finished(request, len(output) // TOKEN_BYTES, now)
         return [timing for timing in found if timing.plausible]
 
     def check(self, slot: int, here: Sequence[Request]) -> None:

@@ -144,18 +144,9 @@ class Scheduler:
         self._added(slot, now)
         if self._log is not None:
             names = None if served is None else tuple(sorted(served))
+            model, reports = cost_model(cost), reports_evictions
             self._log.add(
-                AddWorker(
-                    worker=worker,
-                    kv_tokens=kv_tokens,
-                    block_size=block_size,
-                    cost=cost_model(cost),
-                    reports_evictions=reports_evictions,
-                    now=now,
-                    namespaces=names,
-                    max_batched_tokens=max_batched_tokens,
-                    discipline=discipline,
-                )
+                AddWorker(worker, kv_tokens, block_size, model, reports, now, names, max_batched_tokens, discipline)
             )
 
     def drain_worker(self, worker: str, *, now: float) -> None:

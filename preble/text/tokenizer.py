@@ -78,13 +78,17 @@ class Tokenizer:
 
     async def encode_async(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Do what `encode` does, in a thread if the text is long: the library releases the GIL meanwhile."""
-        if not isinstance(text, str) or len(text) <= INLINE_CHARACTERS:
-            return self.encode(text, add_special_tokens=add_special_tokens)
-        now = time.monotonic()
-        if len(text) <= MEDIUM_CHARACTERS and now >= self._next_medium:
-            self._next_medium = now + _SECONDS_BETWEEN
+        if not isinstance(text, str) or len(text) <= INLINE_CHARACTERS or self._inline(len(text)):
             return self.encode(text, add_special_tokens=add_special_tokens)
         return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
+
+    def _inline(self, characters: int) -> bool:
+        """Whether a longer text may have the loop now."""
+        now = time.monotonic()
+        if characters > MEDIUM_CHARACTERS or now < self._next_medium:
+            return False
+        self._next_medium = now + _SECONDS_BETWEEN
+        return True
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`. Unknown ids add nothing; malformed UTF-8 becomes replacement characters."""

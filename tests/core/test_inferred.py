@@ -22,6 +22,14 @@ def told(new_scheduler: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatc
     return scheduler, found
 
 
+def serve_twenty(scheduler: Scheduler) -> None:
+    """One at a time: half a second of prefill each, and ten tokens."""
+    for id in range(20):
+        scheduler.submit(id, [id] * 100, now=float(id))
+        scheduler.first_token(id, now=id + 0.5)
+        scheduler.finish(id, output=[1] * 10, now=id + 0.9)
+
+
 def test_a_request_that_is_alone_tells_of_its_prefill(told: tuple[Scheduler, list[Any]]):
     scheduler, found = told
     scheduler.submit(1, [1] * 100, now=10.0)
@@ -121,10 +129,7 @@ def test_a_worker_that_came_back_begins_anew(told: tuple[Scheduler, list[Any]]):
 def test_of_workers_that_tell_nothing_is_inferred(new_scheduler: Callable[..., Scheduler]):
     scheduler = new_scheduler("a")
     before = scheduler.prices("a")
-    for id in range(20):
-        scheduler.submit(id, [id] * 100, now=float(id))
-        scheduler.first_token(id, now=id + 0.5)
-        scheduler.finish(id, output=[1] * 10, now=id + 0.9)
+    serve_twenty(scheduler)
     assert scheduler.prices("a") == before
 
 
@@ -185,10 +190,7 @@ def test_what_was_inferred_is_in_the_decision_log():
     scheduler = Scheduler(log=lines.append)
     scheduler.add_worker("a", kv_tokens=10_000, reports_steps=False, now=0.0)
     before = scheduler.prices("a")
-    for id in range(20):
-        scheduler.submit(id, [id] * 100, now=float(id))
-        scheduler.first_token(id, now=id + 0.5)
-        scheduler.finish(id, output=[1] * 10, now=id + 0.9)
+    serve_twenty(scheduler)
     assert scheduler.prices("a") != before
     begin, *events = map(decode, lines)
     again = Replay(begin)
@@ -196,3 +198,11 @@ def test_what_was_inferred_is_in_the_decision_log():
         again.take(event)
     assert again.scheduler.prices("a") == scheduler.prices("a")
     assert again.comparison.differing == 0
+
+
+def test_of_a_worker_that_tells_in_the_place_of_one_that_did_not_nothing_is_inferred(told: tuple[Scheduler, list[Any]]):
+    scheduler, found = told
+    scheduler.remove_worker("a", now=0.0)
+    scheduler.add_worker("b", kv_tokens=1000, now=0.0)
+    serve_twenty(scheduler)
+    assert found == []

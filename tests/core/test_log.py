@@ -27,13 +27,7 @@ def live(policy: str, seed: int = 0, steps: int = 150) -> list[bytes]:
     for worker in "abc":
         order: Discipline = "fcfs" if worker == "b" else "response-ratio"
         scheduler.add_worker(
-            worker,
-            kv_tokens=400,
-            cost=LINEAR,
-            discipline=order,
-            reports_evictions=worker == "a",
-            reports_steps=worker != "c",
-            now=0.0,
+            worker, kv_tokens=400, cost=LINEAR, discipline=order, reports_evictions=worker == "a", now=0.0
         )
     running: list[int] = []
     for step in range(steps):

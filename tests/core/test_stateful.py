@@ -198,7 +198,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def rebalance(self) -> None:
         before = self.scheduler.snapshot()
-        for move in self.scheduler.rebalance(0.0):
+        for move in self.scheduler.rebalance(self.tick()):
             assert self.placed[move.id] == move.source != move.target
             assert move.target in self.taking(self.namespaces[move.id])
         assert self.scheduler.snapshot() == before
@@ -206,7 +206,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.placed)
     @rule()
     def move(self) -> None:
-        for move in self.scheduler.rebalance(0.0):
+        for move in self.scheduler.rebalance(self.tick()):
             self.scheduler.finish(move.id, now=self.tick())
             assert self.place(move.id, [1, 0, 1], 4, worker=move.target)
             assert self.placed[move.id] == move.target
