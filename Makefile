@@ -6,7 +6,7 @@ DEMO := $(if $(filter vllm sglang,$(BACKEND)),.venv-engines,.venv)
 
 .PHONY: demo test test-engines lint bench bench-engines clean
 
-.venv/installed: pyproject.toml constraints.txt hatch_build.py $(wildcard preble/*.c preble/*/*.c)
+.venv/installed: pyproject.toml constraints.txt hatch_build.py $(shell find preble -name "*.c")
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch]" --group dev

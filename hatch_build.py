@@ -9,7 +9,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = ("preble/_pack.c", "preble/core/_price.c", "preble/tree/_walk.c")
+SOURCES = ("preble/_pack.c", "preble/core/policies/e2/_price.c", "preble/tree/_walk.c")
 
 
 class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]

@@ -13,9 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from preble.backends import Engine as Engine
     from preble.backends import EngineInfo as EngineInfo
-    from preble.cluster import PrebleCluster as PrebleCluster
+    from preble.cluster.cluster import PrebleCluster as PrebleCluster
     from preble.core.cost import CostModel as CostModel
-    from preble.core.local import LocalScheduler as LocalScheduler
     from preble.core.policies import POLICIES as POLICIES
     from preble.core.policy import Decision as Decision
     from preble.core.policy import Policy as Policy
@@ -47,12 +46,12 @@ if TYPE_CHECKING:
     from preble.types import Timings as Timings
     from preble.types import TokenLogprob as TokenLogprob
     from preble.types import Usage as Usage
+    from preble.wait_queue.local import LocalScheduler as LocalScheduler
 
 _HOMES = {
     "backends": ("Engine", "EngineInfo"),
-    "cluster": ("PrebleCluster",),
+    "cluster.cluster": ("PrebleCluster",),
     "core.cost": ("CostModel",),
-    "core.local": ("LocalScheduler",),
     "core.policies": ("POLICIES",),
     "core.policy": ("Decision", "Policy", "Query"),
     "core.scheduler": ("Placement", "Scheduler"),
@@ -64,6 +63,7 @@ _HOMES = {
     ),
     "tree": ("RadixTree",),
     "types": ("Choice", "Chunk", "Generation", "SamplingParams", "Timings", "TokenLogprob", "Usage"),
+    "wait_queue.local": ("LocalScheduler",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from preble.backends import BACKENDS
-from preble.core.disciplines import DISCIPLINES
 from preble.core.policies import POLICIES
+from preble.wait_queue.disciplines import DISCIPLINES
 
 ROOT = Path(__file__).parent.parent
 SCHEDULING = ROOT / "docs" / "scheduling.md"

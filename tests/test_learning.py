@@ -14,7 +14,7 @@ from preble.backends.sim import SimOptions
 from preble.core.cost import PRESETS
 from preble.core.scheduler import Scheduler
 from preble.simulate import Request, Result, simulate
-from tests.cluster_cases import eventually, prompt
+from tests.cluster.cases import eventually, prompt
 
 PREFILLS = [(1, 1), (1000, 1000), (1000, 3000), (2000, 2000), (2000, 4000)]
 DECODES = [(1, 1000), (4, 8000), (8, 16_000)]

@@ -18,7 +18,11 @@ PURE = [
     "tokens.py",
     "types.py",
     "errors.py",
-    *(path.relative_to(PACKAGE).as_posix() for folder in ("tree", "core") for path in (PACKAGE / folder).rglob("*.py")),
+    *(
+        path.relative_to(PACKAGE).as_posix()
+        for folder in ("tree", "wait_queue", "core")
+        for path in (PACKAGE / folder).rglob("*.py")
+    ),
     "backends/batching.py",
     "backends/block_events.py",
     "backends/cache.py",
@@ -29,7 +33,7 @@ MODULES_FOR_PURE = {
     "math", "msgspec", "numpy", "operator", "preble", "sortedcontainers", "struct", "sys", "typing",
 }  # fmt: skip
 """No asyncio, logging, os, pathlib, select, socket, threading, time, torch, zmq."""
-ALSO = {"core/fleet.py": {"random"}, "core/policies/session_hash.py": {"random"}}
+ALSO = {"core/fleet.py": {"random"}, "core/policies/baselines/session_hash.py": {"random"}}
 """A seeded `random.Random` breaks ties; a ring needs a hash that is the same in every process."""
 IMPURE_NAMES = {"environ", "input", "open", "print", "np.random"}
 GENERATORS = {"random.Random"}
@@ -38,13 +42,13 @@ LAYERS = [
     {"_pack", "errors"},
     {"tokens", "types"},
     {"tree"},
+    {"wait_queue"},
     {"core"},
     {"backends", "text"},
-    {"transport", "copying", "together", "binding"},
-    {"worker", "simulate", "replay", "log_file", "flight", "pool", "prompt"},
-    {"dispatch", "replicas", "chunks"},
-    {"members"},
-    {"cluster"},
+    {"transport"},
+    {"dispatch"},
+    {"workers"},
+    {"cluster", "simulate", "replay"},
     {"testing"},
     {"__main__"},
 ]
@@ -54,13 +58,9 @@ FACES = {"testing", "__main__"}
 APART = [
     ({"transport"}, {"core", "tree", "text"}, "bytes know nothing of scheduling"),
     ({"text"}, {"core", "tree"}, "text knows nothing of scheduling"),
-    ({"worker"}, {"text"}, "tokens in, tokens out"),
-    (
-        {"dispatch", "members", "cluster"},
-        {"worker", "simulate"},
-        "a worker is another process, a simulation another world",
-    ),
-    ({"simulate"}, {"transport", "text"}, "a simulation has neither wire nor text"),
+    ({"workers"}, {"core", "tree", "dispatch"}, "workers are told what to do by messages"),
+    ({"cluster"}, {"simulate", "replay"}, "a simulation is another world"),
+    ({"simulate"}, {"cluster", "workers", "text"}, "a simulation has neither processes nor text"),
 ]
 
 
@@ -155,7 +155,7 @@ def loaded(*imports: str) -> set[str]:
 
 def test_importing_the_core_loads_nothing_beyond_its_libraries():
     libraries = loaded("msgspec", "msgspec.structs", "numpy", "numpy.typing", "sortedcontainers", "random")
-    pure = loaded("preble.tree", "preble.core.scheduler", "preble.core.local", "preble.backends.batching")
+    pure = loaded("preble.tree", "preble.core.scheduler", "preble.wait_queue.local", "preble.backends.batching")
     impure = {"asyncio", "logging", "selectors", "socket", "ssl", "subprocess", "tempfile", "torch", "zmq"}
     assert not (pure - libraries) & impure
     ours = {module for module in pure - libraries if not module.startswith("preble")}

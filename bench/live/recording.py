@@ -18,7 +18,7 @@ from preble import PrebleCluster
 from preble.core.cost import StepTiming
 from preble.core.log import Observe, decode
 from preble.simulate import Request
-from preble.worker import HEARTBEAT
+from preble.workers.worker import HEARTBEAT
 
 WARMING = 8
 """Requests for each worker before anything is measured."""

@@ -10,9 +10,9 @@ from itertools import cycle
 import numpy as np
 from numpy.typing import NDArray
 
-from preble.core.disciplines import DEFAULT
 from preble.core.scheduler import Scheduler
 from preble.tokens import TokenInput
+from preble.wait_queue.disciplines import DEFAULT
 
 IN_FLIGHT = 64
 OUTPUT = b"\1\0\0\0\2\0\0\0"

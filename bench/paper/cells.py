@@ -8,9 +8,9 @@ import msgspec
 
 from preble.backends.sim import SimOptions
 from preble.core.cost import CostModel
-from preble.core.disciplines import DEFAULT, Discipline
 from preble.core.policies import POLICIES
 from preble.core.policy import Policy
+from preble.wait_queue.disciplines import DEFAULT, Discipline
 
 
 class Cluster(msgspec.Struct, frozen=True):

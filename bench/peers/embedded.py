@@ -14,10 +14,10 @@ import numpy as np
 
 from bench.peers.answer import Answer
 from preble import PrebleCluster, SamplingParams
-from preble.binding import Binding
-from preble.pool import WorkerPool
 from preble.tokens import TOKEN_BYTES, pack
 from preble.transport.schema import Step, Submit
+from preble.workers.binding import Binding
+from preble.workers.processes import WorkerPool
 
 _SECONDS_TO_START = 60.0
 

@@ -19,9 +19,9 @@ from bench.policies.plan import Plan, known
 from bench.policies.tables import markdown
 from bench.progress import progress
 from bench.report import command_line, commit, cores, folder, machine, page, positive
-from preble.core.disciplines import DEFAULT as DEFAULT_QUEUE
-from preble.core.disciplines import DISCIPLINES
 from preble.core.policies import POLICIES
+from preble.wait_queue.disciplines import DEFAULT as DEFAULT_QUEUE
+from preble.wait_queue.disciplines import DISCIPLINES
 
 QUICK = ("toolbench", "videoqa", "splits")
 QUICK_POLICIES = (OURS, "e2-paper", "round-robin", "session-hash", "sglang-cache-aware", "dynamo-kv")

@@ -9,8 +9,8 @@ import msgspec
 from bench.policies.board import METRICS, OURS, Bound, Cell, Sustained
 from bench.policies.cases import Case, workload
 from bench.policies.saturation import largest
-from preble.core.disciplines import DEFAULT, Discipline
 from preble.simulate import Request, Summary, bounds, simulate
+from preble.wait_queue.disciplines import DEFAULT, Discipline
 
 LIMIT_OF_BOUND, LIMIT_OF_UNCACHED = 5.0, 0.5
 """See the package's docstring."""

@@ -8,7 +8,7 @@ from typing import Any
 from bench.policies.board import PEERS, Board
 from bench.policies.cases import Case
 from bench.policies.measure import Job
-from preble.core.disciplines import DEFAULT, Discipline
+from preble.wait_queue.disciplines import DEFAULT, Discipline
 
 
 class Plan:

@@ -24,8 +24,8 @@ from bench.policies.compare import (
     targets,
 )
 from bench.report import table
-from preble.core.disciplines import DEFAULT
 from preble.core.policies import POLICIES
+from preble.wait_queue.disciplines import DEFAULT
 
 KNOWN = GENERATED | RECORDED
 SHOWN_WORST = 12

@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 from zlib import crc32
 
+from preble.core.copies import Copy
 from preble.core.rebalance import Move
-from preble.core.replicate import Copy
 from preble.core.scheduler import Placement, Scheduler
 from preble.tokens import TOKEN_BYTES
 

@@ -11,8 +11,8 @@ from typing import Protocol
 import msgspec
 
 from preble.core.cost import StepTiming
-from preble.core.disciplines import Discipline
 from preble.types import FinishReason, SamplingParams, TokenLogprob
+from preble.wait_queue.disciplines import Discipline
 
 __all__ = ["BACKENDS", "Delta", "Engine", "EngineInfo", "EngineRequest", "Evicted", "Load", "StepTiming"]
 
@@ -33,7 +33,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     `cost` names the preset of `preble.core.cost` to begin with. `adapters` are the names of the LoRA adapters that it
     can apply, None for whatever is asked; requests that name another are refused before they are sent. A step computes
     at most `max_batched_tokens`; longer prefills take several. None if that is not known. `discipline` is the order of
-    its wait queue (`preble.core.disciplines`), if it tells at once which requests wait no longer, else "fcfs".
+    its wait queue (`preble.wait_queue.disciplines`), if it tells at once which requests wait no longer, else "fcfs".
     """
 
     model: str

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from preble.backends import EngineRequest
-from preble.core.local import LocalScheduler
 from preble.errors import InvalidRequestError
 from preble.tokens import TOKEN_BYTES
 from preble.tree import Namespaces
+from preble.wait_queue.local import LocalScheduler
 
 
 class _Ticket:

@@ -10,11 +10,11 @@ from preble.backends import Delta, EngineRequest, Evicted, Load
 from preble.backends.cache import BlockCache, Lease
 from preble.backends.checks import check_prompt
 from preble.core.cost import StepTiming
-from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES
 from preble.tree import Namespaces
 from preble.types import FinishReason, SamplingParams, TokenLogprob
+from preble.wait_queue.local import LocalScheduler
 
 Sample = tuple[int, TokenLogprob | None]
 """One sampled token, and its log-probability if the request asked for it."""

@@ -16,11 +16,11 @@ from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, Ste
 from preble.backends.batching import Batcher, Chunk, Sample, Sequence, step_timing
 from preble.backends.stepping import StepLoop
 from preble.core.cost import CostModel, cost_model
-from preble.core.disciplines import DEFAULT, Discipline
-from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, EngineError
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.types import TokenLogprob
+from preble.wait_queue.disciplines import DEFAULT, Discipline
+from preble.wait_queue.local import LocalScheduler
 
 FIRST_TOKEN = 3
 """The lowest id generated: those below stand for padding, beginning and end."""

@@ -12,10 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from preble.core.cost import CostModel, StepTiming
-from preble.core.disciplines import Discipline
 from preble.core.receipt import Candidate
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
+from preble.wait_queue.disciplines import Discipline
 
 VERSION = 1
 """Version of the log's form, in its first line."""

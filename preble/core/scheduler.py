@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 
 from preble.core import ledger
+from preble.core.copies import COPY_PRIORITY, Copy
 from preble.core.cost import Coefficients, CostModel, StepTiming, cost_model
-from preble.core.disciplines import DISCIPLINES, SHORT_FIRST, Discipline
 from preble.core.fleet import Fleet, served_namespaces
 from preble.core.inferred import InferredSteps
 from preble.core.log import (
@@ -33,13 +33,13 @@ from preble.core.policies import policy_named
 from preble.core.policy import Decision, Policy, Query
 from preble.core.rebalance import Move, moves
 from preble.core.receipt import Candidate, Receipt, Receipts, candidates
-from preble.core.replicate import LAST, Copy
 from preble.core.request import NOWHERE, Request, RequestId
 from preble.core.snapshot import Snapshot, WorkerState
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES, TokenInput, pack
 from preble.tree import Namespaces, RadixTree, fold
 from preble.tree.namespaces import negative
+from preble.wait_queue.disciplines import DISCIPLINES, SHORT_FIRST, Discipline
 
 _OVERHANG = 1.25  # of a worker's KV tokens, kept in the tree before its own eviction reports are disbelieved
 
@@ -326,7 +326,7 @@ class Scheduler:
         waiting = [
             request
             for request in self._requests.values()
-            if request.slot >= 0 and not request.started and request.priority < LAST
+            if request.slot >= 0 and not request.started and request.priority < COPY_PRIORITY
         ]
         found = moves([(request, self._query(request)) for request in waiting], self.fleet)
         if found and self._log is not None:
@@ -336,8 +336,8 @@ class Scheduler:
     def copies(self, now: float) -> list[Copy]:
         """Return prefixes that other workers had better compute in the background, where the policy has such.
 
-        To carry one out, `submit` its tokens for one output token with priority `LAST` and its target as `worker`, and
-        `finish` that without output. Proposed copies are not proposed again soon.
+        To carry one out, `submit` its tokens for one output token with priority `COPY_PRIORITY` and its target as
+        `worker`, and `finish` that without output. Proposed copies are not proposed again soon.
         """
         return self._replicates(self.tree, now) or []
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from preble.backends.sim import SimOptions
 from preble.core.cost import CostModel
-from preble.core.disciplines import DEFAULT, Discipline
 from preble.core.policy import Policy
 from preble.core.scheduler import Scheduler
 from preble.errors import ConfigurationError
@@ -28,6 +27,7 @@ from preble.simulate.request import Request, segment_tokens
 from preble.simulate.result import Result, Summary
 from preble.simulate.run import Run
 from preble.simulate.worker import Worker
+from preble.wait_queue.disciplines import DEFAULT, Discipline
 
 __all__ = ["Bounds", "Change", "Request", "Result", "SimOptions", "Summary", "bounds", "segment_tokens", "simulate"]
 

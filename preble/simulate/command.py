@@ -13,11 +13,11 @@ import msgspec
 
 from preble.backends.sim import SimOptions
 from preble.core.cost import PRESETS
-from preble.core.disciplines import DEFAULT, DISCIPLINES
 from preble.core.policies import POLICIES
 from preble.errors import ConfigurationError
 from preble.simulate import Bounds, Request, Summary, bounds, simulate
 from preble.simulate.traces import FORMATS, load
+from preble.wait_queue.disciplines import DEFAULT, DISCIPLINES
 
 _COLUMNS = (
     "ttft_mean",

@@ -10,9 +10,9 @@ from heapq import heappop, heappush
 from typing import Any
 
 from preble.backends import Delta, EngineRequest, Evicted, StepTiming
-from preble.copying import Copying
-from preble.core.replicate import LAST, Copy
+from preble.core.copies import COPY_PRIORITY, Copy
 from preble.core.scheduler import Scheduler
+from preble.dispatch.copying import Copying
 from preble.errors import InvalidRequestError, NoWorkersError
 from preble.simulate.changes import Change
 from preble.simulate.request import Request
@@ -25,7 +25,7 @@ from preble.types import SamplingParams
 Report = tuple[Worker, list[Evicted], list[tuple[int, Delta]], list[StepTiming]]
 
 MAX_ATTEMPTS = 3
-"""Workers tried before the death of the last one fails the request, as in `preble.dispatch`."""
+"""Workers tried before the death of the last one fails the request, as in `preble.dispatch.dispatcher`."""
 
 
 class Flight:
@@ -50,7 +50,7 @@ class Flight:
 
 
 class Run:
-    """One simulation. What it does to the scheduler and the engines is what `preble.dispatch` and a worker do live.
+    """One simulation. What it does to the scheduler and the engines is what the dispatcher and a worker do live.
 
     `report_delay` seconds pass until the scheduler, and the user, hear what an engine says.
     """
@@ -278,7 +278,7 @@ class Run:
         """As live: a request for one token, behind all others."""
         worker, wire = self._workers[copy.target], next(self._wires)
         self._copying.begin(copy, wire, now)
-        self._send(now, worker, EngineRequest(wire, copy.tokens, _sampling(1), priority=LAST))
+        self._send(now, worker, EngineRequest(wire, copy.tokens, _sampling(1), priority=COPY_PRIORITY))
 
     def _copied(self, now: float, worker: Worker, wire: int, delta: Delta) -> None:
         self._copying.take_in(wire, delta, now)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from preble.backends import StepTiming
 from preble.backends.sim import SimCore, SimOptions
 from preble.core.cost import CostModel
-from preble.core.disciplines import DEFAULT, Discipline
 from preble.core.scheduler import Scheduler
+from preble.wait_queue.disciplines import DEFAULT, Discipline
 
 
 class Worker:

@@ -6,9 +6,9 @@ A block that is stale, shared wrongly, or written by two sequences changes every
 from __future__ import annotations
 
 from preble.backends.batching import Batcher, Chunk, Sample
-from preble.core.local import LocalScheduler
 from preble.tokens import unpack
 from preble.types import TokenLogprob
+from preble.wait_queue.local import LocalScheduler
 
 VOCAB = 5
 

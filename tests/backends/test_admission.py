@@ -9,9 +9,9 @@ import pytest
 from preble import SamplingParams
 from preble.backends import EngineRequest
 from preble.backends.admission import Admission
-from preble.core.local import LocalScheduler
 from preble.errors import InvalidRequestError
 from preble.tokens import pack
+from preble.wait_queue.local import LocalScheduler
 
 LENGTH = 10
 

@@ -15,8 +15,8 @@ from bench.paper.ratios import best, metrics, saturated, span
 from bench.paper.result import document, read
 from bench.paper.run import Job, Outcome, Results, behind, jobs, outcome, run, workload
 from bench.paper.tables import claims, markdown
-from preble.core.policies.e2_paper import E2Paper
-from preble.core.policies.round_robin import RoundRobin
+from preble.core.policies.baselines.round_robin import RoundRobin
+from preble.core.policies.e2_paper.policy import E2Paper
 from preble.simulate import Result
 
 TECHNIQUES = ("load_shift", "autoscale", "balance")

@@ -10,12 +10,12 @@ import pytest
 
 from preble.core import log
 from preble.core.cost import StepTiming
-from preble.core.disciplines import Discipline
 from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import pack
 from preble.tree import fold
+from preble.wait_queue.disciplines import Discipline
 from tests.core.conftest import LINEAR
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from preble.core.disciplines import Discipline
 from preble.core.policy import Decision
 from preble.core.scheduler import Placement, Scheduler
 from preble.errors import ConfigurationError, InvalidRequestError, NoWorkersError
 from preble.tokens import pack
+from preble.wait_queue.disciplines import Discipline
 from tests.core.conftest import LINEAR
 
 NewScheduler = Callable[..., Scheduler]

@@ -19,13 +19,13 @@ from hypothesis.stateful import (
 
 from preble.core import ledger
 from preble.core.cost import StepTiming
-from preble.core.disciplines import Discipline
 from preble.core.fleet import Fleet
 from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
 from preble.errors import NamespaceNotServedError, NoWorkersError
 from preble.tokens import pack
 from preble.tree import RadixTree
+from preble.wait_queue.disciplines import Discipline
 
 tokens = st.lists(st.integers(0, 1), min_size=1, max_size=12)
 outputs = st.lists(st.integers(0, 1), min_size=1, max_size=6)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from preble import ConfigurationError, InvalidRequestError, PrebleCluster, SamplingParams, WorkerLostError
-from tests.cluster_cases import alive, descendants, eventually
+from tests.cluster.cases import alive, descendants, eventually
 from tests.engines.conformance import prompt, require
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from preble import ConfigurationError, PrebleCluster, SamplingParams, WorkerLostError
-from tests.cluster_cases import alive, descendants, environment, eventually, links
+from tests.cluster.cases import alive, descendants, environment, eventually, links
 from tests.engines.conformance import make_engine, prompt, require
 
 LONG = SamplingParams(max_tokens=600, temperature=0.0, ignore_eos=True)

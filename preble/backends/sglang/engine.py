@@ -11,9 +11,9 @@ from preble.backends.model_path import check_model
 from preble.backends.sglang.options import check_options
 from preble.backends.sglang.process import Process
 from preble.backends.sglang.running import Running
-from preble.core.disciplines import DEFAULT, Discipline
-from preble.core.local import LocalScheduler
 from preble.errors import EngineError, NotStartedError
+from preble.wait_queue.disciplines import DEFAULT, Discipline
+from preble.wait_queue.local import LocalScheduler
 
 
 class SGLangEngine:

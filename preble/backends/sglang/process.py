@@ -16,8 +16,8 @@ from preble.backends.scratch import scratch_folder
 from preble.backends.sglang.answer import aborted
 from preble.backends.sglang.options import arguments, set_environment
 from preble.backends.sglang.sampling import Limits
-from preble.core.disciplines import Discipline
 from preble.errors import ConfigurationError, EngineError, ModelError
+from preble.wait_queue.disciplines import Discipline
 
 _RESERVED = 6
 """SGLang refuses prompts of so many tokens less than a sequence may have."""

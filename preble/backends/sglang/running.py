@@ -17,10 +17,10 @@ from preble.backends.sglang.options import TOPIC
 from preble.backends.sglang.process import Process
 from preble.backends.sglang.sampling import Limits, check, parameters
 from preble.backends.sglang.steps import Steps
-from preble.core.disciplines import Discipline
-from preble.core.local import LocalScheduler
 from preble.errors import EngineError
 from preble.tokens import TOKEN_BYTES, unpack
+from preble.wait_queue.disciplines import Discipline
+from preble.wait_queue.local import LocalScheduler
 
 _STEPS_AHEAD = 2  # one is computed, and the next one's requests must be there
 _EVENT_PATIENCE = 1.0

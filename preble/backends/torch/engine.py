@@ -23,9 +23,9 @@ from preble.backends.torch.linear import packs
 from preble.backends.torch.model import Model
 from preble.backends.torch.sampling import Draw, draw_for, sample
 from preble.backends.torch.weights import Weights, load_weights
-from preble.core.disciplines import DEFAULT, Discipline
-from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, InvalidRequestError, ModelError, NotStartedError
+from preble.wait_queue.disciplines import DEFAULT, Discipline
+from preble.wait_queue.local import LocalScheduler
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from preble.backends import EngineInfo
-from preble.core.disciplines import Discipline
 from preble.errors import ConfigurationError, ModelError
+from preble.wait_queue.disciplines import Discipline
 
 TOPIC = "kv"
 

@@ -21,10 +21,10 @@ from preble.backends.scratch import scratch_folder
 from preble.backends.vllm.configuration import TOPIC, check_options, configure, describe
 from preble.backends.vllm.environment import forget, prepare
 from preble.backends.vllm.steps import Steps
-from preble.core.disciplines import DEFAULT, Discipline
-from preble.core.local import LocalScheduler
 from preble.errors import ConfigurationError, EngineError, InvalidRequestError, NotStartedError
 from preble.tokens import TOKEN_BYTES, unpack
+from preble.wait_queue.disciplines import DEFAULT, Discipline
+from preble.wait_queue.local import LocalScheduler
 
 Mode = Literal["async", "inline"]
 

@@ -5,20 +5,20 @@ A policy of your own needs no entry: pass an object with `place` as `policy=`.
 
 from __future__ import annotations
 
-from preble.core.policies.aibrix_prefix import AibrixPrefix
-from preble.core.policies.dynamo_kv import DynamoKv
-from preble.core.policies.e2 import E2
-from preble.core.policies.e2_paper import E2Paper
-from preble.core.policies.least_loaded import LeastLoaded
-from preble.core.policies.llm_d_weighted import LlmDWeighted
-from preble.core.policies.longest_prefix import LongestPrefix
-from preble.core.policies.power_of_two import PowerOfTwo
-from preble.core.policies.random_choice import RandomChoice
-from preble.core.policies.round_robin import RoundRobin
-from preble.core.policies.session_hash import SessionHash
-from preble.core.policies.sglang_cache_aware import SglangCacheAware
-from preble.core.policies.smetric import Smetric
-from preble.core.policies.smg_gate import SmgGate
+from preble.core.policies.baselines.aibrix_prefix import AibrixPrefix
+from preble.core.policies.baselines.dynamo_kv import DynamoKv
+from preble.core.policies.baselines.least_loaded import LeastLoaded
+from preble.core.policies.baselines.llm_d_weighted import LlmDWeighted
+from preble.core.policies.baselines.longest_prefix import LongestPrefix
+from preble.core.policies.baselines.power_of_two import PowerOfTwo
+from preble.core.policies.baselines.random_choice import RandomChoice
+from preble.core.policies.baselines.round_robin import RoundRobin
+from preble.core.policies.baselines.session_hash import SessionHash
+from preble.core.policies.baselines.sglang_cache_aware import SglangCacheAware
+from preble.core.policies.baselines.smetric import Smetric
+from preble.core.policies.baselines.smg_gate import SmgGate
+from preble.core.policies.e2.policy import E2
+from preble.core.policies.e2_paper.policy import E2Paper
 from preble.core.policy import Policy
 from preble.errors import ConfigurationError
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from preble.core.policies import POLICIES
-from preble.core.policies.aibrix_prefix import AibrixPrefix
-from preble.core.policies.e2_paper import E2Paper
-from preble.core.policies.guess import GuessIndex
-from preble.core.policies.smetric import Smetric
-from preble.core.policies.unfinished import Unfinished
+from preble.core.policies.baselines.aibrix_prefix import AibrixPrefix
+from preble.core.policies.baselines.guess import GuessIndex
+from preble.core.policies.baselines.smetric import Smetric
+from preble.core.policies.baselines.unfinished import Unfinished
+from preble.core.policies.e2_paper.policy import E2Paper
 from preble.core.scheduler import Scheduler
 from preble.errors import NoWorkersError
 from preble.tree import RadixTree

@@ -1,0 +1,486 @@
+"""Several engine replicas as one object in the caller's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from preble.backends import BACKENDS
+from preble.backends.openai.engine import OpenAIEngine
+from preble.backends.openai.options import base_url
+from preble.cluster.log_file import LogFile
+from preble.cluster.members import Members
+from preble.cluster.output import chunks
+from preble.cluster.prompt import Prompt, PromptReader
+from preble.core.cost import CostModel
+from preble.core.fleet import served_namespaces
+from preble.core.policy import Policy
+from preble.core.receipt import Receipt
+from preble.core.scheduler import Scheduler
+from preble.dispatch.dispatcher import Dispatcher
+from preble.dispatch.request import Flight
+from preble.errors import (
+    ClosedError,
+    ConfigurationError,
+    InvalidRequestError,
+    NotStartedError,
+    OverloadedError,
+    PrebleError,
+    WorkerLostError,
+    WorkerStartError,
+    WrongLoopError,
+)
+from preble.types import Chunk, ClusterStats, Generation, Routing, SamplingParams
+from preble.workers.binding import Binding, Device, binding, bindings, check_apart
+from preble.workers.gather import all_or_first_error
+from preble.workers.processes import WorkerPool
+from preble.workers.replicas import ReplicaPool
+
+_DEFAULT_SAMPLING = SamplingParams()
+
+
+class PrebleCluster:
+    """Starts workers, sends every request where it is served soonest for the least work, and streams tokens back.
+
+    >>> async with PrebleCluster("path/to/model", workers=2) as cluster:
+    ...     out = await cluster.generate("def hello():", SamplingParams(max_tokens=16))
+
+    It belongs to the event loop that started it. Cancelling a task, closing a stream, or letting it go cancels the
+    request on its worker.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        backend: str = "torch",
+        workers: int = 2,
+        policy: str | Policy = "e2",
+        engine_options: Mapping[str, Any] | None = None,
+        cost: CostModel | str | None = None,
+        threads: int = 1,
+        cpus: Sequence[Sequence[int]] | None = None,
+        devices: Sequence[Sequence[Device]] | None = None,
+        share_devices: bool = False,
+        seed: int = 0,
+        max_in_flight: int = 10_000,
+        start_timeout: float = 120.0,
+        close_grace: float = 0.0,
+        decision_log: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Describe a cluster; nothing is started yet.
+
+        `model` is a Hugging Face folder (`sim` needs none). `backend` is a name of `preble.backends.BACKENDS` or
+        "module:Class". `engine_options` go to each engine. `cost` prices its steps until more is known. `threads`
+        bounds a worker's compute threads; `cpus` and `devices` have an entry for each: the cores that it runs on, and
+        the GPUs that it sees, by number among the caller's; several compute one replica together. A GPU is one worker's
+        unless `share_devices`. `max_in_flight` samples are accepted at once, beyond that requests raise
+        OverloadedError. `start_timeout` and `close_grace` are seconds. `decision_log` is a file to write all that the
+        scheduler is told and decides to, for `preble replay`; it holds prompts and outputs, and what was in it is lost.
+        Raises ConfigurationError naming the argument.
+        """
+        _check_description(model, backend, workers, threads, max_in_flight)
+        self.model = None if model is None else os.path.expanduser(model)
+        self.backend = backend
+        self._log = None if decision_log is None else LogFile(decision_log)
+        self.scheduler = Scheduler(policy, seed=seed, log=None if self._log is None else self._log.write)
+        self._start_timeout = start_timeout
+        self._close_grace = close_grace
+        self._max_in_flight = max_in_flight
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._draining = False
+        self._ready = False
+        self._ids = itertools.count(1)
+        self._names = (f"w{number}" for number in itertools.count())
+        self._reader = PromptReader(None)
+        self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
+        self._members = Members(self.scheduler, self._dispatcher, cost, lambda infos: self._reader.bound(infos))
+        if backend == "openai":
+            _check_unbound(cpus, devices)
+        self._threads, self._own_devices, self._share_devices = threads, devices is not None, share_devices
+        bound = bindings(workers, devices, cpus, threads)
+        if not share_devices:
+            check_apart(bound)
+        self._pool: WorkerPool | ReplicaPool = WorkerPool(
+            {name: each for each, name in zip(bound, self._names, strict=False)},
+            backend=backend,
+            model=self.model,
+            options=engine_options or {},
+            on_step=self._dispatcher.on_step,
+            on_lost=self._members.lost,
+            on_stopping=self._members.drain,
+        )
+        self._dispatcher.send = self._pool.send
+
+    @classmethod
+    def connect(
+        cls,
+        urls: Sequence[str],
+        *,
+        model: str | os.PathLike[str] | None = None,
+        api_key: str | None = None,
+        kv_events: Sequence[str | None] | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> PrebleCluster:
+        """Describe a cluster of replicas that run already, by base URL: vLLM, SGLang, any server of the OpenAI API.
+
+        A replica's name is its URL. `model` is a folder with the tokenizer; without it prompts are token ids. `api_key`
+        is sent to all. `kv_events` are ZeroMQ addresses where they publish KV events, in the order of `urls`; without
+        one, what a replica evicts is estimated. `engine_options` are fields of
+        `preble.backends.openai.options.ReplicaOptions`, `options` those of a cluster that starts workers, as far as
+        they do not describe these. A replica that is lost comes back by itself; requests on it go on elsewhere.
+        Raises ConfigurationError naming the argument.
+        """
+        cluster = cls(model, backend="openai", workers=1, **options)
+
+        def make_engine(**own: Any) -> OpenAIEngine:  # no partial: its repr would show the key
+            return OpenAIEngine(model=cluster.model, api_key=api_key, **{**(engine_options or {}), **own})
+
+        cluster._pool = ReplicaPool(
+            urls,
+            make_engine=make_engine,
+            kv_events=kv_events,
+            on_step=cluster._dispatcher.on_step,
+            on_failed=cluster._dispatcher.on_failed,
+            on_lost=cluster._dispatcher.on_lost,
+            on_found=cluster._members.found,
+        )
+        cluster._dispatcher.send = cluster._pool.send
+        return cluster
+
+    async def __aenter__(self) -> PrebleCluster:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Start the workers and wait until all are ready. If this fails, nothing is left running.
+
+        Raises ModelError, ConfigurationError, WorkerStartError, ClosedError if it is closed meanwhile, or OSError for
+        the decision log.
+        """
+        if self._loop is not None or self._closed:
+            raise ClosedError("a cluster starts once")
+        self._loop = asyncio.get_running_loop()
+        self._dispatcher.start(self._loop)
+        try:
+            if self._log is not None:
+                self._log.open()
+            self._reader = await asyncio.to_thread(PromptReader, self.model)
+            if isinstance(self._pool, ReplicaPool):
+                self._pool.text = self._reader.tokenizer
+            self._require_unclosed()
+            infos = await self._pool.start(self._start_timeout)
+            self._require_unclosed()
+            self._members.add(infos)
+        except BaseException as error:
+            closed, self._closed = self._closed, True
+            self._end(ClosedError("the cluster did not start"))
+            await self._pool.stop(0.0)
+            if closed and isinstance(error, PrebleError):
+                raise ClosedError("the cluster was closed") from None
+            raise
+        self._ready = True
+
+    async def close(self) -> None:
+        """End open requests with ClosedError, stop the workers, leave nothing behind. Closing twice is harmless.
+
+        Workers get `close_grace` seconds. If cancelled, they are killed at once.
+        """
+        if self._closed or self._loop is None:
+            self._closed = True
+            return
+        self._require_loop()
+        self._closed = True
+        self._end(ClosedError("the cluster was closed"))
+        await self._pool.stop(self._close_grace)
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        session: str | None = None,
+        priority: int = 0,
+        namespace: str = "",
+        tenant: str = "",
+        lora: str = "",
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> Generation:
+        """Return the finished generation of `prompt`: text, token ids, or chat messages (with `tools`).
+
+        `chat_template_kwargs` are for the model's chat template: what it knows itself, such as `enable_thinking`, and
+        `documents`, `add_generation_prompt` and `continue_final_message` of `preble.text.ChatTemplate.render`.
+        `session` names a conversation; a lower `priority` goes first. Requests of different `namespace` or `tenant`
+        never share cached prefixes. `lora` names an adapter that the engine has, to compute with; it is the namespace
+        too if none is given. `timeout` is in seconds, `deadline` a time of the event loop's clock. Raises
+        InvalidRequestError, DeadlineExceededError, OverloadedError, NoWorkersError, WorkerError, StateError.
+        """
+        self._require_open()
+        texts: dict[int, str] = {}
+        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
+        flight = await self._open(
+            prompt, sampling, tools, chat_template_kwargs, routing, timeout, deadline, streaming=False
+        )
+        try:
+            async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
+                texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
+            return Generation(flight.id, tuple(sample.choice(texts[sample.index]) for sample in flight.samples))
+        finally:
+            self._dispatcher.release(flight)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        session: str | None = None,
+        priority: int = 0,
+        namespace: str = "",
+        tenant: str = "",
+        lora: str = "",
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> AsyncGenerator[Chunk, None]:
+        """Yield pieces as they are generated; arguments and errors are those of `generate`.
+
+        With `n` samples their pieces come interleaved, told apart by `index`. Closing the stream cancels the request.
+        """
+        self._require_open()
+        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
+        return self._stream(prompt, sampling, tools, chat_template_kwargs, routing, timeout, deadline)
+
+    async def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        sampling: SamplingParams | Iterable[SamplingParams] | None = None,
+        *,
+        concurrency: int = 64,
+        progress: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> list[Generation]:
+        """Generate for all prompts, at most `concurrency` at a time, and return results in the order of the prompts.
+
+        `sampling` is one for all, or one for each. `progress(done)` is called after each. `options` go to `generate`.
+        The first error cancels the rest and is raised.
+        """
+        self._require_open()
+        if concurrency < 1:
+            raise InvalidRequestError(f"must be at least 1, not {concurrency}", field="concurrency")
+        jobs = enumerate(_paired(prompts, sampling))
+        results: dict[int, Generation] = {}
+
+        async def work() -> None:
+            for index, (prompt, chosen) in jobs:
+                results[index] = await self.generate(prompt, chosen, **options)
+                if progress is not None:
+                    progress(len(results))
+
+        await all_or_first_error(work() for _ in range(concurrency))
+        return [results[index] for index in sorted(results)]
+
+    def stats(self) -> ClusterStats:
+        """Return counters and the state of every worker now."""
+        self._require_started()
+        return self._dispatcher.stats()
+
+    def explain(self, id: str) -> Receipt:
+        """Why a recent request (its `Generation.id`) went where it went. Raises KeyError if it is too long ago."""
+        return self.scheduler.explain(f"{id}.0")
+
+    async def drain(self) -> None:
+        """Wait until nothing is in flight. New requests meanwhile raise OverloadedError; afterwards they are taken."""
+        self._require_open()
+        self._draining = True
+        try:
+            await self._dispatcher.idle()
+        finally:
+            self._draining = False
+
+    async def add_worker(
+        self,
+        url: str | None = None,
+        *,
+        namespaces: Iterable[str] | None = None,
+        cpus: Sequence[int] | None = None,
+        devices: Sequence[Device] | None = None,
+    ) -> str:
+        """Start one more worker like the others, and return its name when it takes requests.
+
+        A cluster of replicas connects the one at `url` instead. With `namespaces` it gets requests of these only ("" is
+        that of requests that name none), else of all. It needs `devices` where the others have theirs. Raises
+        ConfigurationError for a wrong `url`, `cpus` or `devices` or namespaces that are no names, WorkerStartError, or
+        ClosedError if the cluster is closed meanwhile; then nothing is left of it.
+        """
+        self._require_open()
+        if (url is None) != isinstance(self._pool, WorkerPool):
+            raise ConfigurationError("url: is for clusters of replicas, which need one")
+        if url is not None:
+            _check_unbound(cpus, devices)
+        served = served_namespaces(namespaces)
+        worker = next(self._names) if url is None else base_url(url)
+        try:
+            if isinstance(self._pool, WorkerPool):
+                info = await self._pool.add(worker, self._start_timeout, self._bound(self._pool, cpus, devices))
+            else:
+                info = await self._pool.add(worker, self._start_timeout)
+        except WorkerStartError:
+            self._require_started()
+            raise
+        try:
+            self._require_started()
+            self._members.add({worker: info}, served)
+        except PrebleError:
+            await self._pool.remove(worker)
+            raise
+        return worker
+
+    async def drain_worker(self, worker: str) -> None:
+        """Give a worker no more requests, and return when those that it has are finished.
+
+        It stays so, also if this is cancelled; `remove_worker` is next. Raises ConfigurationError if it is not here.
+        """
+        self._require_started()
+        self._members.drain(worker)
+        await self._dispatcher.idle(worker)
+
+    async def remove_worker(self, worker: str) -> None:
+        """Stop a worker. Requests that it has are sent to others, as if it had died: `drain_worker` first avoids that.
+
+        Raises ConfigurationError if it is not here.
+        """
+        self._require_started()
+        if not (isinstance(self._pool, ReplicaPool) and self._pool.is_lost(worker)):
+            self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
+        self._members.forget(worker)
+        await self._pool.remove(worker)
+
+    async def reset_cache(self) -> None:
+        """Let all workers forget cached prefixes that no running request uses, and the scheduler likewise."""
+        self._require_open()
+        await asyncio.gather(*(self._pool.reset_cache(worker, next(self._ids)) for worker in self.scheduler.workers))
+
+    def worker_pids(self) -> dict[str, int]:
+        """Process ids of the workers' supervisors by worker name."""
+        return self._pool.pids()
+
+    async def _stream(
+        self, prompt: Prompt, sampling: SamplingParams | None, *options: Any
+    ) -> AsyncGenerator[Chunk, None]:
+        flight = await self._open(prompt, sampling, *options, streaming=True)
+        try:
+            async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
+                yield chunk
+        finally:
+            self._dispatcher.release(flight)
+
+    async def _open(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+        chat_template_kwargs: Mapping[str, Any] | None,
+        routing: Routing,
+        timeout: float | None,
+        deadline: float | None,
+        *,
+        streaming: bool,
+    ) -> Flight:
+        """Submit a request; whoever gets the flight must release it."""
+        chosen = _DEFAULT_SAMPLING if sampling is None else sampling
+        self._reader.check(chosen)
+        self._members.check_adapter(routing.lora, self.backend)
+        until = self._earliest(timeout, deadline)
+        tokens = await self._reader.tokens(prompt, tools, chat_template_kwargs)
+        self._require_open()
+        flight = Flight(f"r{next(self._ids)}", streaming=streaming or bool(chosen.stop))
+        try:
+            self._dispatcher.submit(flight, tokens, chosen, routing, until)
+        except BaseException:
+            self._dispatcher.release(flight)
+            raise
+        return flight
+
+    def _bound(self, pool: WorkerPool, cpus: Sequence[int] | None, devices: Sequence[Device] | None) -> Binding:
+        """What one more worker is bound to."""
+        if devices is None and self._own_devices:
+            raise ConfigurationError("devices: the other workers have theirs, so this one needs them")
+        found = binding(devices, cpus, self._threads)
+        if not self._share_devices:
+            check_apart([*pool.bound(), found])
+        return found
+
+    def _earliest(self, timeout: float | None, deadline: float | None) -> float | None:
+        """The time of the loop's clock by which a request must be done."""
+        assert self._loop is not None
+        for name, value in (("timeout", timeout), ("deadline", deadline)):
+            if value is not None and (not isinstance(value, (int, float)) or math.isnan(value)):
+                raise InvalidRequestError(f"must be a number of seconds, not {value!r}", field=name)
+        if timeout is not None and timeout <= 0:
+            raise InvalidRequestError(f"must be positive, not {timeout:g}", field="timeout")
+        ends = [end for end in (deadline, None if timeout is None else self._loop.time() + timeout) if end is not None]
+        return min(ends, default=None)
+
+    def _end(self, error: ClosedError) -> None:
+        self._dispatcher.close(error)
+        if self._log is not None:
+            self._log.close()
+
+    def _require_open(self) -> None:
+        self._require_started()
+        if self._draining:
+            raise OverloadedError("the cluster is draining", retry_after=0.1)
+
+    def _require_unclosed(self) -> None:
+        if self._closed:
+            raise ClosedError("the cluster is closed")
+
+    def _require_started(self) -> None:
+        self._require_unclosed()
+        if not self._ready:
+            raise NotStartedError("the cluster is not started: use `async with`, or await start()")
+        self._require_loop()
+
+    def _require_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoopError("the cluster belongs to another event loop")
+
+
+def _check_description(model: object, backend: str, workers: int, threads: int, max_in_flight: int) -> None:
+    if backend not in BACKENDS and ":" not in backend:
+        names = ", ".join(BACKENDS)
+        raise ConfigurationError(f'backend: unknown {backend!r}, one of {names}, or "module:Class"')
+    if model is None and backend not in ("sim", "openai") and backend in BACKENDS:
+        raise ConfigurationError(f"model: the {backend} engine needs the path of a model")
+    for name, value, least in (("workers", workers, 1), ("threads", threads, 0), ("max_in_flight", max_in_flight, 1)):
+        if not isinstance(value, int) or not least <= value <= 1 << 20:
+            raise ConfigurationError(f"{name}: must be an integer of at least {least}, not {value!r}")
+
+
+def _check_unbound(cpus: object, devices: object) -> None:
+    if cpus is not None or devices is not None:
+        raise ConfigurationError("devices, cpus: are for clusters that start workers")
+
+
+def _paired(
+    prompts: Iterable[Prompt], sampling: SamplingParams | Iterable[SamplingParams] | None
+) -> Iterator[tuple[Prompt, SamplingParams | None]]:
+    if sampling is None or isinstance(sampling, SamplingParams):
+        return ((prompt, sampling) for prompt in prompts)
+    return zip(prompts, sampling, strict=True)

@@ -1,0 +1,93 @@
+"""Which workers a cluster has: what each can do, and what was decided of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from preble.backends import EngineInfo
+from preble.core.cost import CostModel
+from preble.core.scheduler import Scheduler
+from preble.dispatch.dispatcher import Dispatcher
+from preble.errors import InvalidRequestError, WorkerLostError
+
+
+class _Member:
+    """One worker, or a replica that is lost and awaited."""
+
+    def __init__(self, info: EngineInfo, namespaces: Collection[str] | None) -> None:
+        self.info = info
+        self.namespaces = namespaces
+        self.drained = False
+
+
+class Members:
+    """The workers, told to the scheduler and the dispatcher; `bound` is called with what they can do when that changes.
+
+    Their steps are priced by `cost` until more is known, by each engine's own preset if that is None.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        dispatcher: Dispatcher,
+        cost: CostModel | str | None,
+        bound: Callable[[Iterable[EngineInfo]], None],
+    ) -> None:
+        self._bound = bound
+        self._scheduler = scheduler
+        self._dispatcher = dispatcher
+        self._cost = cost
+        self._members: dict[str, _Member] = {}
+
+    def add(self, infos: Mapping[str, EngineInfo], namespaces: Collection[str] | None = None) -> None:
+        """Give these workers requests, of `namespaces` only unless that is None. Raises ConfigurationError."""
+        for worker, info in infos.items():
+            self._scheduler.add_worker(
+                worker,
+                kv_tokens=info.kv_tokens,
+                block_size=info.block_size,
+                cost=self._cost or info.cost,
+                max_batched_tokens=info.max_batched_tokens,
+                discipline=info.discipline,
+                reports_evictions=info.reports_evictions,
+                reports_steps=info.reports_steps,
+                namespaces=namespaces,
+                now=asyncio.get_running_loop().time(),
+            )
+            self._members[worker] = _Member(info, namespaces)
+        self._changed()
+
+    def found(self, worker: str, info: EngineInfo) -> None:
+        """A lost replica is back, to serve what it served."""
+        before = self._members[worker]
+        self.add({worker: info}, before.namespaces)
+        if before.drained:
+            self.drain(worker)
+
+    def drain(self, worker: str) -> None:
+        """Give a worker no more requests. Raises ConfigurationError if it is not here."""
+        self._dispatcher.drain(worker)
+        self._members[worker].drained = True
+
+    def lost(self, worker: str, error: WorkerLostError) -> None:
+        """A worker died, and does not come back."""
+        self._dispatcher.on_lost(worker, error)
+        self.forget(worker)
+
+    def forget(self, worker: str) -> None:
+        """A worker that the scheduler knows no more does not come back."""
+        del self._members[worker]
+        if self._members:  # else requests find no worker, whatever their length
+            self._changed()
+
+    def check_adapter(self, name: str, backend: str) -> None:
+        """Raise InvalidRequestError for an adapter that one of the engines of this `backend` does not have."""
+        for member in self._members.values():
+            adapters = member.info.adapters
+            if name and adapters is not None and name not in adapters:
+                known = ", ".join(adapters) or "none"
+                raise InvalidRequestError(f"the {backend} engine has no {name!r}, but {known}", field="lora")
+
+    def _changed(self) -> None:
+        self._bound(member.info for member in self._members.values())

@@ -1,0 +1,1 @@
+"""The default policy: `policy.py` is the rule, the other files price its parts and serve it alone."""

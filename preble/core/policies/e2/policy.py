@@ -1,0 +1,158 @@
+"""E2 with live inputs: exploit a cached prefix or explore another worker, by seconds (paper section 3.2)."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from preble.core.cached import Cached, Floats
+from preble.core.copies import COPY_PRIORITY, Copy
+from preble.core.fleet import Fleet, ahead, eviction_seconds, thawed
+from preble.core.policies.e2.future_delay import NOBODY, Arrivals, Later
+from preble.core.policies.e2.prefill_weight import Weight
+from preble.core.policies.e2.price import cheapest
+from preble.core.policies.e2.replication import LEAST, Rents
+from preble.core.policy import Decision, Query, Terms
+from preble.core.request import Request
+from preble.tree import RadixTree
+
+_LEARNING_RATE = 1 / 32
+_GROUP = 8
+"""Workers beyond so many count as further groups, each of which may have one that is free."""
+
+
+class E2:
+    """Least cost, in seconds: `L + w * P + M + D` per worker (the paper's LoadCost, from live state).
+
+    L is the work assigned to the worker and not done: what the prefill of queued and running requests, and half of what
+    their decodes, add to the steps of everyone. Where queues let short ones go first, all that waits there counts at
+    most P for each request (`preble.core.fleet.ahead`). P is that of the tokens missed there. w is `weight` for the
+    worker's time; recomputing also takes capacity from later requests, so it is `busy` more if the worker has requests,
+    and as much for the share of workers that had some lately, of many workers to the power of their groups of eight:
+    that all are busy at once is ever less likely; and those that run beside a prefill wait for it, so it grows by
+    `beside` with each request there and by `delay` with every request in flight per worker. M is what evicting to make
+    room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. D is what
+    those who come while it is prefilled will wait longer, because one light worker less is there for them, so that long
+    prompts wait for each other rather than everybody for them (`future_delay.py`); nothing where short ones go first.
+    Prefixes in flight count as held, since they land first. An overloaded holder is relieved by the same rule: its L
+    exceeds what recomputing costs elsewhere, and the copy that this makes is then held by both. Where a prefix is in
+    too few places for long, though no single request should pay for a copy, one is made in the background
+    (`replication.py`).
+
+    The parts can be switched off one by one: `decode` is the decodes in L, `eviction` is M, `later` is D, `in_flight`
+    counts prefixes in flight as held, `relieves` lets waiting requests be moved when the load has shifted, `replicates`
+    is the copies.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: float = 1.0,
+        busy: float = 1.0,
+        beside: float = 0.07,
+        delay: float = 0.1,
+        decode: bool = True,
+        eviction: bool = True,
+        later: bool = True,
+        in_flight: bool = True,
+        relieves: bool = True,
+        replicates: bool = True,
+    ) -> None:
+        """P counts `weight` times on an idle worker of an idle fleet; the next three say how much more elsewhere."""
+        self.weight = weight
+        self.busy = busy
+        self.beside = beside
+        self.delay = delay
+        self.decode = decode
+        self.eviction = eviction
+        self.later = later
+        self.in_flight = in_flight
+        self.relieves = relieves
+        self.replicates = replicates
+        self._utilization = 0.0
+        self._arrivals = Arrivals()
+        self._rents = Rents()
+
+    def attached(self, fleet: Fleet) -> None:
+        """Remember the whole fleet: copies are for all of it."""
+        self._fleet = fleet
+
+    def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
+        """Return the slot of least cost."""
+        fleet.require_live()
+        self._utilization += _LEARNING_RATE * (fleet.utilization - self._utilization)
+        cached = query.believed if self.in_flight else _landed(query, fleet)
+        tokens = query.length + query.max_tokens if self.eviction else -np.inf
+        load, weight = fleet.load if self.decode else fleet.pending, self.weigh(fleet)
+        later = self._expected(fleet, now)
+        slot, held, lightest, there = cheapest(fleet, load, cached, weight, tokens, later)
+        if self.replicates and held - there >= LEAST and not query.namespace:
+            avoidable = self._ahead(query, slot, held, load, fleet) - self._ahead(query, lightest, there, load, fleet)
+            self._pay(query, avoidable, held - there, lightest, weight, fleet, now)
+        price = fleet.token_seconds(query.length)
+        terms = _Frozen(fleet.frozen(), fleet.live, self.decode, cached, price, weight, tokens, later)
+        return Decision(slot, "exploit" if 2 * held > query.length else "explore", terms)
+
+    def placed(self, request: Request, now: float) -> None:
+        """Learn how often requests come, and what they bring; copies are not asked for."""
+        if request.priority < COPY_PRIORITY:
+            self._arrivals.came(request.prefill + request.decode, now)
+
+    def copies(self, tree: RadixTree, now: float) -> list[Copy]:
+        """The prefixes to copy now, and where to."""
+        return self._rents.due(tree, self._fleet, self.weigh(self._fleet), now)
+
+    def weigh(self, fleet: Fleet) -> Weight:
+        """How many times P counts now, by a worker's requests."""
+        groups = max(1.0, len(fleet.live) / _GROUP)  # later requests miss capacity where all of them are busy
+        alone = self.weight + self.busy * self._utilization**groups + self.delay * fleet.crowd
+        return Weight(alone, self.busy, self.beside)
+
+    def _expected(self, fleet: Fleet, now: float) -> Later:
+        """Those who will come to this part of the fleet; where short ones go first they need not wait for long ones."""
+        if not self.later or fleet.short_first:
+            return NOBODY
+        return self._arrivals.later(len(fleet.live), len(fleet.present), now)
+
+    def _ahead(self, query: Query, slot: int, held: int, load: Floats, fleet: Fleet) -> float:
+        """The L of a slot that holds so many of its tokens."""
+        return load.item(slot) - fleet.passed(slot, fleet.slots[slot].work_seconds(query.length - held, query.length))
+
+    def _pay(
+        self, query: Query, avoidable: float, missed: int, lightest: int, weight: Weight, fleet: Fleet, now: float
+    ) -> None:
+        """Count the seconds that this request could have avoided, had the least loaded worker held its prefix too."""
+        if avoidable > 0:
+            seconds = fleet.slots[lightest].work_seconds(missed, query.length)
+            price = weight.on(fleet.requests.item(lightest)) * seconds
+            self._rents.pay(query.match.node, query.match.tokens, avoidable, price, now)
+
+
+class _Frozen(msgspec.Struct, frozen=True, gc=False):
+    """What a decision was made from; called, L, P, M and D as they were."""
+
+    fleet: bytes
+    live: list[int]
+    decode: bool
+    cached: Cached
+    price: Floats | float
+    weight: Weight
+    tokens: float
+    later: Later
+
+    def __call__(self) -> Terms:
+        load, pending, free, victim, requests, waiting, passable = thawed(self.fleet)
+        load, held = load if self.decode else pending, self.cached.by_slot()
+        eviction = None if self.tokens < 0 else eviction_seconds(held, free, victim, self.tokens)
+        prefill = self.price * (self.cached.length - held)
+        taking = np.full_like(load, np.inf)
+        taking[self.live] = load[self.live]
+        later = self.later.seconds(taking, prefill)
+        load = ahead(load, waiting, passable, prefill)
+        return Terms(load, prefill, eviction, held, self.weight.on(requests), later)
+
+
+def _landed(query: Query, fleet: Fleet) -> Cached:
+    """What each slot has computed of the prompt: `query.believed` without what is in flight."""
+    levels = sorted((query.match.landed_length(slot), 1 << slot) for slot in fleet.live)
+    return fleet.cached(levels, query.length)

@@ -1,0 +1,37 @@
+"""Who costs least: `L + w * P + M + D` for every slot, in seconds (the paper's LoadCost, from live state)."""
+
+from __future__ import annotations
+
+from preble.core.cached import Cached, Floats
+from preble.core.fleet import Fleet, ahead
+from preble.core.policies.e2.future_delay import Later
+from preble.core.policies.e2.prefill_weight import Weight
+
+try:
+    from preble.core.policies.e2 import _price
+except ImportError:  # built without a compiler
+    _price = None  # type: ignore[assignment]
+
+
+def cheapest(
+    fleet: Fleet, load: Floats, cached: Cached, weight: Weight, tokens: float, later: Later
+) -> tuple[int, int, int, int]:
+    """Return the slot of least cost, the slot of least `load`, and after each how many prompt tokens are cached there.
+
+    `tokens` is what the request needs room for, prompt and output. Among equals the fleet decides.
+    """
+    if _price is not None:
+        found: tuple[int, int, int, int] | None = _price.cheapest(
+            load,
+            fleet.table,
+            cached.levels,
+            (cached.length, weight.alone, weight.busy, weight.beside, tokens, later.rate, later.spread),
+        )
+        if found is not None:
+            return found
+    held = cached.by_slot()
+    prefill = fleet.work_seconds(held, cached.length)
+    own = ahead(load, fleet.waiting, fleet.passable, prefill) + weight.on(fleet.requests) * prefill
+    slot = fleet.cheapest(own + fleet.eviction_seconds(held, tokens) + later.seconds(load, prefill), held)
+    lightest = int(load.argmin())
+    return slot, int(held[slot]), lightest, int(held[lightest])

@@ -1,0 +1,261 @@
+"""Replicas that run already, as a cluster sees them: spoken to from this process, lost, and found again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from preble.backends import Delta, EngineInfo, EngineRequest
+from preble.backends.openai.engine import OpenAIEngine
+from preble.backends.openai.options import base_url
+from preble.backends.openai.retokenize import Text
+from preble.errors import (
+    ConfigurationError,
+    EngineError,
+    PrebleError,
+    UnreachableError,
+    WorkerLostError,
+    WorkerStartError,
+)
+from preble.transport.schema import Abort, Step, Submit, ToWorker
+from preble.workers.gather import all_or_first_error
+
+PATIENCE = 3
+"""Checks of health that a replica may fail in a row before it counts as lost."""
+
+_CLOSE_PATIENCE = 2.0
+_logger = logging.getLogger("preble.workers.replicas")
+
+
+class _Replica:
+    """One server: its engine here, the requests on it, and the task that looks after it."""
+
+    def __init__(self, name: str, engine: OpenAIEngine) -> None:
+        self.name = name
+        self.engine = engine
+        self.serving = False
+        self.requests: dict[int, asyncio.Task[None]] = {}
+        self.gone = asyncio.Event()
+        self.watch: asyncio.Task[None] | None = None
+
+
+class ReplicaPool:
+    """Has the face of `WorkerPool`, for servers that run already. A replica is named by its base URL.
+
+    `on_step(name, step)` is called for all news, `on_failed(name, id, error)` for a request that failed,
+    `on_lost(name, error)` when a replica is gone, and `on_found(name, info)` when it is back.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        make_engine: Callable[..., OpenAIEngine],
+        kv_events: Sequence[str | None] | None = None,
+        on_step: Callable[[str, Step], None],
+        on_failed: Callable[[str, int, PrebleError], None],
+        on_lost: Callable[[str, WorkerLostError], None],
+        on_found: Callable[[str, EngineInfo], None],
+    ) -> None:
+        self.text: Text | None = None
+        self.names = _names(urls)
+        self._kv_events = _paired(self.names, kv_events)
+        self._make_engine = make_engine
+        self._on_step = on_step
+        self._on_failed = on_failed
+        self._on_lost = on_lost
+        self._on_found = on_found
+        self._replicas: dict[str, _Replica] = {}
+        self._starting: dict[str, asyncio.Future[EngineInfo]] = {}
+
+    async def start(self, timeout: float) -> dict[str, EngineInfo]:
+        """Wait until all replicas are healthy and return what each can do. If one is not, none is connected.
+
+        Raises ConfigurationError as the replica says, WorkerStartError if it is not healthy within `timeout` seconds.
+        """
+        try:
+            infos = await all_or_first_error(self.add(name, timeout) for name in self.names)
+        except BaseException:
+            await self.stop(0.0)
+            raise
+        return dict(zip(self.names, infos, strict=True))
+
+    async def add(self, name: str, timeout: float) -> EngineInfo:
+        """Connect one more replica, by its base URL. If that fails, nothing is left of it.
+
+        Raises ConfigurationError or WorkerStartError, also if the pool is stopped meanwhile.
+        """
+        if name in self._replicas or name in self._starting:
+            raise ConfigurationError(f"url: {name} is here already")
+        engine = self._make_engine(url=name, text=self.text, kv_events=self._kv_events.get(name))
+        starting = self._starting[name] = asyncio.ensure_future(engine.start())
+        try:
+            info = await _started(starting, name, timeout)
+        except BaseException:
+            await engine.close()
+            raise
+        finally:
+            del self._starting[name]
+        replica = self._replicas[name] = _Replica(name, engine)
+        replica.serving = True
+        replica.watch = asyncio.create_task(self._watch(replica), name=f"preble-replica-{name}")
+        return info
+
+    def is_lost(self, name: str) -> bool:
+        """Whether a replica is gone and awaited."""
+        return name in self._replicas and not self._replicas[name].serving
+
+    async def remove(self, name: str) -> None:
+        """Leave a replica alone: requests on it are aborted. It goes on running."""
+        replica = self._replicas.pop(name, None)
+        if replica is not None:
+            await self._leave(replica, 0.0)
+
+    def send(self, worker: str, message: ToWorker) -> None:
+        """Put a request to a replica, or abort some. Raises WorkerLostError if it is gone."""
+        replica = self._replicas.get(worker)
+        if replica is None or not replica.serving:
+            raise WorkerLostError("the replica is gone", worker=worker)
+        if isinstance(message, Submit):
+            task = asyncio.create_task(self._answer(replica, message))
+            replica.requests[message.id] = task
+            task.add_done_callback(partial(_forget, replica, message.id))
+        elif isinstance(message, Abort):
+            _cancel(replica, message.ids)
+
+    async def reset_cache(self, worker: str, id: int) -> None:
+        """Let a replica forget its cache. Raises ConfigurationError if it cannot, UnreachableError if it is gone."""
+        replica = self._replicas[worker]
+        await replica.engine.reset_cache()
+        self._tell(replica)
+
+    async def stop(self, grace: float) -> None:
+        """Let requests finish within `grace` seconds, abort the others, and close all connections."""
+        for starting in self._starting.values():
+            starting.cancel()
+        replicas = list(self._replicas.values())
+        self._replicas.clear()
+        await asyncio.gather(*(self._leave(replica, grace) for replica in replicas))
+
+    def pids(self) -> dict[str, int]:
+        """Return nothing: a replica is nobody's child here."""
+        return {}
+
+    async def _leave(self, replica: _Replica, grace: float) -> None:
+        try:
+            if grace and replica.requests:
+                await asyncio.wait(replica.requests.values(), timeout=grace)
+        finally:
+            replica.serving = False
+            tasks = [*replica.requests.values(), *([replica.watch] if replica.watch else [])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_CLOSE_PATIENCE) if tasks else None
+            await replica.engine.close()
+
+    async def _answer(self, replica: _Replica, message: Submit) -> None:
+        request = EngineRequest(
+            message.id, message.tokens, message.sampling, message.priority, message.cache_salt, message.remaining
+        )
+        try:
+            async for delta in replica.engine.generate(request):
+                self._tell(replica, (message.id, delta))
+        except UnreachableError as error:
+            _logger.info("a request found %s unreachable: %s", replica.name, error)
+            replica.gone.set()
+            await asyncio.Event().wait()  # until the watch has this request sent elsewhere, which cancels it here
+        except PrebleError as error:
+            self._on_failed(replica.name, message.id, error)
+        except Exception as error:
+            _logger.exception("request %d failed", message.id)
+            self._on_failed(replica.name, message.id, EngineError(f"{type(error).__name__}: {error}"))
+
+    def _tell(self, replica: _Replica, *deltas: tuple[int, Delta]) -> None:
+        if replica.serving:
+            step = Step(tuple(replica.engine.cache_events()), deltas, (), replica.engine.load())
+            self._on_step(replica.name, step)
+
+    async def _watch(self, replica: _Replica) -> None:
+        """Look after a replica for as long as it is ours."""
+        while True:
+            reason = await self._until_gone(replica)
+            self._lose(replica, reason)
+            info = await self._until_back(replica)
+            replica.gone.clear()
+            replica.serving = True
+            _logger.warning("%s is back", replica.name)
+            self._on_found(replica.name, info)
+
+    async def _until_gone(self, replica: _Replica) -> str:
+        """Check health and load at intervals; return why the replica counts as lost."""
+        failures, interval = 0, replica.engine.options.health_interval
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await replica.gone.wait()
+                    return "it cannot be reached"
+            try:
+                await replica.engine.poll()
+                failures = 0
+                self._tell(replica)
+            except Exception as error:  # whatever goes wrong in a check, the next ones must take place
+                failures += 1
+                if failures >= PATIENCE:
+                    return str(error)
+
+    async def _until_back(self, replica: _Replica) -> EngineInfo:
+        """Wait until a lost replica can serve again, asking ever less often."""
+        while True:
+            try:
+                return await replica.engine.start()
+            except PrebleError as error:  # it is up, but not what it was: another model, another key
+                _logger.error("%s is no longer what it was: %s", replica.name, error)
+                await asyncio.sleep(replica.engine.options.backoff_limit)
+
+    def _lose(self, replica: _Replica, reason: str) -> None:
+        replica.serving = False
+        _logger.warning("%s is lost: %s", replica.name, reason)
+        _cancel(replica, tuple(replica.requests))
+        self._on_lost(replica.name, WorkerLostError(f"the replica is gone: {reason}", worker=replica.name))
+
+
+def _names(urls: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(urls, str) or not urls:
+        raise ConfigurationError("urls: must be a sequence of at least one base URL")
+    names = tuple(map(base_url, urls))
+    if len(set(names)) < len(names):
+        raise ConfigurationError("urls: one of them is there twice")
+    return names
+
+
+def _paired(names: Sequence[str], kv_events: Sequence[str | None] | None) -> dict[str, str | None]:
+    if isinstance(kv_events, str) or (kv_events is not None and len(kv_events) != len(names)):
+        raise ConfigurationError(f"kv_events: must be a sequence of {len(names)} addresses, one for each URL")
+    return dict(zip(names, kv_events or [None] * len(names), strict=True))
+
+
+async def _started(starting: asyncio.Future[EngineInfo], name: str, timeout: float) -> EngineInfo:
+    """Await a start that somebody else may cancel. It has ended when this has, however that does."""
+    try:
+        await asyncio.wait((starting,), timeout=timeout)
+    finally:
+        late = starting.cancel()
+        await asyncio.wait((starting,))
+    if late:
+        raise WorkerStartError(f"not healthy within {timeout:g} s", worker=name)
+    if starting.cancelled():
+        raise WorkerStartError("stopped before it was healthy", worker=name)
+    return starting.result()
+
+
+def _cancel(replica: _Replica, ids: Sequence[int]) -> None:
+    for id in ids:
+        if task := replica.requests.get(id):
+            task.cancel()
+
+
+def _forget(replica: _Replica, id: int, _: object) -> None:
+    replica.requests.pop(id, None)

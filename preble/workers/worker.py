@@ -1,0 +1,359 @@
+"""One engine as a process: `python -m preble.workers.worker` takes its ticket from standard input and serves.
+
+A request costs one task. What the engine's streams yield during one iteration of the event loop leaves as one `Step`;
+what a lone request's stream yields leaves at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Literal
+
+from preble.backends import BACKENDS, Delta, Engine, EngineInfo, EngineRequest, StepTiming
+from preble.errors import (
+    ConfigurationError,
+    EngineError,
+    FrameError,
+    InvalidRequestError,
+    ModelError,
+    OverloadedError,
+    PrebleError,
+)
+from preble.transport.memory import MemoryDealer
+from preble.transport.schema import (
+    MAX_BATCH,
+    MAX_TICKET,
+    VERSION,
+    Abort,
+    Failed,
+    FromWorker,
+    Hello,
+    Ready,
+    ResetCache,
+    ResetDone,
+    StartFailed,
+    Stop,
+    Stopped,
+    Stopping,
+    Submit,
+    Ticket,
+    decode_ticket,
+    decode_to_worker,
+    encode,
+)
+from preble.transport.zeromq import Dealer
+from preble.workers.outbox import Outbox
+
+HEARTBEAT = 0.5
+"""Seconds between the `Step`s of an idle worker."""
+
+GRACE = 5.0
+"""Seconds that running requests get after SIGTERM."""
+
+_RETRY = 0.01
+_PATIENCE = 1.0
+_LONGEST_MESSAGE = 2000
+_LONGEST_FIELD = 100
+_logger = logging.getLogger("preble.workers.worker")
+
+
+class Worker:
+    """Serves one engine over one link: hand `receive` to the link, then await `run(link)`. Needs a running loop."""
+
+    def __init__(self, ticket: Ticket, make_engine: Callable[[Ticket], Engine]) -> None:
+        self._ticket = ticket
+        self._make_engine = make_engine
+        self._loop = asyncio.get_running_loop()
+        self._stopping: asyncio.Future[float] = self._loop.create_future()
+        self._outbox = Outbox()
+        self._requests: dict[int, asyncio.Task[None]] = {}
+        self._resets: set[asyncio.Task[None]] = set()
+        self._flush_due: asyncio.Handle | None = None
+        self._heartbeat: asyncio.Handle | None = None
+        self._beating = False
+        self._link: Dealer | MemoryDealer | None = None
+        self._engine: Engine | None = None
+
+    async def run(self, link: Dealer | MemoryDealer, on_ready: Callable[[], None] = lambda: None) -> bool:
+        """Say hello, start the engine, serve until `stop`. Return False if the engine did not start.
+
+        `on_ready` is called once the engine has started. Raises what breaks the worker as a whole; failures of single
+        requests are told to the cluster.
+        """
+        self._link = link
+        self._say(Hello(VERSION, self._ticket.worker, self._ticket.incarnation, self._ticket.nonce))
+        try:
+            engine = self._make_engine(self._ticket)
+            info = await self._unless_stopped(engine.start())
+        except Exception as error:
+            _logger.exception("the engine did not start")
+            self._say(StartFailed(_kind(error), _message(error)))
+            return False
+        self._engine = engine
+        if info is not None:
+            on_ready()
+            self._say(Ready(info))
+            await self._serve()
+        await engine.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                await self._say_last(Stopped())
+        return True
+
+    def stop(self, grace: float) -> None:
+        """Finish running requests within `grace` seconds, abort the rest, and let `run` return."""
+        if not self._stopping.done():
+            self._stopping.set_result(grace)
+            with contextlib.suppress(PrebleError):  # it is only the sooner known
+                self._say(Stopping())
+
+    def receive(self, frame: bytes) -> None:
+        """Act on a frame from the cluster. Raises FrameError if it makes no sense."""
+        message = decode_to_worker(frame)
+        match message:
+            case Submit():
+                self._submit(message)
+            case Abort():
+                self._abort(message.ids)
+            case ResetCache():
+                self._reset(message.id)
+            case Stop():
+                self.stop(message.grace)
+
+    def check(self) -> None:
+        """Raise AssertionError if news wait that nothing will send, or requests are held without an engine."""
+        assert self._flush_due or not self._outbox or self._stopping.done(), "news wait and no flush is due"
+        assert self._engine or not self._requests, "requests without an engine"
+
+    async def _unless_stopped(self, start: Coroutine[Any, Any, EngineInfo]) -> EngineInfo | None:
+        starting = self._loop.create_task(start)
+        both: tuple[asyncio.Future[Any], ...] = (starting, self._stopping)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            return starting.result()
+        starting.cancel()
+        await asyncio.wait({starting}, timeout=_PATIENCE)
+        return None
+
+    async def _serve(self) -> None:
+        self._beat()
+        try:
+            await self._finish_within(await self._stopping)
+            self._abort(tuple(self._requests))
+            await self._finish_within(_PATIENCE)
+        finally:
+            if self._heartbeat:
+                self._heartbeat.cancel()
+
+    async def _finish_within(self, seconds: float) -> None:
+        if self._requests:
+            await asyncio.wait(self._requests.values(), timeout=seconds)
+
+    def _submit(self, message: Submit) -> None:
+        if self._engine is None:
+            raise FrameError("the engine is not ready")
+        if message.id in self._requests:
+            raise FrameError(f"request {message.id} is running already")
+        if self._stopping.done():
+            self._aborted(message.id)
+            return
+        request = EngineRequest(
+            message.id,
+            message.tokens,
+            message.sampling,
+            message.priority,
+            message.cache_salt,
+            message.remaining,
+            message.lora,
+        )
+        task = self._loop.create_task(self._answer(self._engine, request))
+        self._requests[message.id] = task
+        task.add_done_callback(partial(self._ended, message.id))
+
+    async def _answer(self, engine: Engine, request: EngineRequest) -> None:
+        ended = False
+        async for delta in engine.generate(request):
+            self._outbox.deltas.append((request.id, delta))
+            if len(self._requests) == 1 and self._flush_due is None:  # no other stream's news to wait for
+                self._flush()
+            else:
+                self._flush_soon()
+            ended = delta.finish_reason is not None
+        if not ended:
+            raise EngineError("the engine's stream ended without a finish reason")
+
+    def _ended(self, id: int, task: asyncio.Task[None]) -> None:
+        del self._requests[id]
+        if task.cancelled():
+            self._aborted(id)
+        elif error := task.exception():
+            self._fail(id, error)
+
+    def _aborted(self, id: int) -> None:
+        self._outbox.deltas.append((id, Delta(b"", finish_reason="abort")))
+        self._flush_soon()
+
+    def _fail(self, id: int, error: BaseException) -> None:
+        if not isinstance(error, PrebleError):
+            _logger.error("request %d failed", id, exc_info=error)
+        self._outbox.failed.append(_failed(id, error))
+        self._flush_soon()
+
+    def _abort(self, ids: tuple[int, ...]) -> None:
+        """End requests. Cancelling covers those whose task has not begun, which the engine does not know yet."""
+        for request in ids:
+            if self._engine and (task := self._requests.get(request)):
+                self._engine.abort(request)
+                task.cancel()
+
+    def _reset(self, id: int) -> None:
+        if self._engine is None:
+            raise FrameError("the engine is not ready")
+        task = self._loop.create_task(self._reset_cache(self._engine, id))
+        self._resets.add(task)
+        task.add_done_callback(self._resets.discard)
+
+    async def _reset_cache(self, engine: Engine, id: int) -> None:
+        try:
+            await engine.reset_cache()
+            await self._say_last(ResetDone(id))
+        except Exception as error:
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """Let `run` raise `error`, or log it if it is ending already."""
+        if self._stopping.done():
+            _logger.error("while stopping", exc_info=error)
+        else:
+            self._stopping.set_exception(error)
+
+    def _beat(self) -> None:
+        self._beating = True
+        self._flush()
+        self._beating = False
+        self._heartbeat = self._loop.call_later(HEARTBEAT, self._beat)
+
+    def _flush_soon(self) -> None:
+        if self._flush_due is None:
+            self._flush_due = self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._flush_due:
+            self._flush_due.cancel()
+            self._flush_due = None
+        try:
+            self._send_step()
+        except OverloadedError:
+            self._flush_due = self._loop.call_later(_RETRY, self._flush)
+        except Exception as error:
+            self._break(error)
+
+    def _send_step(self) -> None:
+        """Send one step; what does not fit or cannot be queued now stays in the outbox."""
+        if self._engine:
+            self._outbox.evicted += self._engine.cache_events()
+            # What steps took is no hurry: telling it once a heartbeat keeps it off the way of the requests.
+            timings = _timings(self._engine) if self._beating else ()
+            step = self._outbox.step(self._engine.load(), timings)
+            self._say(step)
+            self._outbox.sent(step)
+            if self._outbox:
+                self._flush_soon()
+
+    async def _say_last(self, message: FromWorker) -> None:
+        """Send `message` after all news so far, waiting for room in the queue."""
+        self._flush()
+        while True:
+            if not self._outbox:
+                with contextlib.suppress(OverloadedError):
+                    return self._say(message)
+            await asyncio.sleep(_RETRY)
+
+    def _say(self, message: FromWorker) -> None:
+        if self._link:
+            self._link.send(encode(message))
+
+
+def make_engine(ticket: Ticket) -> Engine:
+    """Return the ticket's engine, not yet started. Raises ConfigurationError for an unknown backend or option."""
+    path = BACKENDS.get(ticket.backend, ticket.backend)
+    module, _, name = path.partition(":")
+    if not name:
+        known = ", ".join(sorted(BACKENDS))
+        raise ConfigurationError(f"unknown backend {ticket.backend!r}, want one of {known} or 'package.module:Class'")
+    try:
+        engine = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        hint = f'; pip install "preble[{ticket.backend}]"' if ticket.backend in BACKENDS else ""
+        raise ConfigurationError(f"backend {ticket.backend!r} cannot be imported: {error}{hint}") from error
+    try:
+        made: Engine = engine(model=ticket.model, **ticket.options)
+    except TypeError as error:
+        raise ConfigurationError(f"backend {ticket.backend!r}: {error}") from error
+    return made
+
+
+def _timings(engine: Engine) -> list[StepTiming]:
+    """The engine's steps since the last call, if it tells of them: what a frame may hold."""
+    tell = getattr(engine, "timings", None)
+    return [timing for timing in tell()[-MAX_BATCH:] if timing.plausible] if tell else []
+
+
+def _kind(error: Exception) -> Literal["model", "configuration", "crash"]:
+    if isinstance(error, ModelError):
+        return "model"
+    return "configuration" if isinstance(error, ConfigurationError) else "crash"
+
+
+def _message(error: BaseException) -> str:
+    text = str(error) if isinstance(error, PrebleError) else f"{type(error).__name__}: {error}"
+    return text[:_LONGEST_MESSAGE]
+
+
+def _failed(id: int, error: BaseException) -> Failed:
+    if isinstance(error, InvalidRequestError):
+        return Failed(id, _message(error).removeprefix(f"{error.field}: "), error.field[:_LONGEST_FIELD])
+    return Failed(id, _message(error))
+
+
+async def _main(ticket: Ticket) -> bool:
+    worker = Worker(ticket, make_engine)
+    listen = partial(asyncio.get_running_loop().add_signal_handler, signal.SIGTERM, worker.stop, GRACE)
+    listen()
+    link = Dealer(ticket.address, ticket.identity, worker.receive)
+    try:
+        return await worker.run(link, on_ready=listen)  # again: engines put handlers of their own there
+    finally:
+        link.close(linger=_PATIENCE)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def main() -> int:
+    """Read the ticket and serve; return the exit status: 0 stopped, 1 the engine did not start, 2 no ticket."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    try:
+        ticket = decode_ticket(sys.stdin.buffer.readline(MAX_TICKET + 1))
+    except FrameError as error:
+        _logger.error("no ticket on standard input: %s", error)
+        return 2
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        return 0 if runner.run(_main(ticket)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

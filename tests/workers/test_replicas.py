@@ -1,0 +1,423 @@
+"""A cluster of replicas that run already: real HTTP, servers in this process over the `sim` engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+pytest.importorskip("aiohttp", reason="the openai engine needs aiohttp")
+
+from preble import (
+    ClosedError,
+    ConfigurationError,
+    ContextLengthError,
+    EngineError,
+    InvalidRequestError,
+    NoWorkersError,
+    OverloadedError,
+    PrebleCluster,
+    SamplingParams,
+    WorkerLostError,
+    WorkerStartError,
+)
+from preble.core.cost import PRESETS
+from preble.workers import replicas as module
+from tests.cluster.cases import GREEDY, SLOW, eventually, prompt
+from tests.openai_server import OpenAIServer
+
+QUICK = {
+    "backoff": 0.001,
+    "backoff_limit": 0.01,
+    "health_interval": 0.02,
+    "health_timeout": 0.5,
+    "connect_timeout": 1.0,
+    "vocab_size": 32_000,
+}
+SIM = {"vocab_size": 32_000, "kv_tokens": 20_000}
+LONG = SamplingParams(max_tokens=60, temperature=0.0)
+KEY = "sk-very-secret-key"
+
+
+class Pair:
+    """Two servers and a cluster of them."""
+
+    def __init__(self, servers: list[OpenAIServer], cluster: PrebleCluster) -> None:
+        self.servers = servers
+        self.cluster = cluster
+
+    def server(self, worker: str) -> OpenAIServer:
+        return next(server for server in self.servers if server.url == worker)
+
+    def workers(self) -> set[str]:
+        return {worker.worker for worker in self.cluster.stats().workers}
+
+
+async def connected(*servers: OpenAIServer, policy: Any = "e2", **options: Any) -> PrebleCluster:
+    cluster = PrebleCluster.connect(
+        [server.url for server in servers], policy=policy, engine_options={**QUICK, **options}
+    )
+    await cluster.start()
+    return cluster
+
+
+@pytest_asyncio.fixture
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    options = getattr(request, "param", {})
+    async with OpenAIServer("vllm", **SIM, **options) as one, OpenAIServer("sglang", **SIM, **options) as two:
+        cluster = await connected(one, two)
+        yield Pair([one, two], cluster)
+        await eventually(lambda: cluster.stats().in_flight == 0)
+        cluster._dispatcher.check()
+        await cluster.close()
+
+
+slow = pytest.mark.parametrize("pair", [SLOW], indirect=True)
+
+
+async def test_both_kinds_serve_the_same_tokens_and_tell_what_was_cached(pair: Pair):
+    outs = await pair.cluster.generate_many([prompt(number) for number in range(12)], GREEDY)
+    assert {out.worker for out in outs} == {server.url for server in pair.servers}
+    again = await pair.cluster.generate_many([prompt(number) for number in range(12)], GREEDY)
+    for first, second in zip(outs, again, strict=True):
+        assert second.token_ids == first.token_ids
+        assert second.worker == first.worker
+        assert (first.usage.cached_tokens, second.usage.cached_tokens) == (0, 48)
+        assert pair.cluster.explain(second.id).predicted_cached_tokens == 48
+
+
+async def test_the_next_turn_goes_where_the_conversation_is(pair: Pair):
+    first = await pair.cluster.generate(prompt(2), SamplingParams(max_tokens=32, temperature=0.0))
+    turn = await pair.cluster.generate([*prompt(2), *first.token_ids, 5, 6, 7], GREEDY)
+    assert turn.worker == first.worker
+    assert turn.usage.cached_tokens == 80
+
+
+async def test_a_stream_yields_what_generate_returns(pair: Pair):
+    chunks = [chunk async for chunk in pair.cluster.stream(prompt(4), GREEDY)]
+    whole = await pair.cluster.generate(prompt(4), GREEDY)
+    assert sum((chunk.token_ids for chunk in chunks), ()) == whole.token_ids
+    assert chunks[-1].usage.output_tokens == 8
+
+
+@slow
+async def test_a_dead_replica_s_requests_go_on_elsewhere_and_it_comes_back(pair: Pair):
+    cluster, streamed, workers = pair.cluster, [], []
+    async for chunk in cluster.stream(prompt(1), LONG):
+        streamed.extend(chunk.token_ids)
+        workers.append(chunk.worker)
+        if len(streamed) >= 10 and len(set(workers)) == 1:
+            dead = pair.server(chunk.worker)
+            await dead.stop()
+    assert len(streamed) == 60
+    assert len(set(workers)) == 2
+    assert tuple(streamed) == (await cluster.generate(prompt(1), LONG)).token_ids
+    assert cluster.stats().counters.retried == 1
+    assert pair.workers() == {workers[-1]}
+    await dead.start()
+    await eventually(lambda: len(pair.workers()) == 2)
+    outs = await cluster.generate_many([prompt(number) for number in range(20, 32)], GREEDY)
+    assert {out.worker for out in outs} == {server.url for server in pair.servers}
+
+
+@slow
+async def test_a_replica_that_hangs_is_lost(pair: Pair):
+    running = asyncio.create_task(pair.cluster.generate(prompt(1), LONG))
+    await eventually(lambda: pair.cluster.stats().in_flight == 1)
+    (busy,) = (worker.worker for worker in pair.cluster.stats().workers if worker.requests)
+    for replica in pair.cluster._pool._replicas.values():
+        replica.engine.options = module.OpenAIEngine(url=replica.name, **{**QUICK, "health_timeout": 0.01}).options
+    pair.server(busy).healthy.clear()
+    await eventually(lambda: busy not in pair.workers())
+    assert (await running).worker != busy
+    pair.server(busy).healthy.set()
+    await eventually(lambda: busy in pair.workers())
+
+
+async def test_a_replica_that_says_that_it_is_ill_is_lost(pair: Pair):
+    pair.servers[0].status = 503
+    await eventually(lambda: pair.workers() == {pair.servers[1].url})
+
+
+async def test_a_broken_stream_is_mended_where_it_was(pair: Pair):
+    for server in pair.servers:
+        server.cuts.append(3)
+    out = await pair.cluster.generate(prompt(1), GREEDY)
+    assert out.token_ids == (await pair.cluster.generate(prompt(1), GREEDY)).token_ids
+    assert pair.cluster.stats().counters.retried == 0
+    assert len(pair.workers()) == 2
+
+
+async def test_when_all_are_gone_requests_end_with_their_tokens_at_once():
+    async with OpenAIServer(**SIM, **SLOW) as server:
+        cluster = await connected(server, health_interval=3600.0)
+        task = asyncio.create_task(cluster.generate(prompt(1), LONG))
+        await eventually(lambda: server.engine.load().used_tokens > 70)
+        await server.stop()
+        with pytest.raises(WorkerLostError) as caught:
+            await task
+        assert caught.value.token_ids
+        assert caught.value.worker == server.url
+        with pytest.raises(NoWorkersError):
+            await cluster.generate(prompt(1), GREEDY)
+        await server.start()
+        await eventually(lambda: bool(cluster.stats().workers))
+        assert (await cluster.generate(prompt(1), GREEDY)).token_ids
+        await cluster.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, InvalidRequestError), (401, ConfigurationError), (429, OverloadedError), (500, EngineError)],
+)
+async def test_errors_keep_their_type_and_say_where(pair: Pair, status: int, error: type[Exception]):
+    for server in pair.servers:
+        server.answers.extend([(status, {"Retry-After": "3"}, "this is why")] * 4)
+    with pytest.raises(error, match="this is why") as caught:
+        await pair.cluster.generate(prompt(1), GREEDY)
+    assert caught.value.worker in pair.workers()
+    assert caught.value.request_id == "r1"
+    if status == 429:
+        assert caught.value.retry_after == 3.0
+
+
+@slow
+async def test_cancelling_ends_the_request_on_the_server(pair: Pair):
+    task = asyncio.create_task(pair.cluster.generate(prompt(1), LONG))
+    await eventually(lambda: sum(server.engine.load().running for server in pair.servers) == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await eventually(lambda: sum(server.engine.load().running for server in pair.servers) == 0)
+
+
+@slow
+async def test_load_is_what_the_servers_tell(pair: Pair):
+    task = asyncio.create_task(pair.cluster.generate(prompt(1), LONG))
+    await eventually(lambda: sum(worker.used_tokens for worker in pair.cluster.stats().workers) >= 64)
+    await task
+
+
+async def test_a_request_counts_as_waiting_until_its_first_token_only():
+    """vLLM tells what was cached at the end: until then nothing must be moved that runs."""
+    async with OpenAIServer("vllm", **SIM, **SLOW) as server:
+        cluster = await connected(server)
+        stream = cluster.stream(prompt(1), LONG)
+        await anext(stream)
+        assert cluster.scheduler.fleet.waiting[0] == 0
+        cluster.scheduler.check()
+        await stream.aclose()
+        await cluster.close()
+
+
+async def test_a_late_count_does_not_unlearn_what_was_computed():
+    async with OpenAIServer("vllm", **SIM) as server:
+        cluster = await connected(server)
+        await cluster.generate(prompt(1), GREEDY)
+        await server.engine.reset_cache()
+        out = await cluster.generate(prompt(1), GREEDY)
+        assert (out.usage.cached_tokens, cluster.explain(out.id).predicted_cached_tokens) == (0, 48)
+        out = await cluster.generate(prompt(1), GREEDY)
+        assert (out.usage.cached_tokens, cluster.explain(out.id).predicted_cached_tokens) == (48, 48)
+        await cluster.close()
+
+
+async def test_resetting_caches_reaches_servers_and_scheduler(pair: Pair):
+    await pair.cluster.generate(prompt(1), GREEDY)
+    await pair.cluster.reset_cache()
+    out = await pair.cluster.generate(prompt(1), GREEDY)
+    assert out.usage.cached_tokens == pair.cluster.explain(out.id).predicted_cached_tokens == 0
+
+
+async def test_replicas_join_and_leave(pair: Pair):
+    async with OpenAIServer("vllm", **SIM) as third:
+        assert await pair.cluster.add_worker(third.url + "/v1/") == third.url
+        with pytest.raises(ConfigurationError, match="already"):
+            await pair.cluster.add_worker(third.url)
+        with pytest.raises(ConfigurationError, match="url"):
+            await pair.cluster.add_worker()
+        with pytest.raises(ConfigurationError, match="devices"):
+            await pair.cluster.add_worker("http://127.0.0.1:9", devices=[0])
+        for server in pair.servers:
+            await pair.cluster.drain_worker(server.url)
+            await pair.cluster.remove_worker(server.url)
+        assert (await pair.cluster.generate(prompt(1), GREEDY)).worker == third.url
+        assert pair.cluster.worker_pids() == {}
+
+
+async def test_closing_ends_open_requests_and_tasks():
+    async with OpenAIServer(**SIM, **SLOW) as server:
+        before = asyncio.all_tasks()
+        cluster = await connected(server)
+        task = asyncio.create_task(cluster.generate(prompt(1), LONG))
+        await eventually(lambda: server.engine.load().running == 1)
+        await cluster.close()
+        with pytest.raises(ClosedError):
+            await task
+        await eventually(lambda: server.engine.load().running == 0)
+        await eventually(lambda: {task for task in asyncio.all_tasks() if "preble" in task.get_name()} <= before)
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+async def test_closing_ends_the_start_of_one_more(healthy: bool):
+    async with OpenAIServer(**SIM) as server, OpenAIServer(**SIM) as late:
+        late.healthy.clear()
+        cluster = await connected(server)
+        cluster._start_timeout = 3600.0
+        adding = asyncio.create_task(cluster.add_worker(late.url))
+        await eventually(lambda: bool(late.connections))
+        closing = asyncio.create_task(cluster.close())
+        await asyncio.sleep(0)
+        if healthy:
+            late.healthy.set()
+        await closing
+        with pytest.raises(ClosedError):
+            async with asyncio.timeout(10):
+                await adding
+        assert not [task for task in asyncio.all_tasks() if late.url in task.get_name()]
+        assert not cluster._pool._replicas
+        late.healthy.set()
+
+
+async def test_a_replica_that_is_being_added_is_not_added_twice(pair: Pair):
+    async with OpenAIServer(**SIM) as third:
+        third.healthy.clear()
+        adding = asyncio.create_task(pair.cluster.add_worker(third.url))
+        await eventually(lambda: bool(third.connections))
+        with pytest.raises(ConfigurationError, match="already"):
+            await pair.cluster.add_worker(third.url)
+        third.healthy.set()
+        assert await adding == third.url
+
+
+async def test_a_replica_that_cannot_be_added_can_be_tried_again(pair: Pair):
+    async with OpenAIServer(**SIM) as third:
+        third.healthy.clear()
+        pair.cluster._start_timeout = 0.1
+        with pytest.raises(WorkerStartError, match="not healthy within"):
+            await pair.cluster.add_worker(third.url)
+        third.healthy.set()
+        pair.cluster._start_timeout = 60.0
+        assert await pair.cluster.add_worker(third.url) == third.url
+
+
+async def test_a_replica_comes_back_as_it_was(pair: Pair):
+    one, two = pair.servers
+    async with OpenAIServer(**SIM) as third:
+        await pair.cluster.add_worker(third.url, namespaces=["x"])
+        await pair.cluster.drain_worker(two.url)
+        for server in (two, third):
+            await server.stop()
+        await eventually(lambda: pair.workers() == {one.url})
+        for server in (two, third):
+            await server.start()
+        await eventually(lambda: len(pair.workers()) == 3)
+        outs = await pair.cluster.generate_many([prompt(number) for number in range(12)], GREEDY)
+        assert {out.worker for out in outs} == {one.url}, "one is for a namespace, and one was drained"
+
+
+async def test_bounds_are_those_of_the_replicas_that_are_left(pair: Pair):
+    long = prompt(1, 1000)
+    async with OpenAIServer(**{**SIM, "context_limit": 600}) as small:
+        await pair.cluster.add_worker(small.url)
+        with pytest.raises(ContextLengthError):
+            await pair.cluster.generate(long, GREEDY)
+        await pair.cluster.remove_worker(small.url)
+    assert (await pair.cluster.generate(long, GREEDY)).usage.prompt_tokens == 1000
+
+
+@slow
+async def test_a_removed_replica_is_not_heard_any_more(pair: Pair):
+    pair.cluster._close_grace = 3600.0
+    running = asyncio.create_task(pair.cluster.generate(prompt(1), LONG))
+    await eventually(lambda: pair.cluster.stats().in_flight == 1)
+    (busy,) = (worker.worker for worker in pair.cluster.stats().workers if worker.requests)
+    await pair.cluster.remove_worker(busy)
+    assert not running.done(), "its requests go on elsewhere: there is nothing to wait for"
+    assert busy not in pair.cluster._dispatcher.loads
+    assert (await running).worker != busy
+    pair.cluster._close_grace = 0.0
+
+
+async def test_a_lost_replica_can_be_removed(pair: Pair):
+    gone = pair.servers[0]
+    await gone.stop()
+    await eventually(lambda: gone.url not in pair.workers())
+    await pair.cluster.remove_worker(gone.url)
+    await gone.start()
+    assert await pair.cluster.add_worker(gone.url) == gone.url
+    with pytest.raises(ConfigurationError, match="not here"):
+        await pair.cluster.remove_worker("http://nowhere")
+
+
+async def test_a_replica_that_is_not_there_is_named():
+    async with OpenAIServer() as server:
+        cluster = PrebleCluster.connect([server.url, "http://127.0.0.1:9"], engine_options=QUICK, start_timeout=0.3)
+        with pytest.raises(WorkerStartError, match="not healthy within") as caught:
+            await cluster.start()
+        assert caught.value.worker == "http://127.0.0.1:9"
+
+
+async def test_a_key_is_sent_to_all_and_shown_nowhere(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.DEBUG)
+    async with OpenAIServer(api_key=KEY, **SIM) as server:
+        cluster = PrebleCluster.connect([server.url], api_key=KEY, engine_options=QUICK)
+        async with cluster:
+            await cluster.generate(prompt(1), GREEDY)
+            await server.stop()
+            with pytest.raises(WorkerLostError) as caught:
+                await cluster.generate(prompt(1), GREEDY)
+            shown = [caplog.text, repr(cluster), str(caught.value), repr(cluster.stats()), repr(vars(cluster._pool))]
+        assert "is lost" in caplog.text
+    assert not [text for text in shown if KEY in text]
+
+
+async def test_a_wrong_key_is_an_error_at_the_start():
+    async with OpenAIServer(api_key=KEY) as server:
+        with pytest.raises(ConfigurationError, match="401"):
+            await PrebleCluster.connect([server.url], api_key="wrong", engine_options=QUICK).start()
+
+
+@pytest.mark.parametrize(
+    ("urls", "options", "match"),
+    [
+        ([], {}, "urls"),
+        ("http://a", {}, "urls"),
+        (["http://a", "http://a/v1"], {}, "twice"),
+        (["nowhere"], {}, "url"),
+        (["http://a"], {"kv_events": ["tcp://a:1", "tcp://b:1"]}, "kv_events"),
+    ],
+)
+def test_a_wrong_description_is_named(urls: Any, options: Any, match: str):
+    with pytest.raises(ConfigurationError, match=match):
+        PrebleCluster.connect(urls, **options)
+
+
+async def test_a_wrong_engine_option_is_named():
+    with pytest.raises(ConfigurationError, match="kv_tokenz"):
+        await PrebleCluster.connect(["http://127.0.0.1:9"], engine_options={"kv_tokenz": 3}).start()
+
+
+async def test_workers_of_ours_take_no_url():
+    async with PrebleCluster(backend="sim", workers=1) as cluster:
+        with pytest.raises(ConfigurationError, match="url"):
+            await cluster.add_worker("http://a")
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+async def test_a_cluster_infers_what_the_steps_of_replicas_take(kind: str):
+    options = {**SIM, "kv_tokens": 200_000, "cost": "mistral-7b-a100", "time_scale": 0.2}
+    preset, true = (PRESETS[name].coefficients() for name in ("llama-3-70b-a100-tp2", "mistral-7b-a100"))
+    async with OpenAIServer(kind, **options) as server:
+        cluster = await connected(server, cost="llama-3-70b-a100-tp2")
+        for first in range(0, 80, 4):
+            await asyncio.gather(*(cluster.generate(prompt(first + i, 400), GREEDY) for i in range(4)))
+        prices = cluster.scheduler.prices(server.url)
+        cluster.scheduler.check()
+        await cluster.close()
+    assert 0.1 * true.decode(4, 2000) < prices.decode(4, 2000) < 0.5 * preset.decode(4, 2000)
+    assert 0.1 * true.prefill(1000, 1000) < prices.prefill(1000, 1000) < 0.5 * preset.prefill(1000, 1000)
