@@ -74,13 +74,13 @@ async def test_a_cluster_generates_streams_aborts_and_closes(model: Path):
 async def test_sigterm_lets_requests_finish_and_a_dead_scheduler_ends_the_worker(model: Path):
     """SGLang would drain in rounds of five seconds, and then kill itself."""
     async with cluster_of(model) as cluster:
-        (shim,) = [pid for pid in descendants(os.getpid()) if "shim.py" in command(pid)]
+        (supervisor,) = [pid for pid in descendants(os.getpid()) if "supervisor.py" in command(pid)]
         async with aclosing(cluster.stream(prompt(1), SamplingParams(max_tokens=100, ignore_eos=True))) as chunks:
             await anext(chunks)
-            os.kill(shim, signal.SIGTERM)
+            os.kill(supervisor, signal.SIGTERM)
             last = [chunk async for chunk in chunks][-1]
         assert (last.finish_reason, last.usage and last.usage.output_tokens) == ("length", 100)
-        await eventually(lambda: not alive(shim) and not cluster.worker_pids())
+        await eventually(lambda: not alive(supervisor) and not cluster.worker_pids())
         await cluster.add_worker(devices=[0])
         (scheduler,) = [pid for pid in descendants(os.getpid()) if "sglang::scheduler" in command(pid)]
         running = asyncio.create_task(cluster.generate(prompt(2), LONG))

@@ -114,7 +114,7 @@ async def test_the_ticket_is_on_standard_input_and_nowhere_else(mark):
     await printed(child, "}")
     assert decode_ticket(child.log_tail().encode()) == given
     visible = b"".join(_read(pid, name) for pid in mark.pids() for name in ("cmdline", "environ"))
-    assert b"shim.py" in visible
+    assert b"supervisor.py" in visible
     assert given.nonce.encode() not in visible
     child.kill()
     await ended(child)
@@ -284,11 +284,11 @@ def test_a_killed_cluster_leaves_nothing(then, expected_forks, mark):
     forks: set[int] = set()
 
     def complete() -> bool:
-        """The parent, its forks, the shim, and below that the worker with three children."""
+        """The parent, its forks, the supervisor, and below that the worker with three children."""
         below = {pid: _parent_of(pid) for pid in mark.pids() - {parent.pid}}
         near = {pid for pid, above in below.items() if above == parent.pid}
         forks.clear()
-        forks.update(pid for pid in near if b"shim.py" not in _read(pid, "cmdline"))
+        forks.update(pid for pid in near if b"supervisor.py" not in _read(pid, "cmdline"))
         return (len(forks), len(below) - len(near)) == (expected_forks, 4)
 
     asyncio.run(until(complete))

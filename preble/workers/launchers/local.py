@@ -1,6 +1,6 @@
 """Worker processes as the cluster sees them: started, watched, and never left behind.
 
-A child is a supervisor (`shim.py`) with the worker below it. The cluster alone holds the write end of the
+A child is a supervisor (`supervisor.py`) with the worker below it. The cluster alone holds the write end of the
 supervisor's death pipe, so that the whole tree ends when the cluster does, however that happens.
 """
 
@@ -27,7 +27,7 @@ COMMAND = (sys.executable, "-P", "-m", "preble.workers.worker")
 
 _LONGEST_LINE = 2000
 _KILL_PATIENCE = 5.0
-_SHIM = str(Path(__file__).with_name("supervisor.py"))
+_SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
 _logger = logging.getLogger("preble.workers.worker")
 _death_pipes: set[int] = set()
 
@@ -161,7 +161,7 @@ async def _spawn(
         sys.executable,
         "-S",
         "-E",
-        _SHIM,
+        _SUPERVISOR,
         *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

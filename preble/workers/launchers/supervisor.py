@@ -1,4 +1,4 @@
-"""The supervisor between a cluster and one worker: `python -S -E shim.py DEATH_FD SOCKET COMMAND...`.
+"""The supervisor between a cluster and one worker: `python -S -E supervisor.py DEATH_FD SOCKET COMMAND...`.
 
 When the worker exits, or the cluster is gone or gives it up (end of file on DEATH_FD, or a new parent), it kills every
 descendant, also those that left the session, and exits with the worker's status, 128 + signal if one killed it. SIGTERM
