@@ -304,6 +304,13 @@ class PrebleCluster:
         """Why a recent request (its `Generation.id`) went where it went. Raises KeyError if it is too long ago."""
         return self.scheduler.explain(f"{id}.0")
 
+    def check(self) -> None:
+        """Raise AssertionError if the books of samples, of worker request ids and of the scheduler disagree.
+
+        Changes nothing. It walks all that is in flight or believed cached, so it is slow: for tests and debugging.
+        """
+        self._dispatcher.check()
+
     async def drain(self) -> None:
         """Wait until nothing is in flight. New requests meanwhile raise OverloadedError; afterwards they are taken."""
         self._require_open()

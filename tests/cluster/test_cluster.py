@@ -43,7 +43,7 @@ async def cluster(running: PrebleCluster) -> AsyncIterator[PrebleCluster]:
     """The shared cluster; whatever a test did, nothing may be left in its books."""
     yield running
     await eventually(lambda: running.stats().in_flight == 0)
-    running._dispatcher.check()
+    running.check()
     assert all(worker.load == 0 for worker in running.stats().workers)
 
 
@@ -51,7 +51,7 @@ async def cluster(running: PrebleCluster) -> AsyncIterator[PrebleCluster]:
 async def slow() -> AsyncIterator[PrebleCluster]:
     async with PrebleCluster(backend="sim", workers=1, engine_options={**SLOW, "max_running": 2}) as cluster:
         yield cluster
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_a_generation_tells_what_was_done(cluster: PrebleCluster) -> None:
@@ -364,6 +364,14 @@ async def test_calls_from_another_loop_fail_at_once(cluster: PrebleCluster) -> N
 
     with pytest.raises(WrongLoopError):
         await asyncio.to_thread(asyncio.run, call())
+
+
+async def test_a_check_finds_what_the_scheduler_has_and_the_cluster_has_not(cluster: PrebleCluster) -> None:
+    cluster.check()
+    cluster.scheduler.submit("nobody's", [1, 2, 3], now=0.0)
+    with pytest.raises(AssertionError, match="scheduler and samples differ"):
+        cluster.check()
+    cluster.scheduler.finish("nobody's", now=0.0)
 
 
 async def test_a_policy_of_ones_own_needs_no_entry() -> None:

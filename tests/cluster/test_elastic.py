@@ -32,7 +32,7 @@ async def test_a_worker_that_joins_serves() -> None:
         outs = await cluster.generate_many([prompt(number) for number in range(4)], GREEDY)
         assert {out.worker for out in outs} == {"w0", "w1"}
         assert set(cluster.worker_pids()) == {"w0", "w1"}
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_a_worker_with_news_before_the_others_are_ready_does_no_harm(
@@ -42,7 +42,7 @@ async def test_a_worker_with_news_before_the_others_are_ready_does_no_harm(
     async with PrebleCluster(backend="tests.early_engine:early", workers=2, engine_options=options) as cluster:
         outs = await cluster.generate_many([prompt(number) for number in range(4)], GREEDY)
         assert {out.worker for out in outs} == {"w0", "w1"}
-        cluster._dispatcher.check()
+        cluster.check()
     assert not caplog.records
 
 
@@ -59,7 +59,7 @@ async def test_a_drained_worker_finishes_what_it_has_and_gets_no_more() -> None:
         outs = await asyncio.gather(*running)
         assert sorted(out.worker for out in outs) == ["w0", "w0", "w1", "w1"]
         assert cluster.stats().counters.retried == 0
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_a_drain_that_is_cancelled_leaves_it_drained() -> None:
@@ -85,7 +85,7 @@ async def test_a_removed_worker_is_gone_with_its_process() -> None:
         assert [worker.worker for worker in cluster.stats().workers] == ["w1"]
         assert (await cluster.generate(prompt(1), GREEDY)).worker == "w1"
         assert await cluster.add_worker() == "w2"
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_requests_of_a_worker_that_is_removed_go_on_elsewhere() -> None:
@@ -179,7 +179,7 @@ async def test_a_worker_can_be_added_for_certain_namespaces() -> None:
         assert (await cluster.generate(prompt(1), GREEDY, namespace="x")).worker == own
         with pytest.raises(NamespaceNotServedError, match="'y'"):
             await cluster.generate(prompt(1), GREEDY, namespace="y")
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_evictions_of_tenants_reach_the_scheduler() -> None:
@@ -189,7 +189,7 @@ async def test_evictions_of_tenants_reach_the_scheduler() -> None:
             out = await cluster.generate(prompt(1, 200), GREEDY, tenant=f"t{number % 4}")
             assert out.usage.cached_tokens == cluster.explain(out.id).predicted_cached_tokens == 0
         await cluster.drain()
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_an_adapter_reaches_the_engine_and_its_prefixes_are_its_own() -> None:
@@ -207,7 +207,7 @@ async def test_an_adapter_reaches_the_engine_and_its_prefixes_are_its_own() -> N
         assert await ask(lora="sql", namespace="v2", tenant="t") == ("sql", 192)
         with pytest.raises(InvalidRequestError, match=r"lora: the tests.* engine has no 'poet', but sql, chat"):
             await ask(lora="poet")
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_an_adapter_is_a_namespace_that_workers_may_serve() -> None:

@@ -49,7 +49,7 @@ async def test_a_dead_worker_s_requests_go_on_elsewhere_without_a_gap() -> None:
         assert workers == {"w0", "w1"}
         assert cluster.stats().counters.retried == 1
         assert [worker.worker for worker in cluster.stats().workers] == ["w1"]
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_a_worker_that_the_system_stops_finishes_what_it_has_and_others_go_elsewhere() -> None:
@@ -63,7 +63,7 @@ async def test_a_worker_that_the_system_stops_finishes_what_it_has_and_others_go
         assert "w1" in seen
         assert running.result().worker == "w0"
         await eventually(lambda: [worker.worker for worker in cluster.stats().workers] == ["w1"])
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_what_outlasts_a_stopping_worker_goes_on_elsewhere() -> None:
@@ -114,7 +114,7 @@ async def test_requests_that_wait_are_moved_to_an_idle_worker() -> None:
         outs = await cluster.generate_many(prompts, SamplingParams(max_tokens=2))
         assert cluster.stats().counters.moved > 0
         assert {out.worker for out in outs} == {"w0", "w1"}
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 @pytest.mark.usefixtures("short_tmp")

@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def cluster(model: Path) -> AsyncIterator[PrebleCluster]:
     async with PrebleCluster(model, workers=2) as cluster:
         yield cluster
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_text_in_text_out(cluster: PrebleCluster, model: Path) -> None:

@@ -42,7 +42,7 @@ async def test_a_cluster_lets_the_worker_compute_it() -> None:
         policy.slot = 1
         out = await cluster.generate([*HOT, 5], GREEDY)
         assert (out.worker, out.usage.cached_tokens) == ("w1", len(HOT) - len(HOT) % 16)
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 async def test_a_worker_that_dies_takes_its_copies_with_it() -> None:
@@ -52,7 +52,7 @@ async def test_a_worker_that_dies_takes_its_copies_with_it() -> None:
         await eventually(lambda: cluster.stats().counters.copied == 1)
         await cluster.remove_worker("w1")
         await cluster.generate(HOT, GREEDY)
-        cluster._dispatcher.check()
+        cluster.check()
 
 
 def shared(sessions: int) -> list[Request]:

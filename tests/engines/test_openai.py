@@ -211,4 +211,4 @@ async def test_a_killed_server_s_request_goes_on_at_the_other_and_it_comes_back(
                 await asyncio.sleep(0.2)
         outs = await cluster.generate_many([[number + 6, *PROMPT] for number in range(8)], GREEDY)
         assert {out.worker for out in outs} == {server.url for server in servers.values()}
-        cluster._dispatcher.check()
+        cluster.check()

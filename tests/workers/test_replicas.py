@@ -72,7 +72,7 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
         cluster = await connected(one, two)
         yield Pair([one, two], cluster)
         await eventually(lambda: cluster.stats().in_flight == 0)
-        cluster._dispatcher.check()
+        cluster.check()
         await cluster.close()
 
 
