@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.peers.answer import Answer
 from preble import PrebleCluster, SamplingParams
+from preble.backends import EngineRequest
 from preble.tokens import TOKEN_BYTES, pack
 from preble.transport.schema import Step, Submit
 from preble.workers.binding import Binding
@@ -88,7 +89,7 @@ class Wire:
         ids, sampling = request
         tokens, id = pack(ids), next(self._ids)
         self._open[id] = opened = _Open(tokens)
-        self.pool.send(next(self._turns), Submit(id, tokens, sampling))
+        self.pool.send(next(self._turns), Submit(EngineRequest(id, tokens, sampling)))
         return await opened.answer
 
     def _on_step(self, worker: str, step: Step) -> None:

@@ -6,12 +6,14 @@ An engine speaks token ids only; text stays in the cluster. Calls come from one 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Annotated, Protocol, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from preble.core.cost import StepTiming
-from preble.types import FinishReason, SamplingParams, TokenLogprob
+from preble.tokens import MAX_TOKENS, TOKEN_BYTES
+from preble.types import MAX_NAME, FinishReason, SamplingParams, TokenLogprob
 from preble.wait_queue.disciplines import Discipline
 
 __all__ = ["BACKENDS", "Delta", "Engine", "EngineInfo", "EngineRequest", "Evicted", "Load", "StepTiming"]
@@ -23,6 +25,14 @@ BACKENDS = {
     "torch": "preble.backends.torch.engine:TorchEngine",
     "vllm": "preble.backends.vllm.engine:VllmEngine",
 }
+
+# What a worker lets a message say, checked where it is decoded.
+Id: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+TokenBytes: TypeAlias = Annotated[bytes, Meta(max_length=MAX_TOKENS * TOKEN_BYTES)]
+Priority: TypeAlias = Annotated[int, Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
+Salt: TypeAlias = Annotated[str, Meta(max_length=1000)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
+Adapter: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME)]
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +61,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     discipline: Discipline = "fcfs"
 
 
-class EngineRequest(msgspec.Struct, frozen=True):
+class EngineRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One sequence to generate. `tokens` are packed int32; `sampling.n` is 1; a lower `priority` goes first.
 
     Requests of different `cache_salt` must not use each other's cached prefixes. `remaining` is the seconds until
@@ -59,13 +69,13 @@ class EngineRequest(msgspec.Struct, frozen=True):
     sent it aborts it then. `lora` names the adapter to compute with, if any; its requests have a salt of their own.
     """
 
-    id: int
-    tokens: bytes
+    id: Id
+    tokens: TokenBytes
     sampling: SamplingParams
-    priority: int = 0
-    cache_salt: str = ""
-    remaining: float | None = None
-    lora: str = ""
+    priority: Priority = 0
+    cache_salt: Salt = ""
+    remaining: Seconds | None = None
+    lora: Adapter = ""
 
 
 class Delta(msgspec.Struct, array_like=True):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from preble.backends import Delta, Load
+from preble.backends import Delta, EngineRequest, Load
 from preble.core.copies import COPY_PRIORITY, Copy
 from preble.core.scheduler import Scheduler
 from preble.core.snapshot import WorkerState
@@ -232,8 +232,8 @@ class Dispatcher:
             prompt, sampling, routing = sample.prompt + bytes(sample.output), _remaining(sample), sample.routing
             salt = fold(routing.served_by, routing.shared_with)
             remaining = sample.flight.remaining(self._loop.time())
-            message = Submit(sample.wire, prompt, sampling, routing.priority, salt, remaining, routing.lora)
-            self.send(sample.worker, message)
+            request = EngineRequest(sample.wire, prompt, sampling, routing.priority, salt, remaining, routing.lora)
+            self.send(sample.worker, Submit(request))
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
         if delta.begins and not sample.counted:
@@ -342,7 +342,7 @@ class Dispatcher:
         wire = next(self._wires)
         self._copying.begin(copy, wire, self._loop.time())
         try:
-            self.send(copy.target, Submit(wire, copy.tokens, _ONE_TOKEN, COPY_PRIORITY))
+            self.send(copy.target, Submit(EngineRequest(wire, copy.tokens, _ONE_TOKEN, COPY_PRIORITY)))
         except PrebleError:
             self._copying.end(wire, self._loop.time())
             self._tell_idle()

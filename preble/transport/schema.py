@@ -11,12 +11,11 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
-from preble.backends import Delta, EngineInfo, Evicted, Load, StepTiming
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Id, Load, Seconds, StepTiming
 from preble.errors import FrameError
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
-from preble.types import MAX_NAME, SamplingParams
 
-VERSION = 1
+VERSION = 2
 """Protocol version: the first thing both sides compare."""
 
 MAX_FRAME = 64 << 20
@@ -28,34 +27,18 @@ MAX_BATCH = 1 << 16
 MAX_TICKET = 1 << 20
 """Upper bound on a ticket's line, in bytes."""
 
-Id: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=100)]
 Text: TypeAlias = Annotated[str, Meta(max_length=10_000)]
-TokenBytes: TypeAlias = Annotated[bytes, Meta(max_length=MAX_TOKENS * TOKEN_BYTES)]
-Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
-Salt: TypeAlias = Annotated[str, Meta(max_length=1000)]
-Adapter: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME)]
 Field: TypeAlias = Annotated[str, Meta(max_length=100)]
-Priority: TypeAlias = Annotated[int, Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="submit"):
-    """To worker: generate one sequence; `sampling.n` is 1. Answered by deltas or by one failure of the same id.
+    """To worker: give this request to the engine. Answered by deltas or by one failure, with the request's id."""
 
-    `remaining` is the seconds until nobody wants the answer any more, if there is such a time. `lora` names an adapter
-    that the engine said it has.
-    """
-
-    id: Id
-    tokens: TokenBytes
-    sampling: SamplingParams
-    priority: Priority = 0
-    cache_salt: Salt = ""
-    remaining: Seconds | None = None
-    lora: Adapter = ""
+    request: EngineRequest
 
     def __post_init__(self) -> None:
-        _check_tokens(self.tokens)
+        _check_tokens(self.request.tokens)
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="abort"):

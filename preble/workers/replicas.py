@@ -120,9 +120,10 @@ class ReplicaPool:
         if replica is None or not replica.serving:
             raise WorkerLostError("the replica is gone", worker=worker)
         if isinstance(message, Submit):
-            task = asyncio.create_task(self._answer(replica, message))
-            replica.requests[message.id] = task
-            task.add_done_callback(partial(_forget, replica, message.id))
+            request = message.request
+            task = asyncio.create_task(self._answer(replica, request))
+            replica.requests[request.id] = task
+            task.add_done_callback(partial(_forget, replica, request.id))
         elif isinstance(message, Abort):
             _cancel(replica, message.ids)
 
@@ -156,22 +157,19 @@ class ReplicaPool:
             await asyncio.wait(tasks, timeout=_CLOSE_PATIENCE) if tasks else None
             await replica.engine.close()
 
-    async def _answer(self, replica: _Replica, message: Submit) -> None:
-        request = EngineRequest(
-            message.id, message.tokens, message.sampling, message.priority, message.cache_salt, message.remaining
-        )
+    async def _answer(self, replica: _Replica, request: EngineRequest) -> None:
         try:
             async for delta in replica.engine.generate(request):
-                self._tell(replica, (message.id, delta))
+                self._tell(replica, (request.id, delta))
         except UnreachableError as error:
             _logger.info("a request found %s unreachable: %s", replica.name, error)
             replica.gone.set()
             await asyncio.Event().wait()  # until the watch has this request sent elsewhere, which cancels it here
         except PrebleError as error:
-            self._on_failed(replica.name, message.id, error)
+            self._on_failed(replica.name, request.id, error)
         except Exception as error:
-            _logger.exception("request %d failed", message.id)
-            self._on_failed(replica.name, message.id, EngineError(f"{type(error).__name__}: {error}"))
+            _logger.exception("request %d failed", request.id)
+            self._on_failed(replica.name, request.id, EngineError(f"{type(error).__name__}: {error}"))
 
     def _tell(self, replica: _Replica, *deltas: tuple[int, Delta]) -> None:
         if replica.serving:

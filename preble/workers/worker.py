@@ -119,7 +119,7 @@ class Worker:
         message = decode_to_worker(frame)
         match message:
             case Submit():
-                self._submit(message)
+                self._submit(message.request)
             case Abort():
                 self._abort(message.ids)
             case ResetCache():
@@ -156,26 +156,17 @@ class Worker:
         if self._requests:
             await asyncio.wait(self._requests.values(), timeout=seconds)
 
-    def _submit(self, message: Submit) -> None:
+    def _submit(self, request: EngineRequest) -> None:
         if self._engine is None:
             raise FrameError("the engine is not ready")
-        if message.id in self._requests:
-            raise FrameError(f"request {message.id} is running already")
+        if request.id in self._requests:
+            raise FrameError(f"request {request.id} is running already")
         if self._stopping.done():
-            self._aborted(message.id)
+            self._aborted(request.id)
             return
-        request = EngineRequest(
-            message.id,
-            message.tokens,
-            message.sampling,
-            message.priority,
-            message.cache_salt,
-            message.remaining,
-            message.lora,
-        )
         task = self._loop.create_task(self._answer(self._engine, request))
-        self._requests[message.id] = task
-        task.add_done_callback(partial(self._ended, message.id))
+        self._requests[request.id] = task
+        task.add_done_callback(partial(self._ended, request.id))
 
     async def _answer(self, engine: Engine, request: EngineRequest) -> None:
         ended = False

@@ -68,7 +68,7 @@ class Desk:
         """Let the worker that got the last request say something of it."""
         worker, message = self.sent[-1]
         assert isinstance(message, Submit)
-        self.dispatcher.on_step(worker, Step((), ((message.id, delta),), (), Load(1, 0, 0)))
+        self.dispatcher.on_step(worker, Step((), ((message.request.id, delta),), (), Load(1, 0, 0)))
 
 
 def crowd(desk: Desk) -> list[Flight]:
@@ -119,7 +119,7 @@ async def test_a_sample_that_lacks_a_token_goes_on_elsewhere(desk: Desk) -> None
     desk.say(Delta(pack([5]), cached_tokens=0))
     desk.dispatcher.on_lost("a", WorkerLostError("gone", worker="a"))
     worker, message = desk.sent[-1]
-    assert (worker, message.tokens, message.sampling.max_tokens) == ("b", PROMPT + pack([5]), 1)
+    assert (worker, message.request.tokens, message.request.sampling.max_tokens) == ("b", PROMPT + pack([5]), 1)
 
 
 async def test_a_sample_that_a_worker_gives_up_goes_on_elsewhere(desk: Desk) -> None:
@@ -128,7 +128,7 @@ async def test_a_sample_that_a_worker_gives_up_goes_on_elsewhere(desk: Desk) -> 
     desk.dispatcher.drain("a")
     desk.say(Delta(pack([6]), finish_reason="abort"))
     worker, message = desk.sent[-1]
-    assert (worker, message.tokens, message.sampling.max_tokens) == ("b", PROMPT + pack([5, 6]), 1)
+    assert (worker, message.request.tokens, message.request.sampling.max_tokens) == ("b", PROMPT + pack([5, 6]), 1)
     assert desk.scheduler.requests_on("a") == 0
     assert desk.dispatcher.counters.retried == 1
 
@@ -136,7 +136,7 @@ async def test_a_sample_that_a_worker_gives_up_goes_on_elsewhere(desk: Desk) -> 
 async def test_a_request_that_its_engine_refuses_is_the_caller_s_fault_and_one_that_it_fails_is_not(desk: Desk) -> None:
     first, second = desk.submit(), desk.submit("r2")
     (_, one), (_, other) = desk.sent
-    failed = (Failed(one.id, "not here", "seed"), Failed(other.id, "out of memory"))
+    failed = (Failed(one.request.id, "not here", "seed"), Failed(other.request.id, "out of memory"))
     desk.dispatcher.on_step("a", Step((), (), failed, Load(0, 0, 0)))
     with pytest.raises(InvalidRequestError, match=r"^seed: not here$") as caught:
         await first.ready()
@@ -150,8 +150,8 @@ async def test_what_waits_moves_where_the_policy_chooses_anew(desk: Desk) -> Non
     desk.policy.index = 1
     desk.dispatcher._rebalance()
     (_, sent), (source, abort), (target, again) = desk.sent[-3:]
-    assert (source, abort, target) == ("a", Abort((sent.id,)), "b")
-    assert again.tokens == sent.tokens
+    assert (source, abort, target) == ("a", Abort((sent.request.id,)), "b")
+    assert again.request.tokens == sent.request.tokens
     assert (desk.dispatcher.counters.moved, desk.scheduler.requests_on("b")) == (1, 1)
     desk.say(Delta(pack([5]), cached_tokens=0, finish_reason="length"))
     assert (await last.ready())[0].worker == "b"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preble.backends import Delta, EngineInfo, Evicted, Load, StepTiming
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
 from preble.errors import FrameError
-from preble.tokens import pack
+from preble.tokens import MAX_TOKENS, pack
 from preble.transport import schema
 from preble.transport.schema import (
     Abort,
@@ -31,15 +31,15 @@ from preble.transport.schema import (
     encode,
     encode_ticket,
 )
-from preble.types import SamplingParams, TokenLogprob
+from preble.types import MAX_NAME, SamplingParams, TokenLogprob
 
 INFO = EngineInfo(model="m", vocab_size=8, context_limit=64, kv_tokens=128, block_size=4, max_running=2)
 
 TO_WORKER = [
     (
-        Submit(7, pack([1, 258]), SamplingParams(max_tokens=5, temperature=0.0), -1, "tent", 2.5, "sql"),
-        "98a67375626d697407c4080100000002010000de0002aa6d61785f746f6b656e7305ab74656d7065726174757265cb0000000000000000ff"
-        "a474656e74cb4004000000000000a373716c",
+        Submit(EngineRequest(7, pack([1, 258]), SamplingParams(max_tokens=5, temperature=0.0), -1, "tent", 2.5, "sql")),
+        "92a67375626d69749707c4080100000002010000de0002aa6d61785f746f6b656e7305ab74656d7065726174757265cb0000000000000000"
+        "ffa474656e74cb4004000000000000a373716c",
     ),
     (Abort((1, 300)), "92a561626f72749201cd012c"),
     (ResetCache(3), "92ab72657365745f636163686503"),
@@ -125,19 +125,34 @@ def _raw(*fields: object) -> bytes:
     return msgspec.msgpack.encode(fields)
 
 
+def _submit(*fields: object) -> bytes:
+    return _raw("submit", fields)
+
+
+def test_a_request_with_every_field_at_its_bound_is_decoded():
+    request = EngineRequest((1 << 63) - 1, b"", SamplingParams(), -(1 << 31), "s" * 1000, 86_400.0, "a" * MAX_NAME)
+    assert decode_to_worker(encode(Submit(request))) == Submit(request)
+
+
 @pytest.mark.parametrize(
     "frame",
     [
         pytest.param(b"\x91" * 200_000, id="nesting bomb"),
         pytest.param(b"\x92\xa5abort\xdd\xff\xff\xff\xff", id="length lie"),
-        pytest.param(_raw("submit", 1, b"123", {}, 0), id="part of a token"),
-        pytest.param(_raw("submit", -1, b"", {}, 0), id="negative id"),
-        pytest.param(_raw("submit", 1, b"", {"max_tokens": 0}, 0), id="sampling out of bounds"),
-        pytest.param(_raw("submit", 1, b"", {"logit_processor": "x"}, 0), id="unknown sampling field"),
-        pytest.param(_raw("submit", 1, b"", {}, 0, "", None, "", "more"), id="additional field"),
-        pytest.param(_raw("submit", 1, b"", {}, 0, "", None, "a" * 257), id="long adapter"),
-        pytest.param(_raw("submit", 1, b"", {}, 0, "", -1.0), id="negative time"),
-        pytest.param(_raw("submit", 1), id="missing field"),
+        pytest.param(_submit(1, b"123", {}, 0), id="part of a token"),
+        pytest.param(_submit(1, bytes(4 * MAX_TOKENS + 4), {}, 0), id="too many tokens"),
+        pytest.param(_submit(-1, b"", {}, 0), id="negative id"),
+        pytest.param(_submit(1, b"", {"max_tokens": 0}, 0), id="sampling out of bounds"),
+        pytest.param(_submit(1, b"", {"logit_processor": "x"}, 0), id="unknown sampling field"),
+        pytest.param(_submit(1, b"", {}, 1 << 31), id="priority of more than 32 bits"),
+        pytest.param(_submit(1, b"", {}, 0, "s" * 1001), id="long salt"),
+        pytest.param(_submit(1, b"", {}, 0, "", None, "", "more"), id="additional field"),
+        pytest.param(_submit(1, b"", {}, 0, "", None, "a" * 257), id="long adapter"),
+        pytest.param(_submit(1, b"", {}, 0, "", -1.0), id="negative time"),
+        pytest.param(_submit(1, b"", {}, 0, "", 86_401.0), id="more than a day"),
+        pytest.param(_submit(1), id="missing field"),
+        pytest.param(_raw("submit", 1, b"", {}), id="the fields of version 1"),
+        pytest.param(_raw("submit"), id="no request"),
         pytest.param(_raw("abort", [1] * (schema.MAX_BATCH + 1)), id="too many ids"),
         pytest.param(_raw("stop", float("nan")), id="nan"),
         pytest.param(_raw("stop", -1.0), id="negative seconds"),
@@ -170,7 +185,7 @@ def test_malformed_frames_from_worker(frame):
 
 def test_the_sender_refuses_what_the_receiver_would(monkeypatch):
     monkeypatch.setattr(schema, "MAX_FRAME", 100)
-    message = Submit(1, bytes(100), SamplingParams())
+    message = Submit(EngineRequest(1, bytes(100), SamplingParams()))
     with pytest.raises(FrameError, match="limit is 100"):
         encode(message)
     with pytest.raises(FrameError, match="limit is 100"):

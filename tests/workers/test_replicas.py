@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +26,12 @@ from preble import (
     WorkerLostError,
     WorkerStartError,
 )
+from preble.backends import Delta, EngineRequest
 from preble.core.cost import PRESETS
+from preble.tokens import pack
+from preble.transport.schema import Step, Submit
 from preble.workers import replicas as module
+from tests.adapter_engine import AdapterEngine
 from tests.cluster.cases import GREEDY, SLOW, eventually, prompt
 from tests.openai_server import OpenAIServer
 
@@ -193,6 +198,32 @@ async def test_cancelling_ends_the_request_on_the_server(pair: Pair):
     with pytest.raises(asyncio.CancelledError):
         await task
     await eventually(lambda: sum(server.engine.load().running for server in pair.servers) == 0)
+
+
+async def test_a_replica_gets_every_field_of_a_request():
+    engine, asked, said = AdapterEngine(), [], asyncio.Queue()
+    generate = engine.generate
+
+    def recording(request: EngineRequest) -> AsyncIterator[Delta]:
+        asked.append(request)
+        return generate(request)
+
+    engine.generate, engine.options = recording, SimpleNamespace(health_interval=60.0)
+    pool = module.ReplicaPool(
+        ["http://127.0.0.1:1"],
+        make_engine=lambda **_: engine,
+        on_step=lambda _, step: said.put_nowait(step),
+        on_failed=pytest.fail,
+        on_lost=pytest.fail,
+        on_found=pytest.fail,
+    )
+    await pool.start(5.0)
+    request = EngineRequest(1, pack([3]), SamplingParams(max_tokens=1), -2, "salt", 60.0, "sql")
+    pool.send(pool.names[0], Submit(request))
+    step: Step = await asyncio.wait_for(said.get(), 5.0)
+    await pool.stop(5.0)
+    assert asked == [request]
+    assert step.deltas[0][1].tokens == pack(list(b"sql"))
 
 
 @slow

@@ -16,6 +16,7 @@ from preble.errors import ConfigurationError, EngineError, InvalidRequestError, 
 from preble.tokens import pack
 from preble.transport.memory import MemoryDealer, MemoryRouter
 from preble.transport.schema import (
+    VERSION,
     Abort,
     Failed,
     Hello,
@@ -150,6 +151,10 @@ class Desk:
             await self.next(Step)
 
 
+def submit(*fields: object) -> Submit:
+    return Submit(EngineRequest(*fields))
+
+
 class Bench:
     """A worker running in memory with a `Counter`."""
 
@@ -180,13 +185,13 @@ async def bench():
 
 
 async def test_it_introduces_itself_and_gets_ready(bench):
-    assert await bench.desk.next(object) == Hello(1, "w0", "ab", "n")
+    assert await bench.desk.next(object) == Hello(VERSION, "w0", "ab", "n")
     assert (await bench.desk.next(object)).info.model == "m"
 
 
 async def test_requests_are_answered(bench):
     desk = await bench.ready()
-    desk.send(*(Submit(number, pack([number * 10, 3]), GREEDY) for number in range(5)))
+    desk.send(*(submit(number, pack([number * 10, 3]), GREEDY) for number in range(5)))
     for number in range(5):
         assert await desk.result(number) == ((number * 10, number * 10 + 1, number * 10 + 2), "length")
     assert [delta.cached_tokens for step in desk.steps for number, delta in step.deltas if number == 3] == [
@@ -199,7 +204,7 @@ async def test_requests_are_answered(bench):
 
 async def test_one_step_carries_the_news_of_all_requests(bench):
     desk = await bench.ready()
-    desk.send(*(Submit(number, pack([number, 3]), GREEDY) for number in range(50)))
+    desk.send(*(submit(number, pack([number, 3]), GREEDY) for number in range(50)))
     await desk.result(49)
     carrying = [step for step in desk.steps if step.deltas]
     assert len(carrying) <= 6
@@ -224,7 +229,7 @@ async def test_only_a_lone_requests_news_leave_before_its_stream_goes_on(bench, 
     frames, send = [], bench.link.send
     bench.link.send = lambda frame: (frames.append(frame), send(frame))
     bench.engine.generate = generate
-    desk.send(*(Submit(number, pack([1]), GREEDY) for number in range(requests)))
+    desk.send(*(submit(number, pack([1]), GREEDY) for number in range(requests)))
     for number in range(requests):
         assert await desk.result(number) == ((1, 1), "length")
     assert seen == sent
@@ -233,7 +238,7 @@ async def test_only_a_lone_requests_news_leave_before_its_stream_goes_on(bench, 
 async def test_evictions_travel_with_steps(bench):
     desk = await bench.ready()
     bench.engine.events += [Evicted(pack([1, 2]), 1), Evicted(pack([3]), 0)]
-    desk.send(Submit(1, pack([5, 1]), GREEDY))
+    desk.send(submit(1, pack([5, 1]), GREEDY))
     await desk.result(1)
     assert [event for step in desk.steps for event in step.evicted] == [Evicted(pack([1, 2]), 1), Evicted(pack([3]), 0)]
 
@@ -241,7 +246,7 @@ async def test_evictions_travel_with_steps(bench):
 async def test_timings_travel_with_heartbeats_if_the_engine_tells_any(bench, monkeypatch):
     monkeypatch.setattr("preble.workers.worker.HEARTBEAT", 0.01)
     desk = await bench.ready()
-    desk.send(Submit(1, pack([5, 2]), GREEDY))
+    desk.send(submit(1, pack([5, 2]), GREEDY))
     await desk.result(1)
     assert not any(step.timings for step in desk.steps)
     good = [StepTiming(1, 5, 0, 0, 1, 0.1), StepTiming(2, 5, 5, 10, 0, 0.2)]
@@ -282,14 +287,14 @@ async def test_an_idle_worker_gives_signs_of_life(bench, monkeypatch):
 )
 async def test_a_failure_is_of_one_request(bench, first, reason):
     desk = await bench.ready()
-    desk.send(Submit(1, pack([first, 1]), GREEDY), Submit(2, pack([7, 2]), GREEDY))
+    desk.send(submit(1, pack([first, 1]), GREEDY), submit(2, pack([7, 2]), GREEDY))
     assert (await desk.result(1))[1] == reason
     assert await desk.result(2) == ((7, 8), "length")
 
 
 async def test_a_request_that_the_engine_refuses_says_what_is_wrong_with_it(bench):
     desk = await bench.ready()
-    desk.send(Submit(1, pack([Counter.REFUSED, 1]), GREEDY), Submit(2, pack([Counter.FAILS, 1]), GREEDY))
+    desk.send(submit(1, pack([Counter.REFUSED, 1]), GREEDY), submit(2, pack([Counter.FAILS, 1]), GREEDY))
     await desk.result(1)
     await desk.result(2)
     failed = [failed for step in desk.steps for failed in step.failed]
@@ -298,7 +303,7 @@ async def test_a_request_that_the_engine_refuses_says_what_is_wrong_with_it(benc
 
 async def test_abort_ends_a_running_request(bench):
     desk = await bench.ready()
-    desk.send(Submit(1, pack([Counter.HANGS, 1]), GREEDY), Submit(2, pack([Counter.HANGS, 1]), GREEDY))
+    desk.send(submit(1, pack([Counter.HANGS, 1]), GREEDY), submit(2, pack([Counter.HANGS, 1]), GREEDY))
     while len(bench.engine.running) < 2:
         await desk.next(Step)
     desk.send(Abort((1, 77)))
@@ -309,7 +314,7 @@ async def test_abort_ends_a_running_request(bench):
 
 async def test_abort_ends_a_request_that_has_not_begun(bench):
     desk = await bench.ready()
-    desk.send(Submit(1, pack([Counter.HANGS, 1]), GREEDY), Abort((1,)))
+    desk.send(submit(1, pack([Counter.HANGS, 1]), GREEDY), Abort((1,)))
     assert await desk.result(1) == ((), "abort")
     assert bench.engine.running == set()
 
@@ -325,8 +330,8 @@ async def test_reset_is_confirmed_after_its_evictions(bench):
 async def test_nonsense_is_dropped_and_counted(bench):
     desk = await bench.ready()
     desk.router.send(b"w0.ab", b"\xff")
-    desk.send(Submit(1, pack([Counter.HANGS, 1]), GREEDY), Submit(1, pack([4, 1]), GREEDY))
-    desk.send(Submit(2, pack([4, 1]), GREEDY))
+    desk.send(submit(1, pack([Counter.HANGS, 1]), GREEDY), submit(1, pack([4, 1]), GREEDY))
+    desk.send(submit(2, pack([4, 1]), GREEDY))
     assert await desk.result(2) == ((4,), "length")
     assert bench.link.rejected == 2
     assert 1 in bench.engine.running
@@ -334,7 +339,7 @@ async def test_nonsense_is_dropped_and_counted(bench):
 
 async def test_stop_lets_requests_finish(bench):
     desk = await bench.ready()
-    desk.send(Submit(1, pack([5, 3]), GREEDY), Stop(20.0), Submit(2, pack([5, 3]), GREEDY))
+    desk.send(submit(1, pack([5, 3]), GREEDY), Stop(20.0), submit(2, pack([5, 3]), GREEDY))
     assert await desk.result(1) == ((5, 6, 7), "length")
     assert await desk.result(2) == ((), "abort")
     await desk.next(Stopped)
@@ -344,7 +349,7 @@ async def test_stop_lets_requests_finish(bench):
 
 async def test_a_worker_that_is_to_stop_says_so_at_once(bench):
     desk = await bench.ready()
-    desk.send(Submit(1, pack([Counter.HANGS, 1]), GREEDY))
+    desk.send(submit(1, pack([Counter.HANGS, 1]), GREEDY))
     while 1 not in bench.engine.running:
         await desk.next(Step)
     bench.worker.stop(20.0)
@@ -356,7 +361,7 @@ async def test_a_worker_that_is_to_stop_says_so_at_once(bench):
 
 async def test_stop_aborts_what_outlasts_the_grace(bench):
     desk = await bench.ready()
-    desk.send(Submit(1, pack([Counter.HANGS, 1]), GREEDY), Stop(0.01))
+    desk.send(submit(1, pack([Counter.HANGS, 1]), GREEDY), Stop(0.01))
     assert await desk.result(1) == ((), "abort")
     await desk.next(Stopped)
     assert await bench.end() is True
@@ -397,7 +402,7 @@ async def test_a_full_queue_delays_and_loses_nothing(bench):
         send(frame)
 
     bench.link.send = refuse_twice_of_three
-    desk.send(*(Submit(number, pack([number, 3]), GREEDY) for number in range(20)), ResetCache(1))
+    desk.send(*(submit(number, pack([number, 3]), GREEDY) for number in range(20)), ResetCache(1))
     for number in range(20):
         assert await desk.result(number) == ((number, number + 1, number + 2), "length")
     desk.send(ResetCache(2))
@@ -408,7 +413,7 @@ async def test_a_full_queue_delays_and_loses_nothing(bench):
 async def test_an_engine_that_cannot_tell_its_load_breaks_the_worker(bench):
     await bench.ready()
     bench.engine.load_error = ZeroDivisionError()
-    bench.desk.send(Submit(1, pack([5, 1]), GREEDY))
+    bench.desk.send(submit(1, pack([5, 1]), GREEDY))
     with pytest.raises(ZeroDivisionError):
         await bench.end()
 
@@ -436,7 +441,7 @@ async def test_a_process_serves_and_stops():
     desk = Desk()
     child = await _started(desk, options={"time_scale": 0})
     await desk.next(Ready)
-    desk.send(*(Submit(number, pack(range(number, number + 50)), GREEDY) for number in range(20)))
+    desk.send(*(submit(number, pack(range(number, number + 50)), GREEDY) for number in range(20)))
     results = [await desk.result(number) for number in range(20)]
     assert {(len(tokens), reason) for tokens, reason in results} == {(3, "length")}
     desk.send(Stop(1.0))
