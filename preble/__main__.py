@@ -18,7 +18,7 @@ _EXAMPLE = """example, with nothing downloaded:
   preble make-model out/model
   preble generate out/model "def hello():" --max-tokens 16
 """
-_STARTED = ", ".join(name for name in BACKENDS if name != "openai")  # whose replicas run already, each with its URL
+_STARTED = ", ".join(name for name, backend in BACKENDS.items() if not backend.remote)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

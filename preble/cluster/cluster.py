@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from types import TracebackType
 from typing import Any
 
-from preble.backends import BACKENDS
+from preble.backends import find_backend
 from preble.backends.openai.engine import OpenAIEngine
 from preble.backends.openai.options import base_url
 from preble.cluster.log_file import LogFile
@@ -101,7 +101,7 @@ class PrebleCluster:
         self._reader = PromptReader(None)
         self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
         self._members = Members(self.scheduler, self._dispatcher, cost, lambda infos: self._reader.bound(infos))
-        if backend == "openai":
+        if find_backend(backend).remote:
             _check_unbound(cpus, devices)
         self._threads, self._own_devices, self._share_devices = threads, devices is not None, share_devices
         bound = bindings(workers, devices, cpus, threads)
@@ -470,10 +470,8 @@ class PrebleCluster:
 
 
 def _check_description(model: object, backend: str, workers: int, threads: int, max_in_flight: int) -> None:
-    if backend not in BACKENDS and ":" not in backend:
-        names = ", ".join(BACKENDS)
-        raise ConfigurationError(f'backend: unknown {backend!r}, one of {names}, or "module:Class"')
-    if model is None and backend not in ("sim", "openai") and backend in BACKENDS:
+    needs_model = find_backend(backend).needs_model
+    if model is None and needs_model:
         raise ConfigurationError(f"model: the {backend} engine needs the path of a model")
     for name, value, least in (("workers", workers, 1), ("threads", threads, 0), ("max_in_flight", max_in_flight, 1)):
         if not isinstance(value, int) or not least <= value <= 1 << 20:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
-from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Id, Load, Seconds, StepTiming
+from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
+from preble.backends.engine import Id, Seconds
 from preble.errors import FrameError
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
 

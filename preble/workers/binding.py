@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -17,8 +17,6 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 CORES = "PREBLE_CPUS"
 """What the supervisor reads: it takes these cores, and the worker with all below it inherits them."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-_PARALLEL = {"vllm": ("tensor_parallel_size", "pipeline_parallel_size"), "sglang": ("tp_size", "pp_size")}
-"""By how many GPUs a replica is computed: the product of these options."""
 
 
 class Binding(msgspec.Struct, frozen=True):
@@ -78,31 +76,6 @@ def check_apart(all_bindings: Iterable[Binding]) -> None:
         if device in taken:
             raise ConfigurationError(f"devices: {device} is given twice; share_devices=True if that is meant")
         taken.add(device)
-
-
-def engine_options(backend: str, options: Mapping[str, Any], binding: Binding) -> dict[str, Any]:
-    """Return a worker's engine options: `options`, with what its GPUs and threads make of them.
-
-    A replica is computed by all its GPUs, tensor parallel where the user says nothing else. Raises ConfigurationError
-    if the options are for another number of them, or the engine computes on one only.
-    """
-    made = dict(options)
-    count = len(binding.devices or ())
-    if backend == "torch":
-        made = ({"threads": binding.threads} if binding.threads else {}) | made
-        if count > 1:
-            raise ConfigurationError(f"devices: the torch engine computes on one device, not on {count}")
-        return {"device": "cuda"} | made if count else made
-    if not count or backend not in _PARALLEL:
-        return made
-    tensor, pipeline = _PARALLEL[backend]
-    stages = made.get(pipeline, 1)
-    if not isinstance(stages, int) or stages < 1:
-        return made  # the engine says what is wrong with it
-    made.setdefault(tensor, count // stages)
-    if made[tensor] * stages != count:
-        raise ConfigurationError(f"devices: {count} of them, and {tensor}={made[tensor]}, {pipeline}={stages}")
-    return made
 
 
 def _devices(entry: Sequence[Device], where: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from preble.backends import EngineInfo
+from preble.backends import EngineInfo, find_backend
 from preble.errors import (
     ConfigurationError,
     FrameError,
@@ -37,7 +37,7 @@ from preble.transport.schema import (
     encode,
 )
 from preble.transport.zeromq import Router
-from preble.workers.binding import Binding, engine_options
+from preble.workers.binding import Binding
 from preble.workers.gather import all_or_first_error
 from preble.workers.launchers.local import Child
 
@@ -75,11 +75,11 @@ class WorkerPool:
         on_stopping: Callable[[str], None] = lambda worker: None,
     ) -> None:
         self._describe = partial(Ticket, backend=backend, model=model)
-        self._backend = backend
+        self._bind = find_backend(backend).bind
         self._options = options
         self._first = dict(workers)
         for binding in workers.values():
-            engine_options(backend, options, binding)
+            self._bound_options(binding)  # raises for what is wrong, before anything is started
         self._on_step = on_step
         self._on_stopping = on_stopping
         self._on_lost = on_lost
@@ -224,7 +224,7 @@ class WorkerPool:
         assert self._router is not None
         ticket = self._describe(
             worker=name,
-            options=engine_options(self._backend, self._options, binding),
+            options=self._bound_options(binding),
             incarnation=secrets.token_hex(8),
             nonce=secrets.token_hex(16),
             address=self._router.address,
@@ -237,6 +237,9 @@ class WorkerPool:
         worker = _Worker(ticket, binding, child)
         self._workers[name] = self._by_identity[ticket.identity] = worker
         worker.child.exited.add_done_callback(lambda _: self._exited(worker))
+
+    def _bound_options(self, binding: Binding) -> dict[str, Any]:
+        return self._bind(self._options, len(binding.devices or ()), binding.threads)
 
     def _receive(self, peer: bytes, frame: bytes) -> None:
         worker = self._by_identity.get(peer)

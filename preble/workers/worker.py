@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Literal
 
-from preble.backends import BACKENDS, Delta, Engine, EngineInfo, EngineRequest, StepTiming
+from preble.backends import BACKENDS, Delta, Engine, EngineInfo, EngineRequest, StepTiming, find_backend
 from preble.errors import (
     ConfigurationError,
     EngineError,
@@ -274,11 +274,7 @@ class Worker:
 
 def make_engine(ticket: Ticket) -> Engine:
     """Return the ticket's engine, not yet started. Raises ConfigurationError for an unknown backend or option."""
-    path = BACKENDS.get(ticket.backend, ticket.backend)
-    module, _, name = path.partition(":")
-    if not name:
-        known = ", ".join(sorted(BACKENDS))
-        raise ConfigurationError(f"unknown backend {ticket.backend!r}, want one of {known} or 'package.module:Class'")
+    module, _, name = find_backend(ticket.backend).path.partition(":")
     try:
         engine = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -141,7 +141,7 @@ def serving(case: Case, model: Path) -> Iterator[dict[str, Any]]:
 
 def make_engine(case: Case, model: Path, **options: Any) -> Engine:
     """Return the engine, not started."""
-    module, _, name = BACKENDS[case.backend].partition(":")
+    module, _, name = BACKENDS[case.backend].path.partition(":")
     engine: Engine = getattr(importlib.import_module(module), name)(model=str(model), **case.options | options)
     return engine
 

@@ -12,7 +12,7 @@ import pytest
 
 from preble import ConfigurationError, PrebleCluster
 from preble.testing import make_model
-from preble.workers.binding import Binding, bindings, check_apart, engine_options
+from preble.workers.binding import Binding, bindings, check_apart
 from tests.cluster.cases import GREEDY, descendants, environment, eventually, prompt
 
 CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
@@ -144,29 +144,6 @@ def test_devices_are_told_apart_over_all_workers():
     check_apart([Binding(("0", "1")), Binding(), Binding(("2",))])
     with pytest.raises(ConfigurationError, match="1 is given twice"):
         check_apart([Binding(("0", "1")), Binding(("2", "1"))])
-
-
-@pytest.mark.parametrize(
-    ("backend", "options", "binding", "made"),
-    [
-        ("vllm", {}, Binding(("0", "1")), {"tensor_parallel_size": 2}),
-        ("vllm", {}, Binding(), {}),
-        ("vllm", {"pipeline_parallel_size": 2}, Binding(tuple("0123")), {"tensor_parallel_size": 2}),
-        ("vllm", {"tensor_parallel_size": 1, "pipeline_parallel_size": 2}, Binding(("0", "1")), {}),
-        ("vllm", {"pipeline_parallel_size": "x"}, Binding(("0", "1")), {}),
-        ("sglang", {}, Binding(("0", "1")), {"tp_size": 2}),
-        ("sglang", {"tp_size": 2}, Binding(("0", "1")), {}),
-        ("torch", {}, Binding(("0",)), {"device": "cuda"}),
-        ("torch", {"device": "cpu", "threads": 1}, Binding(("0",), threads=2), {}),
-        ("torch", {}, Binding(threads=2), {"threads": 2}),
-        ("sim", {}, Binding(("0", "1"), threads=2), {}),
-        ("my.own:Engine", {"a": 1}, Binding(("0", "1")), {}),
-    ],
-)
-def test_a_replica_is_computed_by_all_its_devices(
-    backend: str, options: dict[str, Any], binding: Binding, made: dict[str, Any]
-):
-    assert engine_options(backend, options, binding) == options | made
 
 
 @pytest.mark.parametrize(

@@ -421,7 +421,7 @@ async def test_an_engine_that_cannot_tell_its_load_breaks_the_worker(bench):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backend": "nonsense"}, "unknown backend 'nonsense', want one of"),
+        ({"backend": "nonsense"}, "backend: unknown 'nonsense', one of"),
         ({"backend": "no.such.module:Engine"}, "cannot be imported: No module named 'no'"),
         ({"backend": "preble.backends.sim:Nothing"}, "cannot be imported"),
         ({"options": {"no_such_option": 1}}, "no_such_option"),

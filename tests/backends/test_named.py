@@ -1,0 +1,52 @@
+"""What the named engines need and what becomes of a worker's GPUs and threads, known without loading any of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+from preble.backends import BACKENDS, find_backend
+from preble.errors import ConfigurationError
+from tests.test_purity import loaded
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "devices", "threads", "bound"),
+    [
+        ("vllm", {}, 2, 0, {"tensor_parallel_size": 2}),
+        ("vllm", {}, 0, 0, {}),
+        ("vllm", {"pipeline_parallel_size": 2}, 4, 0, {"tensor_parallel_size": 2}),
+        ("vllm", {"tensor_parallel_size": 1, "pipeline_parallel_size": 2}, 2, 0, {}),
+        ("vllm", {"pipeline_parallel_size": "x"}, 2, 0, {}),
+        ("sglang", {}, 2, 0, {"tp_size": 2}),
+        ("sglang", {"tp_size": 2}, 2, 0, {}),
+        ("torch", {}, 1, 0, {"device": "cuda"}),
+        ("torch", {"device": "cpu", "threads": 1}, 1, 2, {}),
+        ("torch", {}, 0, 2, {"threads": 2}),
+        ("sim", {}, 2, 2, {}),
+        ("my.own:Engine", {"a": 1}, 2, 0, {}),
+    ],
+)
+def test_a_replica_is_computed_by_all_its_devices(
+    backend: str, options: dict[str, Any], devices: int, threads: int, bound: dict[str, Any]
+):
+    assert find_backend(backend).bind(options, devices, threads) == options | bound
+
+
+def test_an_unknown_name_is_refused_and_a_class_of_ones_own_is_not():
+    with pytest.raises(ConfigurationError, match="backend: unknown 'nonsense', one of openai, sim"):
+        find_backend("nonsense")
+    assert find_backend("my.own:Engine").path == "my.own:Engine"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_paths_lead_to_modules_that_exist(backend: str):
+    module = BACKENDS[backend].path.partition(":")[0]
+    assert importlib.util.find_spec(module)
+
+
+def test_the_callers_process_loads_no_engine():
+    heavy = {"torch", "vllm", "sglang", "safetensors"}
+    assert not heavy & {module.partition(".")[0] for module in loaded("preble", "preble.backends.named")}
