@@ -67,7 +67,25 @@ _HOMES = {
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_HOME_OF, "__version__"])
+_NATIVE = ("preble._pack", "preble.core.policies.e2._price", "preble.tree._walk")
+
+__all__ = sorted([*_HOME_OF, "__version__", "native"])
+
+
+def native() -> dict[str, bool]:
+    """Return for each part that is written in C too, by its module's name, whether it runs in C here.
+
+    Where the package was built without a C compiler, its twins in Python give the same results more slowly.
+    """
+    return {name: _importable(name) for name in _NATIVE}
+
+
+def _importable(name: str) -> bool:
+    try:
+        import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def __getattr__(name: str) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from preble import PrebleCluster, PrebleError, SamplingParams, __version__
+from preble import PrebleCluster, PrebleError, SamplingParams, __version__, native
 from preble.backends import BACKENDS
 from preble.core.policies import POLICIES
 from preble.replay import command as replay
@@ -25,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status: 2 if it is wrong or cannot be done, with the reason on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _make_model(words[1:]) if words[:1] == ["make-model"] else _command(words)
+        return _written(words)
+    except BrokenPipeError:  # the reader has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter flushes, and complains
+        return 0
     except (PrebleError, OSError) as error:
         print(f"preble: {error}", file=sys.stderr)
         return 2
@@ -33,10 +37,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _written(words: list[str]) -> int:
+    """Run a command, and write all of its output here, where a broken pipe is noticed."""
+    try:
+        return _make_model(words[1:]) if words[:1] == ["make-model"] else _command(words)
+    finally:
+        sys.stdout.flush()
+
+
 def _command(words: list[str]) -> int:
-    arguments = _parser().parse_args(words)
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    if arguments.version:
+        print(_version(arguments.verbose))
+        return 0
+    if arguments.run is None:
+        parser.print_help(sys.stderr)
+        return 2
     status: int = arguments.run(arguments)
     return status
+
+
+def _version(verbose: bool) -> str:
+    parts = [f"  {name}: {'in C' if used else 'in Python, slower'}" for name, used in native().items()]
+    return "\n".join([f"preble {__version__}", *(parts if verbose else ())])
 
 
 def _make_model(words: list[str]) -> int:
@@ -77,8 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"preble {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.set_defaults(run=None)
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    parser.add_argument("-v", "--verbose", action="store_true", help="with --version: show which parts run in C")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     commands.add_parser("make-model", help="write a small model with random weights", add_help=False)
     _add_generate(commands.add_parser("generate", help="generate text, shown as it comes"))
     _add_replay(commands.add_parser("replay", help="decide a decision log again, under another policy"))

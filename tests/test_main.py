@@ -27,6 +27,13 @@ def test_version():
     assert run("--version").stdout == f"preble {preble.__version__}\n"
 
 
+def test_the_version_names_the_parts_in_c_if_asked():
+    lines = run("--version", "-v").stdout.splitlines()
+    assert lines[0] == f"preble {preble.__version__}"
+    said = dict(line.strip().split(": ") for line in lines[1:])
+    assert {name: words == "in C" for name, words in said.items()} == preble.native()
+
+
 def test_help_names_the_commands():
     listed = [line.split()[0] for line in run("--help").stdout.splitlines() if line.startswith("    ")]
     assert {"make-model", "generate", "replay", "simulate"} <= set(listed)
@@ -117,6 +124,95 @@ def test_an_empty_trace_is_one_line_and_status_2(tmp_path):
     assert (done.returncode, done.stderr) == (2, "preble: requests: there are none\n")
 
 
-def test_a_command_is_needed():
-    assert run().returncode == 2
+def test_without_a_command_it_shows_its_help_where_errors_go():
+    done = run()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == run("--help").stdout
+
+
+def test_an_unknown_command_is_refused():
     assert run("no-such-command").returncode == 2
+
+
+MINE = """
+from preble.simulate import Request
+
+def two(rate=1.0, requests=2, seed=0):
+    return (Request(segments=((n, 100),), output_tokens=4, arrival=n / rate) for n in range(requests))
+
+def broken(seed):
+    raise ValueError("of two\\n  lines")
+
+def number(seed):
+    return 7
+
+def numbers(seed):
+    return [7]
+"""
+
+
+def installed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as an installed script does, which has its own folder on the path and not the current one."""
+    script = folder / "bin" / "preble"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text("import sys\nfrom preble.__main__ import main\nsys.exit(main())\n")
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_simulate_finds_a_workload_in_the_current_folder(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    done = installed(tmp_path, "simulate", "--workload", "mine:two", "--requests", "3", "--policy", "e2", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["policies"]["e2"]["requests"] == 3
+
+
+@pytest.mark.parametrize(
+    ("workload", "reason"),
+    [
+        ("mine:broken", "mine:broken raised ValueError: of two lines (mine.py, line 8)"),
+        ("mine:number", "mine:number returned int, not preble.simulate.Request"),
+        ("mine:numbers", "mine:numbers returned int, not preble.simulate.Request"),
+        ("mine:none", "'mine:none' is not module:function (module 'mine' has no attribute 'none')"),
+        ("none:f", "'none:f' is not module:function (No module named 'none')"),
+        ("unfinished:f", "unfinished:f raised SyntaxError: '(' was never closed (unfinished.py, line 1)"),
+    ],
+)
+def test_a_workload_that_fails_is_one_line_and_status_2(tmp_path, workload, reason):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "unfinished.py").write_text("f = (")
+    done = installed(tmp_path, "simulate", "--workload", workload)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"preble: workload: {reason}\n")
+
+
+def test_arguments_that_a_workload_does_not_take_are_named(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    done = installed(tmp_path, "simulate", "--workload", "mine:number", "--rate", "2")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "mine:number raised TypeError: " in done.stderr
+    assert "'rate'" in done.stderr
+
+
+@pytest.fixture
+def log(tmp_path):
+    lines: list[bytes] = []
+    scheduler = preble.Scheduler(log=lines.append)
+    scheduler.add_worker("a", kv_tokens=1000, now=0.0)
+    scheduler.submit("r", [1, 2, 3], now=0.0)
+    scheduler.finish("r", output=[4], now=1.0)
+    path = tmp_path / "decisions.log"
+    path.write_bytes(b"".join(lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("command", ["simulate", "replay", "--help"])
+def test_a_reader_that_has_seen_enough_is_no_error(trace, log, command):
+    """The pipe has nobody at its other end, as one to `head` that has ended."""
+    options = {"simulate": [*trace, "--policy", "e2"], "replay": [log], "--help": []}[command]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "preble", command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(timeout=60), said) == (0, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from preble.core.cost import PRESETS
 from preble.core.policies import POLICIES
 from preble.errors import ConfigurationError
 from preble.simulate import Bounds, Request, Summary, bounds, simulate
+from preble.simulate.generated import generated
 from preble.simulate.traces import FORMATS, load
 from preble.wait_queue.disciplines import DEFAULT, DISCIPLINES
 
@@ -52,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is served")
     source = what.add_mutually_exclusive_group(required=True)
     source.add_argument("--trace", metavar="FILE", help="a trace file; may end in .gz")
-    source.add_argument("--workload", metavar="MODULE:FUNCTION", help="called with rate, requests and seed")
+    source.add_argument(
+        "--workload",
+        metavar="MODULE:FUNCTION",
+        help="called with rate, requests and seed as far as they are given; modules of the current folder are found",
+    )
     what.add_argument("--format", choices=FORMATS, default="segments", help="of the trace (%(default)s)")
     what.add_argument(
         "--speed", type=float, default=1.0, metavar="X", help="replay a trace X times as fast (%(default)s)"
@@ -121,10 +125,7 @@ def _made(arguments: argparse.Namespace) -> list[Request]:
     if arguments.trace:
         return load(arguments.trace, arguments.format, speed=arguments.speed)[: arguments.requests]
     given = {"rate": arguments.rate, "requests": arguments.requests, "seed": arguments.seed}
-    made: list[Request] = _function(arguments.workload)(
-        **{name: value for name, value in given.items() if value is not None}
-    )
-    return made
+    return generated(arguments.workload, {name: value for name, value in given.items() if value is not None})
 
 
 def _workers(arguments: argparse.Namespace) -> list[SimOptions]:
@@ -148,15 +149,6 @@ def _kind(words: str, alike: dict[str, Any]) -> list[SimOptions]:
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"worker: {error}") from None
     return [options] * int(count)
-
-
-def _function(path: str) -> Callable[..., Any]:
-    module, _, name = path.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"workload: {path!r} is not module:function ({error})") from error
-    return found
 
 
 def _progress(policy: str, total: int) -> Callable[[], object]:
