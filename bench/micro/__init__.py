@@ -1,4 +1,4 @@
-"""What a decision costs: `python -m bench.micro --json FILE [--quick] [--peers]`.
+"""What a decision costs: `python -m bench.micro --json FILE [--quick] [--peers | --compare-native]`.
 
 Prompts: 5 % common to all, a group's prefix up to 85 %, 15 % unique; 40 requests per group on average, popularity Zipf
 1.1. Queries are new prompts of the same kind, packed before any is timed, each used once, more of them than the

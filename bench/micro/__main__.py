@@ -11,6 +11,7 @@ from bench.micro import rows
 from bench.micro.core import BUSY, Watch, pin
 from bench.micro.figures import Figures, calibrate
 from bench.micro.memory import bytes_per_token
+from bench.micro.native import ROUNDS, compare
 from bench.micro.pause import pauses
 from bench.peers.beside import beside
 from bench.report import command_line, save
@@ -23,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_line(about)
     parser.add_argument("--quick", action="store_true", help="small trees and few queries, to see that it works")
     parser.add_argument("--peers", action="store_true", help="install and measure other systems too, into out/peers")
+    parser.add_argument("--compare-native", action="store_true", help="with the parts in C and without each, in turns")
     options = parser.parse_args(argv)
+    if options.compare_native:
+        return compare_native(options.json, options.quick)
     scale, figures = rows.QUICK if options.quick else rows.FULL, Figures()
     core, load, watch = pin(), os.getloadavg(), Watch()
     measure(figures, scale)
@@ -34,6 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     save(options.json, "micro", figures.metrics, spread=figures.spread, run=machine, peers=peers, quick=options.quick)
     if taken > BUSY:
         sys.stderr.write(f"Other processes had {taken:.0%} of this core: not a run to publish.\n")
+    return 0
+
+
+def compare_native(path: str | None, quick: bool) -> int:
+    """Measure the parts in C alone."""
+    core, figures = pin(), Figures()
+    shown = compare(figures, "QUICK" if quick else "FULL", 2 if quick else ROUNDS)
+    save(path, "micro-native", figures.metrics, spread=figures.spread, run={"core": core}, quick=quick)
+    sys.stdout.write(f"\n{shown}\n")
     return 0
 
 

@@ -95,7 +95,7 @@ def lengths(figures: Figures, scale: Scale) -> None:
 def chains(figures: Figures, scale: Scale) -> None:
     """The 40th turn of conversations in which each turn adds 200 tokens."""
     prompts, served = Prompts(200, 1), Served(workers=WORKERS)
-    rounds = [[_last_turn(served, prompts) for _ in range(scale.queries // 10)] for _ in range(scale.rounds)]
+    rounds = [[last_turn(served, prompts) for _ in range(scale.queries // 10)] for _ in range(scale.rounds)]
     figures.note("chain_40_turns_p50_us", [micro(spent) for spent in rounds])
 
 
@@ -130,7 +130,7 @@ def _grow(figures: Figures, names: tuple[str, str, str], first: Round, second: R
     figures.note(f"decision_{names[1]}_p50_us", other)
 
 
-def _last_turn(served: Served, prompts: Prompts) -> int:
+def last_turn(served: Served, prompts: Prompts) -> int:
     """Hold a conversation of 40 turns; return what deciding on the last one took, in nanoseconds."""
     history, spent = b"", 0
     for _ in range(40):

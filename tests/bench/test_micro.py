@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from bench.micro.cases import CASES
 from bench.micro.figures import Figures, alternated
 from bench.micro.prompts import Prompts, unpacked
 from bench.micro.served import IN_FLIGHT, Served
@@ -39,6 +40,17 @@ def test_quick_run_reports_every_metric_with_its_spread(tmp_path):
     assert result["peers"] == {}
     assert 0 <= result["run"]["taken_by_others"] <= 1
     assert len(result["run"]["load_average"]) == 2
+
+
+def test_native_parts_are_compared_with_all_and_without_each(tmp_path):
+    path = tmp_path / "native.json"
+    command = [sys.executable, "-m", "bench.micro", "--compare-native", "--quick", "--json", str(path)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    sides = ["all in C", "without _pack", "without _price", "without _walk", "none in C"]
+    metrics = json.loads(path.read_text())["metrics"]
+    assert metrics.keys() == {f"{case}, {side}" for case in CASES for side in sides}
+    assert all(value > 0 and math.isfinite(value) for value in metrics.values())
+    assert [line.count("|") for line in shown.splitlines()[-len(CASES) :]] == [7] * len(CASES)
 
 
 def test_prompts_of_a_group_share_what_they_say():
