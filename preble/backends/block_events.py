@@ -271,11 +271,11 @@ class HeldBlocks:
 
     def _still(self, evicted: Evicted) -> Evicted | None:
         """Return what of an eviction is true now: events may come later than the requests they tell of."""
-        tree = self._trees.get(evicted.salt)
+        tree = self._trees.get(evicted.cache_salt)
         held = tree.match(evicted.tokens).tokens if tree and evicted.tokens else 0
         if held * TOKEN_BYTES == len(evicted.tokens) and evicted.tokens:
             return None
-        return Evicted(evicted.tokens, max(evicted.keep, held), evicted.salt)
+        return Evicted(evicted.tokens, max(evicted.keep, held), evicted.cache_salt)
 
 
 def _path(block: _Block) -> bytes:

@@ -87,13 +87,13 @@ class Delta(msgspec.Struct, array_like=True):
 class Evicted(msgspec.Struct, frozen=True, array_like=True):
     """The engine no longer holds the prefix `tokens` (packed int32, from the beginning) beyond its first `keep` tokens.
 
-    `salt` is the `cache_salt` of the requests that could use it. `Evicted(b"", 0)` says that the whole cache was
-    cleared, of all salts.
+    `cache_salt` is that of the requests that could use it. `Evicted(b"", 0)` says that the whole cache was cleared, of
+    all salts.
     """
 
     tokens: bytes
     keep: int
-    salt: str = ""
+    cache_salt: str = ""
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):

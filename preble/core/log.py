@@ -113,7 +113,7 @@ class Evict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     tokens: Tokens
     keep: int
     now: float
-    salt: str = ""
+    cache_salt: str = ""
 
 
 class Rebalance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="rebalance"):

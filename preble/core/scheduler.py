@@ -37,7 +37,7 @@ from preble.core.request import NOWHERE, Request, RequestId
 from preble.core.snapshot import Snapshot, WorkerState
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES, TokenInput, pack
-from preble.tree import Namespaces, RadixTree, fold
+from preble.tree import Namespaces, RadixTree, cache_salt
 from preble.tree.namespaces import negative
 from preble.wait_queue.disciplines import DISCIPLINES, SHORT_FIRST, Discipline
 
@@ -208,7 +208,7 @@ class Scheduler:
         self._require_new(id, packed, max_tokens)
         if self._log is not None:
             check_loggable(id, session, namespace, tenant)
-        key = self._namespaces.key(fold(namespace, tenant), packed) if namespace or tenant else packed
+        key = self._namespaces.key(cache_salt(namespace, tenant), packed) if namespace or tenant else packed
         match = self.tree.match(key)
         cached = self.fleet.cached(match.levels, len(packed) // TOKEN_BYTES)
         query = Query(cached.length, max_tokens, session, priority, match, cached, namespace)
@@ -283,16 +283,16 @@ class Scheduler:
         if timings := self._inferred.finished(request, generated, now):
             self.observe(self._worker(request.slot), timings, now=now)
 
-    def evicted(self, worker: str, tokens: TokenInput, keep: int, *, salt: str = "", now: float) -> None:
+    def evicted(self, worker: str, tokens: TokenInput, keep: int, *, cache_salt: str = "", now: float) -> None:
         """`worker` no longer holds the prefix `tokens` beyond its first `keep`; with no tokens, holds nothing.
 
-        `salt` is `preble.tree.fold` of the namespace and the tenant whose prefix it was.
+        `cache_salt` is `preble.tree.cache_salt(namespace, tenant)` of those whose prefix it was.
         """
         slot = self.fleet.slot(worker)
         packed = pack(tokens)
         if self._log is not None:
-            self._log.add(Evict(worker, packed, keep, now, salt))
-        key = self._namespaces.known(salt, packed)
+            self._log.add(Evict(worker, packed, keep, now, cache_salt))
+        key = self._namespaces.known(cache_salt, packed)
         if key is None:
             return
         if key:

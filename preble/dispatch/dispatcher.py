@@ -26,7 +26,7 @@ from preble.errors import (
 )
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.transport.schema import Abort, Failed, Step, Submit, ToWorker
-from preble.tree import fold
+from preble.tree import cache_salt
 from preble.types import ClusterStats, Counters, FinishReason, Routing, SamplingParams, WorkerStats
 
 MAX_ATTEMPTS = 3
@@ -149,7 +149,7 @@ class Dispatcher:
         now = self._loop.time()
         self.loads[worker] = step.load
         for evicted in step.evicted:
-            self._scheduler.evicted(worker, evicted.tokens, evicted.keep, salt=evicted.salt, now=now)
+            self._scheduler.evicted(worker, evicted.tokens, evicted.keep, cache_salt=evicted.cache_salt, now=now)
         if step.timings:
             self._scheduler.observe(worker, step.timings, now=now)
         for wire, delta in step.deltas:
@@ -230,7 +230,7 @@ class Dispatcher:
         # A worker that is gone is noticed by its exit, which sends the sample elsewhere with the others.
         with contextlib.suppress(WorkerLostError):
             prompt, sampling, routing = sample.prompt + bytes(sample.output), _remaining(sample), sample.routing
-            salt = fold(routing.served_by, routing.shared_with)
+            salt = cache_salt(routing.served_by, routing.shared_with)
             remaining = sample.flight.remaining(self._loop.time())
             request = EngineRequest(sample.wire, prompt, sampling, routing.priority, salt, remaining, routing.lora)
             self.send(sample.worker, Submit(request))

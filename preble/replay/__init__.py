@@ -87,7 +87,9 @@ class Replay:
                 self._believed.pop(event.id, None)
             case log.Evict():
                 if self.exact:
-                    self.scheduler.evicted(event.worker, event.tokens, event.keep, salt=event.salt, now=event.now)
+                    self.scheduler.evicted(
+                        event.worker, event.tokens, event.keep, cache_salt=event.cache_salt, now=event.now
+                    )
             case log.Observe():
                 self.scheduler.observe(event.worker, event.timings, now=event.now)
             case log.Rebalance():

@@ -5,7 +5,7 @@ holds) and `recency` (in which order it would give it up). `Namespaces` makes ke
 """
 
 from preble.tree.match import Match
-from preble.tree.namespaces import Namespaces, fold
+from preble.tree.namespaces import Namespaces, cache_salt
 from preble.tree.radix import Eviction, RadixTree
 
-__all__ = ["Eviction", "Match", "Namespaces", "RadixTree", "fold"]
+__all__ = ["Eviction", "Match", "Namespaces", "RadixTree", "cache_salt"]

@@ -10,8 +10,11 @@ from preble.tokens import TOKEN_BYTES
 _LOWEST = -(1 << 31)
 
 
-def fold(namespace: str, tenant: str) -> str:
-    """Return one salt for a namespace (a model, a LoRA adapter) and a tenant: empty for neither, else unambiguous."""
+def cache_salt(namespace: str, tenant: str) -> str:
+    """Return one string for a namespace (a model, a LoRA adapter) and a tenant; different pairs get different strings.
+
+    Empty for neither. Engines know it as `cache_salt`: requests whose salts differ share no cached prefix.
+    """
     return f"{len(namespace)}:{namespace}{tenant}" if namespace or tenant else ""
 
 

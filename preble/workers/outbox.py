@@ -61,7 +61,7 @@ def _fitting(sizes: Iterable[int]) -> int:
 
 
 def _evicted_size(evicted: Evicted) -> int:
-    return len(evicted.tokens) + len(evicted.salt)
+    return len(evicted.tokens) + len(evicted.cache_salt)
 
 
 def _delta_size(item: tuple[int, Delta]) -> int:

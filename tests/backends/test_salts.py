@@ -64,7 +64,7 @@ def test_evictions_tell_the_salt_and_the_real_tokens():
     run(engine, request(1, PROMPT, "x"))
     run(engine, request(2, PROMPT, "y"))
     (evicted, *_) = engine.batcher.cache_events()
-    assert evicted.salt == "x"
+    assert evicted.cache_salt == "x"
     assert pack(PROMPT).startswith(evicted.tokens[: len(PROMPT) * TOKEN_BYTES])
     engine.batcher.reset_cache()
     assert engine.batcher.cache_events() == [Evicted(b"", 0)]
@@ -74,7 +74,7 @@ def test_salts_that_left_the_cache_are_forgotten():
     engine = core(kv_tokens=64)
     for id in range(200):
         run(engine, request(id, PROMPT, f"s{id}"))
-        assert all(event.salt for event in engine.batcher.cache_events())
+        assert all(event.cache_salt for event in engine.batcher.cache_events())
     assert len(engine.batcher._namespaces) < 20
 
 
@@ -93,4 +93,4 @@ def test_cached_tokens_were_computed_in_the_same_salt(rounds: list[tuple[list[in
         assert not prefix or any(other.startswith(prefix) for other in computed.get(salt, []))
         computed.setdefault(salt, []).append(pack(tokens) + outputs[id])
         for event in engine.batcher.cache_events():
-            assert not event.tokens or any(other.startswith(event.tokens) for other in computed[event.salt])
+            assert not event.tokens or any(other.startswith(event.tokens) for other in computed[event.cache_salt])

@@ -14,7 +14,7 @@ from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import pack
-from preble.tree import fold
+from preble.tree import cache_salt
 from preble.wait_queue.disciplines import Discipline
 from tests.core.conftest import LINEAR
 
@@ -46,7 +46,7 @@ def live(policy: str, seed: int = 0, steps: int = 150) -> list[bytes]:
                 running.remove(id)
                 scheduler.finish(id, output=[1] * draw.randrange(5), now=now)
             case 4:
-                scheduler.evicted("a", prompt, 3, salt=fold("", "a"), now=now)
+                scheduler.evicted("a", prompt, 3, cache_salt=cache_salt("", "a"), now=now)
                 scheduler.observe("b", [StepTiming(5, 50, 50, 250, 0, 0.01)], now=now)
     scheduler.add_worker("d", kv_tokens=400, cost="small-cpu", max_batched_tokens=8, now=99.0)
     scheduler.drain_worker("b", now=99.0)

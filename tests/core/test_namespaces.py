@@ -13,7 +13,7 @@ from preble.core.policy import Decision, Query
 from preble.core.scheduler import Scheduler
 from preble.errors import ConfigurationError, InvalidRequestError, NamespaceNotServedError, NoWorkersError
 from preble.tokens import pack
-from preble.tree import fold
+from preble.tree import cache_salt
 from tests.core.conftest import LINEAR
 
 NewScheduler = Callable[..., Scheduler]
@@ -54,9 +54,9 @@ def test_no_policy_believes_one_tenant_s_prefix_to_be_another_s(new_scheduler: N
 
 
 def test_names_that_look_alike_when_joined_are_different():
-    folded = {fold(namespace, tenant) for namespace, tenant in [("a", "b"), ("ab", ""), ("", "ab"), ("1:a", "b")]}
-    assert len(folded) == 4
-    assert fold("", "") == ""
+    salts = {cache_salt(namespace, tenant) for namespace, tenant in [("a", "b"), ("ab", ""), ("", "ab"), ("1:a", "b")]}
+    assert len(salts) == 4
+    assert cache_salt("", "") == ""
 
 
 def test_a_namespace_costs_no_token(new_scheduler: NewScheduler):
@@ -69,9 +69,9 @@ def test_evictions_are_of_one_salt(new_scheduler: NewScheduler):
     scheduler = new_scheduler("a", reports_evictions=True)
     for id, tenant in enumerate(["x", "y", ""]):
         serve(scheduler, id, tenant=tenant)
-    scheduler.evicted("a", PROMPT, 10, salt=fold("", "x"), now=5.0)
+    scheduler.evicted("a", PROMPT, 10, cache_salt=cache_salt("", "x"), now=5.0)
     assert [serve(scheduler, 10 + id, tenant=tenant) for id, tenant in enumerate(["x", "y", ""])] == [10, 59, 59]
-    scheduler.evicted("a", PROMPT, 0, salt=fold("", "never seen"), now=5.0)
+    scheduler.evicted("a", PROMPT, 0, cache_salt=cache_salt("", "never seen"), now=5.0)
     scheduler.evicted("a", b"", 0, now=5.0)
     assert scheduler.snapshot().tree_nodes == 0
 

@@ -220,7 +220,7 @@ class Running:
         for evicted in self.engine.cache_events():
             if not evicted.tokens:
                 self.believed.clear()
-            elif tree := self.believed.get(evicted.salt):
+            elif tree := self.believed.get(evicted.cache_salt):
                 tree.truncate(evicted.tokens, evicted.keep, 0, block=self.info.block_size)
         tree = self.believed.get(salt)
         matched = min(tree.match(pack(tokens)).tokens, len(tokens) - 1) if tree else 0
