@@ -41,6 +41,9 @@ from preble.tree import Namespaces, RadixTree, cache_salt
 from preble.tree.namespaces import negative
 from preble.wait_queue.disciplines import DISCIPLINES, SHORT_FIRST, Discipline
 
+ASSIGNED_BY_CALLER = "assigned by caller"
+"""The `reason` of a placement whose worker the caller of `submit` had chosen."""
+
 _OVERHANG = 1.25  # of a worker's KV tokens, kept in the tree before its own eviction reports are disbelieved
 
 
@@ -213,7 +216,7 @@ class Scheduler:
         cached = self.fleet.cached(match.levels, len(packed) // TOKEN_BYTES)
         query = Query(cached.length, max_tokens, session, priority, match, cached, namespace)
         fleet = self.fleet.serving(namespace) if self.fleet.restricted else self.fleet
-        decision = self.policy.place(query, fleet, now) if worker is None else self._told(worker, fleet)
+        decision = self.policy.place(query, fleet, now) if worker is None else self._assigned(worker, fleet)
         slot = decision.slot
         if not (0 <= slot < len(fleet.slots) and fleet.slots[slot].takes and fleet.names[slot] is not None):
             raise ConfigurationError(f"policy: chose slot {slot}, which has no worker that takes this request")
@@ -426,13 +429,13 @@ class Scheduler:
                 held = self.tree.held_tokens(slot)
         self.fleet.set_free(slot, capacity - held)
 
-    def _told(self, worker: str, fleet: Fleet) -> Decision:
+    def _assigned(self, worker: str, fleet: Fleet) -> Decision:
         slot = fleet.slot(worker)
         if not fleet.slots[slot].takes:
             raise ConfigurationError(f"worker: {worker!r} is drained")
         if fleet.names[slot] is None:
             raise ConfigurationError(f"worker: {worker!r} does not serve the request's namespace")
-        return Decision(slot, "told")
+        return Decision(slot, ASSIGNED_BY_CALLER)
 
     def _worker(self, slot: int) -> str:
         worker = self.fleet.names[slot]
@@ -457,7 +460,7 @@ def _submitted(
     request: Request,
     tokens: bytes,
     tenant: str,
-    told: str | None,
+    assigned_by_caller: str | None,
     placement: Placement,
     choice: tuple[Candidate, ...],
 ) -> Submit:
@@ -476,7 +479,7 @@ def _submitted(
         priority=request.priority,
         namespace=request.namespace,
         tenant=tenant,
-        worker=told,
+        worker=assigned_by_caller,
     )
 
 

@@ -36,15 +36,16 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct):
-    """A log and its replay. `told` placements were given to the scheduler, not chosen; `first` are differing ones.
+    """A log and its replay. The scheduler did not choose the placements that were `assigned_by_caller`.
 
-    `moves` were proposed in the log, in answers of which so many are `moves_differing` in an exact replay.
+    `first` holds the first placements that differ. `moves` counts the moves that the log proposes, and `moves_differing`
+    the calls of `rebalance` that an exact replay answers differently.
     """
 
     recorded: Totals
     replayed: Totals
     requests: int = 0
-    told: int = 0
+    assigned_by_caller: int = 0
     differing: int = 0
     moves: int = 0
     moves_differing: int = 0
@@ -54,12 +55,12 @@ class Comparison(msgspec.Struct):
 class Replay:
     """A recorded log decided again, by its own policy or another.
 
-    With the log's policy and seed, everything is as recorded, and the decisions must be the same ones. With others,
-    what engines said of their caches is not true of what is decided now: evictions are estimated, and each prompt is
-    cached as much as believed. Times, outputs and workers are as recorded. A placement that was told, such as a
-    copy's, is told again. A request that was moved is submitted again, as it was; what else would have been moved is
-    not asked then.
-    Raises ConfigurationError for what is no log.
+    With the log's policy and seed the replay is exact: every decision must be the recorded one. With another policy or
+    seed, the caches hold something else than the engines reported, so evictions are estimated, and every prompt counts
+    as cached as far as the scheduler believes. Times, outputs and workers are as recorded. A placement that the caller
+    had assigned, such as a copy's, is assigned again. A request that was moved is submitted again, as in the log;
+    `rebalance` is not asked for other moves.
+    Raises ConfigurationError if the lines are not a decision log.
     """
 
     def __init__(self, begin: log.Event | None, policy: str | Policy | None = None, *, seed: int | None = None) -> None:
@@ -146,7 +147,7 @@ class Replay:
         recorded = Placement(event.chosen, event.cached_tokens, event.reason, event.predicted_ttft)
         comparison = self.comparison
         comparison.requests += 1
-        comparison.told += event.worker is not None
+        comparison.assigned_by_caller += event.worker is not None
         comparison.recorded.add(recorded.worker, recorded.cached_tokens, recorded.predicted_ttft)
         comparison.replayed.add(replayed.worker, replayed.cached_tokens, replayed.predicted_ttft)
         # Decided by the same policy and seed, the same worker for another reason is a difference too.

@@ -36,11 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def report(comparison: Comparison) -> list[str]:
     """The lines that a person reads: counts, each side's totals, and the first requests that differ."""
-    told = f" ({comparison.told} placed by order)" if comparison.told else ""
+    assigned = f" ({comparison.assigned_by_caller} assigned by the caller)" if comparison.assigned_by_caller else ""
     moves = f"; {comparison.moves} moves were proposed" if comparison.moves else ""
     other = f", {comparison.moves_differing} times others now" if comparison.moves_differing else ""
     return [
-        f"{comparison.differing} of {comparison.requests} requests differ{told}{moves}{other}",
+        f"{comparison.differing} of {comparison.requests} requests differ{assigned}{moves}{other}",
         *_side("recorded", comparison.recorded),
         *_side("replayed", comparison.replayed),
         *(

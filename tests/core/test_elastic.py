@@ -62,7 +62,7 @@ class TestDrain:
         assert (load(scheduler, "a"), scheduler.requests_on("a")) == (0.0, 0)
         assert np.isinf(scheduler.fleet.load[0])
 
-    def test_it_cannot_be_told_to_take_one(self, scheduler: Scheduler):
+    def test_the_caller_cannot_assign_it_one(self, scheduler: Scheduler):
         scheduler.drain_worker("a", now=0.0)
         with pytest.raises(ConfigurationError, match="'a' is drained"):
             scheduler.submit(1, [1], worker="a", now=0.0)

@@ -53,7 +53,7 @@ def live(policy: str, seed: int = 0, steps: int = 150) -> list[bytes]:
     scheduler.add_worker("e", kv_tokens=400, cost=LINEAR, namespaces=["n", "m"], now=99.0)
     for step, namespace in enumerate("nxmx", steps):
         scheduler.submit(step, [1] * 50, namespace=namespace, now=99.0)
-    scheduler.submit("told", [9] * 50, worker="d", now=99.0)
+    scheduler.submit("assigned", [9] * 50, worker="d", now=99.0)
     crowd(scheduler, "c")
     for orphan in scheduler.remove_worker("a", now=100.0):
         scheduler.submit(orphan, [1, 2, 3], now=100.0)
@@ -115,7 +115,7 @@ def test_a_submission_has_all_it_takes_and_its_receipt():
     assert isinstance(event, log.Submit)
     assert (event.id, event.tokens, event.max_tokens, event.now) == ("r", pack([5, 6]), 3, 2.5)
     assert (event.session, event.priority, event.namespace, event.tenant) == ("s", -1, "m", "t")
-    assert (event.worker, event.chosen, event.reason) == ("b", "b", "told")
+    assert (event.worker, event.chosen, event.reason) == ("b", "b", "assigned by caller")
     assert event.predicted_ttft == placement.predicted_ttft
     assert event.candidates == scheduler.explain("r").candidates
 

@@ -163,7 +163,7 @@ def test_a_namespace_that_nobody_serves_is_named(parted: Scheduler):
         place(parted, 2, "y")
 
 
-def test_nobody_is_told_to_take_what_it_does_not_serve(parted: Scheduler):
+def test_the_caller_cannot_assign_a_worker_what_it_does_not_serve(parted: Scheduler):
     with pytest.raises(ConfigurationError, match="'b' does not serve"):
         place(parted, 1, worker="b")
     assert place(parted, 1, "x", worker="b") == "b"

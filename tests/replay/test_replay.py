@@ -35,11 +35,11 @@ def test_naming_the_own_policy_is_the_same():
 def test_every_policy_can_decide_a_log_of_another(policy: str):
     comparison = replay(live("round-robin"), policy, seed=1)
     assert comparison.requests == sum(comparison.replayed.requests.values())
-    assert comparison.told == 6
+    assert comparison.assigned_by_caller == 6
 
 
 def moved(by: str) -> list[bytes]:
-    """Three requests that were sent to `a` by order; the log says that one was moved, by the policy named `by`."""
+    """Three requests that were assigned to `a` by the caller; the log says that one was moved, by the policy named `by`."""
     lines: list[bytes] = []
     scheduler = Scheduler("e2", log=lines.append)
     for worker in "ab":

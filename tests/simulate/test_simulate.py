@@ -40,7 +40,7 @@ class To:
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
         self.asked.append(query)
-        return Decision(self.slots.pop(0) if len(self.slots) > 1 else self.slots[0], "told")
+        return Decision(self.slots.pop(0) if len(self.slots) > 1 else self.slots[0], "scripted")
 
 
 def prompt(*segments: tuple[int, int], output: int = 1, **fields: Any) -> Request:
