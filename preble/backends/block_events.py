@@ -232,7 +232,7 @@ class HeldBlocks:
             tree = self._trees.get(block.salt)
             if tree is None:
                 tree = self._trees[block.salt] = RadixTree(page=self.block_size)
-            tree.insert(_path(block), _WORKER, pin=False, landed=True)
+            tree.insert(_path(block), _WORKER, pin=False, computed=True)
 
     def _remove(self, name: Hash) -> None:
         block = self._blocks.get(name)

@@ -94,7 +94,7 @@ class BlockCache:
         match = self._tree.match(prefix)
         if match.tokens > lease.shared * self.block_size:
             self._move(lease, match.pages())
-        node = self._tree.insert(prefix, _WORKER, match=match, landed=True, pages=array("i", lease.blocks[:whole]))
+        node = self._tree.insert(prefix, _WORKER, match=match, computed=True, pages=array("i", lease.blocks[:whole]))
         self._unpin(lease)
         lease.node, lease.shared = node, whole
 

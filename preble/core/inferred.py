@@ -47,7 +47,7 @@ class _Burst:
         self.waiting += 1
         self.here += 1
 
-    def landed(self, now: float) -> None:
+    def computed(self, now: float) -> None:
         """One of them has its first token."""
         self.begun = True
         self.waiting -= 1
@@ -70,7 +70,7 @@ class _Stay(msgspec.Struct, gc=False):
 
     burst: _Burst | None
     missed: int = 0
-    landed_at: float = 0.0
+    computed_at: float = 0.0
     sums: _Sums | None = None
 
 
@@ -78,8 +78,8 @@ class _Watch:
     """One worker. A request that decodes gets a token with nearly every step, so it counts steps for all who are there.
 
     From its first token to its last, its tokens less one are the steps; how many others decoded meanwhile, over which
-    contexts (outputs are taken to be alike), and which prefills landed, is known of them all: the average of those
-    steps is told as one. The part of a prefill that was done before the span began, or is not landed when it ends, is
+    contexts (outputs are taken to be alike), and which prefills were done, is known of them all: the average of those
+    steps is told as one. The part of a prefill that was done before the span began, or is not done when it ends, is
     as long on the average. What was cached is what is believed, put right when the server tells.
     Requests that find the worker idle tell of their prefills, unless others come before all have their first token.
     """
@@ -104,27 +104,27 @@ class _Watch:
             self._burst.join()
         self._stays[id] = _Stay(self._burst)
 
-    def landed(self, request: Request, now: float) -> None:
+    def computed(self, request: Request, now: float) -> None:
         """Its first token came."""
         stay = self._stays[request.id]
-        stay.landed_at, stay.missed = now, _missed(request)
+        stay.computed_at, stay.missed = now, _missed(request)
         self._advance(now)
         self._add(stay.missed, request.length, request.length)
-        if self._latest and now - self._latest[0].landed_at > _SHORTEST:
+        if self._latest and now - self._latest[0].computed_at > _SHORTEST:
             self._latest.clear()
         self._latest.append(stay)
-        for same in self._latest:  # what landed in the same step is not of the steps after it
+        for same in self._latest:  # a prefill done in the same step is not of the steps after it
             same.sums = self._sums
         self._decoding += 1
         self._context += request.length
         if stay.burst:
-            stay.burst.landed(now)
+            stay.burst.computed(now)
 
     def finished(self, request: Request, tokens: int, now: float) -> list[StepTiming]:
         """It left with so many tokens: return what that tells."""
         stay, steps, found = self._stays.pop(request.id), tokens - 1, []
         self._advance(now)
-        seconds = now - stay.landed_at
+        seconds = now - stay.computed_at
         timely = stay.sums is not None and steps * _SHORTEST <= seconds <= max(1, steps) * _LONGEST
         if stay.sums is None:
             self._disturbed = True
@@ -141,13 +141,13 @@ class _Watch:
 
     def check(self, here: Sequence[Request]) -> None:
         """Raise AssertionError if it does not watch those in flight `here`."""
-        landed = [request for request in here if request.landed]
+        decoding = [request for request in here if request.computed]
         assert set(self._stays) == {request.id for request in here}, "it watches others than those in flight"
-        assert {id for id, stay in self._stays.items() if stay.sums} == {request.id for request in landed}, (
+        assert {id for id, stay in self._stays.items() if stay.sums} == {request.id for request in decoding}, (
             "first tokens"
         )
-        assert self._decoding == len(landed), "requests that decode"
-        assert self._context == sum(request.length for request in landed), "contexts of those that decode"
+        assert self._decoding == len(decoding), "requests that decode"
+        assert self._context == sum(request.length for request in decoding), "contexts of those that decode"
 
     def _advance(self, now: float) -> None:
         elapsed, self._now, sums = now - self._now, now, self._sums
@@ -180,10 +180,10 @@ class InferredSteps:
         if watch := self._watches.get(request.slot):
             watch.placed(request.id, now)
 
-    def landed(self, request: Request, now: float) -> None:
-        """Its prefill landed: the first token is here."""
+    def computed(self, request: Request, now: float) -> None:
+        """Its prefill is done: the first token is here."""
         if watch := self._watches.get(request.slot):
-            watch.landed(request, now)
+            watch.computed(request, now)
 
     def finished(self, request: Request, output: bytes, now: float) -> Iterable[StepTiming]:
         """It ended, with all of its packed `output`: return what that tells of the steps of its slot."""

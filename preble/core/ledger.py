@@ -48,7 +48,7 @@ def begin(fleet: Fleet, request: Request) -> None:
 
 def leave(fleet: Fleet, request: Request) -> None:
     """It is on its slot no longer."""
-    if not request.landed:
+    if not request.computed:
         release(fleet, request)
     fleet.leave(request.slot, request.decode, waited=not request.started)
 

@@ -17,7 +17,7 @@ from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
 from preble.wait_queue.disciplines import Discipline
 
-VERSION = 1
+VERSION = 2
 """Version of the log's form, in its first line."""
 
 MAX_LINE = 32 << 20
@@ -92,7 +92,7 @@ class Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 class FirstToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="first_token"):
-    """A prefill landed."""
+    """A prefill is done: the first token came."""
 
     id: Id
     now: float

@@ -77,10 +77,10 @@ class Policy(Protocol):
     others' `load` and `pending` are infinite. It may be a new object each time, and must not be kept.
     With an attribute `relieves` that is true, requests that wait too long may be moved. Any of these methods is called
     if it is there, after the scheduler's own books are up to date: `attached(fleet)` (once, by the scheduler that takes
-    the policy), `placed(request, now)`, `landed(request, now)` (its prefill), `finished(request, output, now)` (however
-    it ended; `output` is packed), `evicted(slot, tokens, keep, now)` (reported, estimated, or found out when a request
-    started), `worker_added(slot, now)`, `worker_removed(slot, now)`, and `check()` with the scheduler's own. Requests
-    are `preble.core.request.Request`.
+    the policy), `placed(request, now)`, `computed(request, now)` (its prefill), `finished(request, output, now)`
+    (however it ended; `output` is packed), `evicted(slot, tokens, keep, now)` (reported, estimated, or
+    found out when a request started), `worker_added(slot, now)`, `worker_removed(slot, now)`, and `check()` with the
+    scheduler's own. Requests are `preble.core.request.Request`.
     """
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:

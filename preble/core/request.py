@@ -17,12 +17,12 @@ class Request:
     """A submitted request: packed `tokens`, its `slot`, the tree `node` where its prompt ends, what is charged for it.
 
     `cached` is what was believed cached there when it was placed, and what the engine really found once it `counted`.
-    `prefill` and `decode` are outstanding seconds, `uncached` outstanding prompt tokens, until the prefill `landed`.
+    `prefill` and `decode` are outstanding seconds, `uncached` outstanding prompt tokens, until the prefill `computed`.
     While it waits, shorter ones may pass it if it is `passable`.
     """
 
     __slots__ = (
-        "cached", "counted", "decode", "id", "landed", "length", "max_tokens", "namespace", "node", "passable",
+        "cached", "computed", "counted", "decode", "id", "length", "max_tokens", "namespace", "node", "passable",
         "prefill", "priority", "session", "slot", "started", "submitted_at", "tokens", "uncached",
     )  # fmt: skip
 
@@ -44,4 +44,4 @@ class Request:
         self.started = False
         self.passable = False
         self.counted = False
-        self.landed = False
+        self.computed = False

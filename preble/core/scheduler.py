@@ -89,7 +89,7 @@ class Scheduler:
         self.fleet = Fleet(seed)
         _hook(self.policy, "attached")(self.fleet)
         self._placed = _hook(self.policy, "placed")
-        self._landed = _hook(self.policy, "landed")
+        self._computed = _hook(self.policy, "computed")
         self._finished = _hook(self.policy, "finished")
         self._evicted = _hook(self.policy, "evicted")
         self._replicates = _hook(self.policy, "copies")
@@ -250,24 +250,24 @@ class Scheduler:
             self._log.add(Started(cast(Id, id), cached_tokens, now))
 
     def first_token(self, id: RequestId, *, now: float) -> None:
-        """The prefill landed: the whole prompt is cached there."""
+        """The prefill is done: the whole prompt is cached there."""
         request = self._requests[id]
-        if request.slot < 0 or request.landed:
+        if request.slot < 0 or request.computed:
             return
-        request.landed = True
+        request.computed = True
         ledger.begin(self.fleet, request)
-        self.tree.land(request.node, request.slot)
+        self.tree.mark_computed(request.node, request.slot)
         ledger.release(self.fleet, request)
         self._receipts.first_token(id, now)
-        self._inferred.landed(request, now)
-        self._landed(request, now)
+        self._inferred.computed(request, now)
+        self._computed(request, now)
         if self._log is not None:
             self._log.add(FirstToken(cast(Id, id), now))
 
     def finish(self, id: RequestId, *, output: TokenInput = b"", now: float) -> None:
         """The request ended, however it ended. Generated tokens are cached too, so the next turn hits them.
 
-        A prompt whose prefill did not land is not believed cached. Raises KeyError for an unknown id.
+        A prompt whose prefill was not done is not believed cached. Raises KeyError for an unknown id.
         """
         generated = pack(output, field="output")
         if generated:
@@ -404,7 +404,7 @@ class Scheduler:
         """The engine found another amount cached than believed: say so to the tree, the load and what is learned."""
         slot, believed, request.cached = request.slot, request.cached, cached_tokens
         self.fleet.saw_prompt(slot, (cached_tokens - believed) / request.length + self.fleet.slots[slot].reuse)
-        if request.landed:
+        if request.computed:
             return  # whatever was missing has been computed
         ledger.release(self.fleet, request)
         ledger.charge(self.fleet, request)

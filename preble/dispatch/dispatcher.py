@@ -240,8 +240,8 @@ class Dispatcher:
             if delta.cached_tokens is not None:
                 sample.count(delta.cached_tokens)
             self._scheduler.started(sample.id, cached_tokens=delta.cached_tokens, now=now)
-        if delta.tokens and not sample.landed:
-            sample.land(now)
+        if delta.tokens and not sample.computed:
+            sample.mark_computed(now)
             self._scheduler.first_token(sample.id, now=now)
         sample.append(delta)
         if delta.finish_reason == "abort":

@@ -20,8 +20,8 @@ class Sample:
     """
 
     __slots__ = (
-        "attempts", "cached_tokens", "counted", "ended", "ended_at", "error", "finish_reason", "first_token_at",
-        "flight", "id", "index", "landed", "logprobs", "moved", "offset", "output", "prompt", "routing",
+        "attempts", "cached_tokens", "computed", "counted", "ended", "ended_at", "error", "finish_reason",
+        "first_token_at", "flight", "id", "index", "logprobs", "moved", "offset", "output", "prompt", "routing",
         "sampling", "stop_reason", "submitted_at", "taken", "taken_logprobs", "wire", "worker",
     )  # fmt: skip
 
@@ -45,7 +45,7 @@ class Sample:
         self.worker = ""
         self.wire = -1
         self.attempts = 0
-        self.counted = self.landed = self.moved = self.ended = False
+        self.counted = self.computed = self.moved = self.ended = False
         self.output = bytearray()
         self.offset = 0
         self.logprobs: list[TokenLogprob] = []
@@ -61,7 +61,7 @@ class Sample:
         self.wire = wire
         self.attempts += 1
         self.offset = len(self.output)
-        self.counted = self.landed = False
+        self.counted = self.computed = False
 
     def count(self, cached_tokens: int) -> None:
         """The engine told, perhaps at the end only, how many tokens this attempt's prefill found cached."""
@@ -69,9 +69,9 @@ class Sample:
         if not self.offset:
             self.cached_tokens = cached_tokens
 
-    def land(self, now: float) -> None:
-        """This attempt's prefill landed."""
-        self.landed = True
+    def mark_computed(self, now: float) -> None:
+        """This attempt's prefill is done."""
+        self.computed = True
         if not self.output:
             self.first_token_at = now
 
@@ -126,7 +126,7 @@ class Sample:
         """Mark as ended and wake the reader."""
         self.ended = True
         self.ended_at = now
-        if not self.output and not self.landed:
+        if not self.output and not self.computed:
             self.first_token_at = now
         self.finish_reason = reason
         self.error = error

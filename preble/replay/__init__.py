@@ -38,8 +38,8 @@ class Difference(msgspec.Struct, frozen=True):
 class Comparison(msgspec.Struct):
     """A log and its replay. The scheduler did not choose the placements that were `assigned_by_caller`.
 
-    `first` holds the first placements that differ. `moves` counts the moves that the log proposes, and `moves_differing`
-    the calls of `rebalance` that an exact replay answers differently.
+    `first` holds the first placements that differ. `moves` counts the moves that the log proposes; an exact replay
+    counts in `moves_differing` the calls of `rebalance` that it answers differently.
     """
 
     recorded: Totals

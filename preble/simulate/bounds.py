@@ -55,7 +55,7 @@ def infinite_cache(requests: Iterable[Request]) -> Iterator[int]:
         tokens = b"".join(segment_tokens(*segment) for segment in request.segments)
         match = tree.match(tokens)
         yield min(match.tokens, len(tokens) // TOKEN_BYTES - 1)
-        tree.insert(tokens, 0, match=match, pin=False, landed=True)
+        tree.insert(tokens, 0, match=match, pin=False, computed=True)
 
 
 def in_order(requests: Sequence[Request]) -> list[Request]:

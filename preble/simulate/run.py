@@ -34,7 +34,7 @@ class Flight:
     The first `offset` bytes of `output` came from earlier workers: they are prompt to the present one.
     """
 
-    __slots__ = ("arrival", "attempts", "index", "landed", "moved", "offset", "output", "tokens", "wire", "worker")
+    __slots__ = ("arrival", "attempts", "computed", "index", "moved", "offset", "output", "tokens", "wire", "worker")
 
     def __init__(self, index: int, tokens: bytes, arrival: float) -> None:
         self.index = index
@@ -43,7 +43,7 @@ class Flight:
         self.output = bytearray()
         self.offset = 0
         self.attempts = 0
-        self.landed = False
+        self.computed = False
         self.moved = False
         self.wire = 0
         self.worker: Worker
@@ -161,7 +161,7 @@ class Run:
             self._end(now, flight)
             return
         flight.worker = worker
-        flight.wire, flight.offset, flight.landed = next(self._wires), len(flight.output), False
+        flight.wire, flight.offset, flight.computed = next(self._wires), len(flight.output), False
         flight.attempts += 1
         self._by_wire[flight.wire] = flight
         self.result.worker[flight.index] = worker.index
@@ -221,8 +221,8 @@ class Run:
             if not flight.output:
                 result.cached[index] = delta.cached_tokens
             self._scheduler.started(index, cached_tokens=delta.cached_tokens, now=now)
-        if delta.tokens and not flight.landed:
-            flight.landed = True
+        if delta.tokens and not flight.computed:
+            flight.computed = True
             if not flight.output:
                 result.ttft[index] = now - flight.arrival
             self._scheduler.first_token(index, now=now)

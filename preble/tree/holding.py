@@ -64,15 +64,15 @@ class Holding:
         """Raise AssertionError unless this agrees with the masks of `nodes`."""
         name, bit = f"worker {worker}", 1 << worker
         held = {node for node, mask in enumerate(nodes.holders) if mask & bit}
-        landed = {node for node, mask in enumerate(nodes.landed) if mask & bit}
+        computed = {node for node, mask in enumerate(nodes.computed) if mask & bit}
         assert self.tokens == sum(map(nodes.length, held)), f"{name}: held tokens"
         assert all(count > 0 for count in self.pins.values()), f"{name}: empty pins"
         assert set(self.pins) <= held, f"{name}: pins where it holds nothing"
         below: Counter[int] = Counter()
         for node, count in self.pins.items():
             below.update(dict.fromkeys(nodes.path(node), count))
-        assert held == landed | set(below), f"{name}: holds what is neither landed nor pinned, or the reverse"
-        assert self.pending == {node: below[node] for node in held - landed}, f"{name}: pending pins"
+        assert held == computed | set(below), f"{name}: holds what is neither computed nor pinned, or the reverse"
+        assert self.pending == {node: below[node] for node in held - computed}, f"{name}: pending pins"
         self.recency.check()
         self._check_order(nodes, held, name)
 

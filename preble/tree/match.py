@@ -44,11 +44,11 @@ class Match(msgspec.Struct, frozen=True, gc=False):
                 return depth
         return 0
 
-    def landed_length(self, worker: int) -> int:
+    def computed_length(self, worker: int) -> int:
         """Return how many tokens `worker` is known to have computed. O(path). Raises StateError if stale."""
         node, depth = self._cursor(), self.tokens
-        landed, parent, end = self.nodes.landed, self.nodes.parent, self.nodes.end
-        while node and not landed[node] >> worker & 1:
+        computed, parent, end = self.nodes.computed, self.nodes.parent, self.nodes.end
+        while node and not computed[node] >> worker & 1:
             node = parent[node]
             depth = end[node]
         return depth

@@ -36,7 +36,7 @@ class Nodes:
     end        depth in tokens at the end      cut, unchanged                 (unchanged)
     edge       packed tokens                   front, rest                    edge, in front of its own
     holders    mask: workers that have it      same, same                     (equal)
-    landed     mask: those that computed it    same, same                     (equal)
+    computed   mask: those that computed it    same, same                     (equal)
     pins       requests that end exactly here  none, all                      (the upper had none)
     children   first page -> node number       only the lower, unchanged      place under the upper's parent
     pages      a payload int per page, or no   front, rest                    pages, in front of its own
@@ -46,8 +46,8 @@ class Nodes:
     """
 
     __slots__ = (
-        "children", "edge", "end", "free", "holders", "landed", "page",
-        "pages", "parent", "pins", "stride", "tokens", "version",
+        "children", "computed", "edge", "end", "free", "holders", "page", "pages", "parent", "pins", "stride", "tokens",
+        "version",
     )  # fmt: skip
 
     def __init__(self, page: int) -> None:
@@ -58,7 +58,7 @@ class Nodes:
         self.pins = array("i", [0])
         self.edge: Column = np.array([b""], dtype=object)
         self.holders: Column = np.array([0], dtype=object)
-        self.landed: Column = np.array([0], dtype=object)
+        self.computed: Column = np.array([0], dtype=object)
         self.children: Column = np.array([None], dtype=object)
         self.pages: dict[int, array[int]] = {}
         self.free = array("i")
@@ -118,7 +118,7 @@ class Nodes:
         self._link(node, upper, edge[size:])
         self.end[upper] = self.end[node] - (len(edge) - size) // TOKEN_BYTES
         self.holders[upper] = self.holders[node]
-        self.landed[upper] = self.landed[node]
+        self.computed[upper] = self.computed[node]
         if (pages := self.pages.get(node)) is not None:
             self.pages[upper] = pages[: size // self.stride]
             self.pages[node] = pages[size // self.stride :]
@@ -154,7 +154,7 @@ class Nodes:
         growth = max(GROWTH, first // 64)
         for integers in (self.parent, self.end, self.pins):
             integers.extend([0] * growth)
-        for column, blank in ((self.edge, b""), (self.holders, 0), (self.landed, 0), (self.children, None)):
+        for column, blank in ((self.edge, b""), (self.holders, 0), (self.computed, 0), (self.children, None)):
             column.resize(first + growth, refcheck=False)  # in place; nobody keeps a view
             column[first:] = blank
         self.free.extend(range(first + growth - 1, first - 1, -1))
@@ -170,7 +170,7 @@ class Nodes:
 
     def _forget(self, node: int) -> None:
         self.version += 1
-        self.edge[node], self.holders[node], self.landed[node], self.children[node] = b"", 0, 0, None
+        self.edge[node], self.holders[node], self.computed[node], self.children[node] = b"", 0, 0, None
         self.pages.pop(node, None)
         self.free.append(node)
 
@@ -185,7 +185,7 @@ class Nodes:
         assert len(live) == len(reached), "a node has two parents"
         assert set(np.flatnonzero(self.edge)) == live - {0}, "edges of unreachable nodes"
         assert set(np.flatnonzero(self.holders)) == live - {0}, "masks of unreachable nodes"
-        assert set(np.flatnonzero(self.landed)) <= live - {0}, "masks of unreachable nodes"
+        assert set(np.flatnonzero(self.computed)) <= live - {0}, "masks of unreachable nodes"
         assert all(self.children[node] is None for node in set(range(len(self.parent))) - live), "children of the dead"
         assert set(self.pages) <= live - {0}, "pages of unreachable nodes"
         assert sorted([*live, *self.free]) == list(range(len(self.parent))), "a number is lost or used twice"
@@ -203,7 +203,7 @@ class Nodes:
         pages = self.pages.get(child)
         assert pages is None or len(pages) * self.stride == len(edge), f"{name}: pages do not fit its edge"
         assert self.holders[child], f"{name}: nobody holds it"
-        assert not self.landed[child] & ~self.holders[child], f"{name}: landed without being held"
+        assert not self.computed[child] & ~self.holders[child], f"{name}: computed without being held"
         if node:
             assert not self.holders[child] & ~self.holders[node], f"{name}: held without its parent"
-            assert not self.landed[child] & ~self.landed[node], f"{name}: landed without its parent"
+            assert not self.computed[child] & ~self.computed[node], f"{name}: computed without its parent"

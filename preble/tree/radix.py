@@ -32,7 +32,7 @@ class Eviction(NamedTuple):
 class RadixTree:
     """Prefixes of packed tokens, each with the workers that hold it.
 
-    Workers are small ints, nodes are numbers with 0 for the root. A worker *holds* a node if it has *landed* there (the
+    Workers are small ints, nodes are numbers with 0 for the root. A worker *holds* a node if it has *computed* it (the
     KV cache is known to be computed) or if one of its requests is *pinned* at or below it. `page` is the granularity in
     tokens; the tail of a prompt that fills no page is ignored. Every method is O(path) unless it says otherwise.
     """
@@ -87,7 +87,7 @@ class RadixTree:
         return self._holdings[worker].recency.oldest() if worker < len(self._holdings) else None
 
     def pins_below(self, node: int, worker: int) -> int:
-        """Return how many requests of `worker` are pinned at `node` or below, 0 if it has landed there. O(1)."""
+        """Return how many requests of `worker` are pinned at `node` or below, 0 if it has computed it. O(1)."""
         return self._holdings[worker].pending.get(node, 0) if worker < len(self._holdings) else 0
 
     def victims(self, worker: int, tokens: int) -> Iterator[tuple[int, int]]:
@@ -121,19 +121,19 @@ class RadixTree:
         *,
         match: Match | None = None,
         pin: bool = True,
-        landed: bool = False,
+        computed: bool = False,
         pages: array[int] | None = None,
     ) -> int:
         """Make `worker` hold the packed `tokens` and return the node that ends there.
 
         `match` saves the walk; one that is stale or of other tokens is ignored. `pin` registers a request, to be
-        undone by one `unpin` of the returned node; `landed` says that everything is computed. One of them is needed.
+        undone by one `unpin` of the returned node; `computed` says that everything is computed. One of them is needed.
         `pages` is the payload of all whole pages; only that of tokens new to the tree is kept. Without a pin, the
         returned node may reach below the tokens. Returns 0, the root, if there is no whole page.
-        Raises ValueError for neither pin nor landed, or for pages of another length.
+        Raises ValueError for neither pin nor computed, or for pages of another length.
         """
-        if not pin and not landed:
-            raise ValueError("what is neither pinned nor landed is held by nobody")
+        if not pin and not computed:
+            raise ValueError("what is neither pinned nor computed is held by nobody")
         nodes = self._nodes
         if pages is not None and len(pages) != len(tokens) // nodes.stride:
             raise ValueError(f"{len(pages)} pages for {len(tokens) // nodes.stride} whole pages of tokens")
@@ -142,35 +142,35 @@ class RadixTree:
         node = self._extend(match, pages)
         if node:
             self._hold(node, worker, pin)
-            if landed:
-                self.land(node, worker)
+            if computed:
+                self.mark_computed(node, worker)
         return node if pin else self._merge(node)
 
     def extend(self, node: int, tokens: bytes, worker: int) -> None:
-        """Register that `worker`, which landed at `node` and is pinned there, has computed `tokens` below it too.
+        """Register that `worker`, which has computed `node` and is pinned there, has computed `tokens` below it too.
 
-        The same as inserting the path and the tokens as landed, without the walk where nobody else is below or at the
+        The same as inserting the path and the tokens as computed, without the walk where nobody else is below or at the
         node: its edge grows. Needs a page of 1 and no payload. Raises StateError if the worker is not pinned there.
         """
         nodes, bit = self._nodes, 1 << worker
         holding = self._pinned_holding(node, worker)
         if not tokens:
             return
-        if nodes.children[node] or nodes.pins[node] > 1 or nodes.landed[node] != bit or nodes.holders[node] != bit:
-            self.insert(self.path(node) + tokens, worker, pin=False, landed=True)
+        if nodes.children[node] or nodes.pins[node] > 1 or nodes.computed[node] != bit or nodes.holders[node] != bit:
+            self.insert(self.path(node) + tokens, worker, pin=False, computed=True)
             return
         nodes.lengthen(node, tokens)
         holding.tokens += len(tokens) // TOKEN_BYTES
         holding.recency.touch(nodes.path(node))
 
-    def land(self, node: int, worker: int) -> None:
+    def mark_computed(self, node: int, worker: int) -> None:
         """Register that `worker` has computed the path down to `node`. Raises StateError if it does not hold it."""
         nodes, bit = self._nodes, 1 << worker
         self._require_held(node, bit)
-        landed, parent = nodes.landed, nodes.parent
+        computed, parent = nodes.computed, nodes.parent
         below = node
-        while node and not landed[node] & bit:
-            landed[node] |= bit
+        while node and not computed[node] & bit:
+            computed[node] |= bit
             self._holdings[worker].pending.pop(node, None)
             node = parent[node]
         if node != below:
@@ -194,7 +194,7 @@ class RadixTree:
         self._hold(node, worker, True)
 
     def unpin(self, node: int, worker: int) -> None:
-        """Undo one pin of `worker` at `node`. What it has neither landed nor pinned otherwise is dropped.
+        """Undo one pin of `worker` at `node`. What it has neither computed nor pinned otherwise is dropped.
 
         Raises StateError if there is no such pin.
         """
@@ -240,7 +240,7 @@ class RadixTree:
 
         Prefixes that leave the path at or before `keep` are untouched; so are those that leave it inside the next
         `block` tokens, for a worker that keeps whole blocks: theirs is another block. What pins need stays held, but is
-        no longer landed. O(path + nodes below).
+        no longer computed. O(path + nodes below).
         """
         nodes, bit = self._nodes, 1 << worker
         match = self.match(tokens)
@@ -253,7 +253,7 @@ class RadixTree:
             if upper := cut - nodes.end[parent[node]]:
                 self._split(node, upper * TOKEN_BYTES)
             above = parent[node]
-            self._unland(self._held_below(node, bit), worker)
+            self._unmark_computed(self._held_below(node, bit), worker)
             self._trim(above, keep, worker)
         elif match.tokens > cut or whole or not nodes.holders[node] & bit:
             while node and not nodes.holders[node] & bit:
@@ -274,7 +274,7 @@ class RadixTree:
     def clear(self, worker: int) -> None:
         """Forget what `worker` has computed; only what its pins need stays held. O(n log n) in what it holds."""
         if worker < len(self._holdings):
-            self._unland(self._holdings[worker].all(self._nodes), worker)
+            self._unmark_computed(self._holdings[worker].all(self._nodes), worker)
 
     def remove_worker(self, worker: int) -> None:
         """Forget `worker` and all its pins; its number can be used anew. O(n log n) in what it holds."""
@@ -301,10 +301,10 @@ class RadixTree:
         while worker >= len(self._holdings):
             self._holdings.append(Holding())
         nodes, holding, bit = self._nodes, self._holdings[worker], 1 << worker
-        holders, landed, edge, pending = nodes.holders, nodes.landed, nodes.edge, holding.pending
+        holders, computed, edge, pending = nodes.holders, nodes.computed, nodes.edge, holding.pending
         path = nodes.path(leaf)
         for node in path:
-            if landed[node] & bit:
+            if computed[node] & bit:
                 break
             if not holders[node] & bit:
                 holders[node] |= bit
@@ -323,7 +323,7 @@ class RadixTree:
         """
         nodes = self._nodes
         upper = nodes.split(node, size)
-        for worker in _workers(nodes.holders[node] & ~nodes.landed[node]):
+        for worker in _workers(nodes.holders[node] & ~nodes.computed[node]):
             self._holdings[worker].split(node, upper)
         return upper
 
@@ -335,8 +335,8 @@ class RadixTree:
             return node
         (child,) = children.values()
         holders = nodes.holders[node]
-        # Without pins at the node, equal landed masks imply equal holders.
-        alike = nodes.landed[node] == nodes.landed[child] and (node in nodes.pages) == (child in nodes.pages)
+        # Without pins at the node, equal computed masks imply equal holders.
+        alike = nodes.computed[node] == nodes.computed[child] and (node in nodes.pages) == (child in nodes.pages)
         if not alike or holders.bit_count() > MERGE_HOLDERS:
             return node
         for worker in _workers(holders):
@@ -350,7 +350,7 @@ class RadixTree:
         holding.tokens -= nodes.length(node)
         holding.pending.pop(node, None)
         holding.recency.replace(node, above)
-        nodes.landed[node] &= ~bit
+        nodes.computed[node] &= ~bit
         nodes.holders[node] &= ~bit
         if nodes.holders[node]:
             self._merge(node)
@@ -371,7 +371,7 @@ class RadixTree:
         self._merge(self._drop(node, worker))
         return depth - gone, pages
 
-    def _unland(self, held: list[int], worker: int) -> None:
+    def _unmark_computed(self, held: list[int], worker: int) -> None:
         """Forget that `worker` computed the nodes `held`, children before parents; drop those that no pin needs."""
         nodes, holding, bit = self._nodes, self._holdings[worker], 1 << worker
         below: dict[int, int] = {}
@@ -379,7 +379,7 @@ class RadixTree:
             above = nodes.parent[node]
             pins = holding.pins.get(node, 0) + below.get(node, 0)
             if pins:
-                nodes.landed[node] &= ~bit
+                nodes.computed[node] &= ~bit
                 holding.pending[node] = pins
                 below[above] = below.get(above, 0) + pins
                 self._merge(node)

@@ -27,7 +27,7 @@ class LocalScheduler:
     `k`-th is the oldest). See `preble.wait_queue.disciplines`.
 
     A follower, whose next uncached page is also in a prompt being prefilled now, is held back until that prefill
-    lands, rather than computed twice. `page` is the engine's block size in tokens.
+    is done, rather than computed twice. `page` is the engine's block size in tokens.
 
     Nobody starves: once `patience` requests that came later have been taken before it, a request is next, whatever its
     rank, group or leader. A request that was preempted and comes back counts as new in this.
@@ -95,7 +95,7 @@ class LocalScheduler:
         self._new_leaders[id] = waiting.tokens
 
     def prefilled(self, id: int) -> None:
-        """The request's prefill landed, or will never: nobody waits for it any longer."""
+        """The request's prefill is done, or will never be: nobody waits for it any longer."""
         if self._new_leaders.pop(id, None) is not None:
             return
         node = self._leading.pop(id, None)

@@ -150,7 +150,7 @@ def test_breaks_are_no_steps(told: tuple[Scheduler, list[Any]]):
     assert found == []
 
 
-def test_prefills_that_land_in_the_same_step_are_not_of_the_steps_after_it(told: tuple[Scheduler, list[Any]]):
+def test_prefills_done_in_the_same_step_are_not_of_the_steps_after_it(told: tuple[Scheduler, list[Any]]):
     scheduler, found = told
     scheduler.submit(1, [1] * 100, now=0.0)
     scheduler.submit(2, [2] * 100, now=0.0)

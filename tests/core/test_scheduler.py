@@ -262,7 +262,7 @@ class TestWhatIsBelievedCached:
         scheduler.finish(1, now=0.0)
         assert matched(scheduler, TOOL, worker) == 100
 
-    def test_output_alone_tells_that_the_prefill_landed(self, scheduler: Scheduler):
+    def test_output_alone_tells_that_the_prefill_is_done(self, scheduler: Scheduler):
         worker = submit(scheduler, 1, TOOL).worker
         scheduler.finish(1, output=[7], now=0.0)
         assert matched(scheduler, TOOL, worker) == 100

@@ -9,11 +9,11 @@ from preble.tokens import pack
 from preble.types import Routing, SamplingParams
 
 
-@pytest.mark.parametrize(("lands_at", "ttft"), [(None, 3.0), (2.0, 1.0)])
-def test_without_a_token_the_first_one_counts_as_come_at_the_end(lands_at: float | None, ttft: float) -> None:
+@pytest.mark.parametrize(("computed_at", "ttft"), [(None, 3.0), (2.0, 1.0)])
+def test_without_a_token_the_first_one_counts_as_come_at_the_end(computed_at: float | None, ttft: float) -> None:
     sample = Sample(Flight("1", streaming=False), 0, pack([1]), SamplingParams(), Routing(), 1.0)
-    if lands_at is not None:
-        sample.land(lands_at)
+    if computed_at is not None:
+        sample.mark_computed(computed_at)
     sample.end(4.0, reason="stop")
     timings = sample.choice("").timings
     assert (timings.ttft, timings.latency) == (ttft, 3.0)

@@ -229,7 +229,7 @@ class Running:
     def believe(self, tokens: list[int], salt: str = "") -> None:
         """Register that these tokens were computed."""
         tree = self.believed.setdefault(salt, RadixTree())
-        tree.insert(pack(tokens), 0, pin=False, landed=True)
+        tree.insert(pack(tokens), 0, pin=False, computed=True)
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until the condition holds; fail if it does not."""

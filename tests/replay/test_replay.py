@@ -39,7 +39,7 @@ def test_every_policy_can_decide_a_log_of_another(policy: str):
 
 
 def moved(by: str) -> list[bytes]:
-    """Three requests that were assigned to `a` by the caller; the log says that one was moved, by the policy named `by`."""
+    """Three requests that the caller assigned to `a`; the log says that one was moved, by the policy named `by`."""
     lines: list[bytes] = []
     scheduler = Scheduler("e2", log=lines.append)
     for worker in "ab":

@@ -19,11 +19,11 @@ def state_of(tree: RadixTree) -> list:
 
 def test_match_changes_nothing(tree):
     node = tree.insert(pack([1, 2, 3, 4]), 0)
-    tree.insert(pack([1, 2, 7]), 1, landed=True)
+    tree.insert(pack([1, 2, 7]), 1, computed=True)
     before = state_of(tree)
     for tokens in ([], [1], [1, 2], [1, 2, 3, 9], [1, 2, 7, 8], [5]):
         match = tree.match(pack(tokens))
-        match.length(0), match.landed_length(1), match.pages(), match.holders, match.stale
+        match.length(0), match.computed_length(1), match.pages(), match.holders, match.stale
     assert state_of(tree) == before
     tree.unpin(node, 0)
 
@@ -47,13 +47,13 @@ def test_equal_masks_are_one_level(tree):
     assert tree.match(pack([1, 2, 3, 4])).levels == [(4, 1)]
 
 
-def test_landed_length_leaves_out_what_is_in_flight(tree):
-    tree.insert(pack([1, 2]), 0, landed=True)
+def test_computed_length_leaves_out_what_is_in_flight(tree):
+    tree.insert(pack([1, 2]), 0, computed=True)
     tree.insert(pack([1, 2, 3, 4]), 0)
     match = tree.match(pack([1, 2, 3, 4, 5]))
-    assert (match.length(0), match.landed_length(0)) == (4, 2)
-    assert tree.match(pack([1, 9])).landed_length(0) == 1
-    assert match.landed_length(1) == 0
+    assert (match.length(0), match.computed_length(0)) == (4, 2)
+    assert tree.match(pack([1, 9])).computed_length(0) == 1
+    assert match.computed_length(1) == 0
 
 
 def test_only_whole_pages_match(new_tree):
@@ -68,7 +68,7 @@ def test_only_whole_pages_match(new_tree):
 
 def test_nothing_matches_nothing(tree):
     match = tree.match(pack([1, 2]))
-    assert (match.tokens, match.levels, match.holders, match.length(0), match.landed_length(0)) == (0, [], 0, 0, 0)
+    assert (match.tokens, match.levels, match.holders, match.length(0), match.computed_length(0)) == (0, [], 0, 0, 0)
     assert not match.pages()
 
 
@@ -81,7 +81,7 @@ def test_stale_match_keeps_lengths_but_is_no_cursor(tree):
     assert match.stale
     assert match.length(0) == 4
     with pytest.raises(StateError):
-        match.landed_length(0)
+        match.computed_length(0)
     with pytest.raises(StateError):
         match.pages()
 

@@ -21,13 +21,13 @@ amounts = st.integers(0, 12)
 
 
 class Model(RuleBasedStateMachine):
-    """A worker holds a set of prefixes, closed under shortening: those that landed, and those that pins need."""
+    """A worker holds a set of prefixes, closed under shortening: those that it computed, and those that pins need."""
 
     @initialize(page=st.sampled_from([1, 4]))
     def start(self, page: int) -> None:
         self.page = page
         self.tree = RadixTree(page=page)
-        self.landed: list[set[Prefix]] = [set() for _ in range(WORKERS)]
+        self.computed: list[set[Prefix]] = [set() for _ in range(WORKERS)]
         self.pins: list[tuple[int, Prefix, int]] = []
         self.match = self.tree.match(b"")
 
@@ -41,7 +41,7 @@ class Model(RuleBasedStateMachine):
         return set().union(*(self.prefixes(tokens) for owner, tokens, _ in self.pins if owner == worker))
 
     def held(self, worker: int) -> set[Prefix]:
-        return self.landed[worker] | self.pinned(worker)
+        return self.computed[worker] | self.pinned(worker)
 
     @rule(tokens=prompts)
     def look(self, tokens: Prefix) -> None:
@@ -49,35 +49,35 @@ class Model(RuleBasedStateMachine):
         for worker in range(WORKERS):
             mine = self.prefixes(tokens)
             assert match.length(worker) == max(map(len, mine & self.held(worker)), default=0)
-            assert match.landed_length(worker) == max(map(len, mine & self.landed[worker]), default=0)
+            assert match.computed_length(worker) == max(map(len, mine & self.computed[worker]), default=0)
         assert match.tokens == max(map(match.length, range(WORKERS)))
         depths = [depth for depth, _ in match.levels]
         masks = [mask for _, mask in match.levels]
         assert depths == sorted(set(depths))
         assert all(lower & ~upper == 0 and lower != upper for upper, lower in pairwise(masks))
 
-    @rule(tokens=prompts, worker=workers, landed=st.booleans())
-    def pin(self, tokens: Prefix, worker: int, landed: bool) -> None:
-        self.pin_with(None, tokens, worker, landed)
+    @rule(tokens=prompts, worker=workers, computed=st.booleans())
+    def pin(self, tokens: Prefix, worker: int, computed: bool) -> None:
+        self.pin_with(None, tokens, worker, computed)
 
-    @rule(worker=workers, landed=st.booleans())
-    def pin_matched(self, worker: int, landed: bool) -> None:
+    @rule(worker=workers, computed=st.booleans())
+    def pin_matched(self, worker: int, computed: bool) -> None:
         """With the cursor of an earlier match, which may be stale."""
-        self.pin_with(self.match, unpack(self.match.prompt), worker, landed)
+        self.pin_with(self.match, unpack(self.match.prompt), worker, computed)
 
-    def pin_with(self, match, tokens: Prefix, worker: int, landed: bool) -> None:
+    def pin_with(self, match, tokens: Prefix, worker: int, computed: bool) -> None:
         packed = pack(tokens) if match is None else match.prompt
-        node = self.tree.insert(packed, worker, match=match, landed=landed)
+        node = self.tree.insert(packed, worker, match=match, computed=computed)
         tokens = self.whole(tokens)
         if tokens:
             self.pins.append((worker, tokens, node))
-        if landed:
-            self.landed[worker] |= self.prefixes(tokens)
+        if computed:
+            self.computed[worker] |= self.prefixes(tokens)
 
     @rule(tokens=prompts, worker=workers)
     def store(self, tokens: Prefix, worker: int) -> None:
-        self.tree.insert(pack(tokens), worker, pin=False, landed=True)
-        self.landed[worker] |= self.prefixes(tokens)
+        self.tree.insert(pack(tokens), worker, pin=False, computed=True)
+        self.computed[worker] |= self.prefixes(tokens)
 
     @precondition(lambda self: self.pins)
     @rule(data=st.data())
@@ -87,20 +87,20 @@ class Model(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pins)
     @rule(data=st.data())
-    def land(self, data: st.DataObject) -> None:
+    def mark_computed(self, data: st.DataObject) -> None:
         worker, tokens, node = data.draw(st.sampled_from(self.pins))
-        self.tree.land(node, worker)
-        self.landed[worker] |= self.prefixes(tokens)
+        self.tree.mark_computed(node, worker)
+        self.computed[worker] |= self.prefixes(tokens)
 
     @precondition(lambda self: self.page == 1 and self.pins)
     @rule(data=st.data(), output=prompts)
     def end(self, data: st.DataObject, output: Prefix) -> None:
         """A request ends and leaves its output below its prompt."""
         worker, tokens, node = self.pins.pop(data.draw(st.integers(0, len(self.pins) - 1)))
-        self.tree.land(node, worker)
+        self.tree.mark_computed(node, worker)
         self.tree.extend(node, pack(output), worker)
         self.tree.unpin(node, worker)
-        self.landed[worker] |= self.prefixes(tokens + output)
+        self.computed[worker] |= self.prefixes(tokens + output)
 
     @precondition(lambda self: self.pins)
     @rule(data=st.data())
@@ -121,7 +121,7 @@ class Model(RuleBasedStateMachine):
             path = unpack(packed)
             gone = self.prefixes(path) - self.prefixes(path[:keep])
             assert gone <= self.held(worker) - self.pinned(worker)
-            self.landed[worker] -= gone
+            self.computed[worker] -= gone
             assert all(prefix[:-1] in {(), *self.held(worker)} or self.page > 1 for prefix in self.held(worker))
             wanted -= len(path) - keep
         assert wanted == 0
@@ -131,7 +131,7 @@ class Model(RuleBasedStateMachine):
         self.tree.truncate(pack(tokens), keep, worker)
         next_page = self.whole(tokens)[: keep - keep % self.page + self.page]
         if len(next_page) > keep - keep % self.page:
-            self.landed[worker] -= {held for held in self.landed[worker] if held[: len(next_page)] == next_page}
+            self.computed[worker] -= {held for held in self.computed[worker] if held[: len(next_page)] == next_page}
 
     @precondition(lambda self: self.page == 1)
     @rule(tokens=prompts, keep=amounts, block=st.integers(2, 4), worker=workers)
@@ -139,23 +139,23 @@ class Model(RuleBasedStateMachine):
         self.tree.truncate(pack(tokens), keep, worker, block=block)
         gone = tokens[: keep + block]
         if len(gone) == keep + block:
-            self.landed[worker] -= {held for held in self.landed[worker] if held[: keep + block] == gone}
+            self.computed[worker] -= {held for held in self.computed[worker] if held[: keep + block] == gone}
         for size in range(min(len(tokens), keep + block - 1), keep, -1):
             if any(held[:size] == tokens[:size] and len(held) > size for held in self.held(worker)):
                 break
             if any(owner == worker and path == tokens[:size] for owner, path, _ in self.pins):
                 break
-            self.landed[worker].discard(tokens[:size])
+            self.computed[worker].discard(tokens[:size])
 
     @rule(worker=workers)
     def clear(self, worker: int) -> None:
         self.tree.clear(worker)
-        self.landed[worker] = set()
+        self.computed[worker] = set()
 
     @rule(worker=workers)
     def remove_worker(self, worker: int) -> None:
         self.tree.remove_worker(worker)
-        self.landed[worker] = set()
+        self.computed[worker] = set()
         self.pins = [pin for pin in self.pins if pin[0] != worker]
 
     @invariant()
@@ -192,7 +192,7 @@ class Payload(RuleBasedStateMachine):
         whole = self.prefixes(tokens)
         pages = array("i", range(self.fresh, self.fresh + len(whole)))
         self.fresh += len(whole)
-        self.tree.insert(pack(tokens), 0, pin=False, landed=True, pages=pages)
+        self.tree.insert(pack(tokens), 0, pin=False, computed=True, pages=pages)
         for prefix, page in zip(whole, pages, strict=True):
             self.stored.setdefault(prefix, page)
 

@@ -16,10 +16,10 @@ from preble.tree.nodes import Nodes
 
 @pytest.fixture
 def nodes() -> Nodes:
-    """One node of three pages with a child, held by 0, 1 and 2, landed on 0 and 1, with two pins."""
+    """One node of three pages with a child, held by 0, 1 and 2, computed by 0 and 1, with two pins."""
     nodes = Nodes(page=2)
     node = nodes.add(0, pack([1, 2, 3, 4, 5, 6]), array("i", [10, 11, 12]))
-    nodes.holders[node], nodes.landed[node], nodes.pins[node] = 0b111, 0b011, 2
+    nodes.holders[node], nodes.computed[node], nodes.pins[node] = 0b111, 0b011, 2
     child = nodes.add(node, pack([7, 8]), array("i", [13]))
     nodes.holders[child] = 0b100
     nodes.check()
@@ -33,7 +33,7 @@ def test_split_rules(nodes):
     assert (nodes.end[upper], nodes.end[1]) == (2, 6)
     assert (unpack(nodes.edge[upper]), unpack(nodes.edge[1])) == ((1, 2), (3, 4, 5, 6))
     assert nodes.holders[upper] == nodes.holders[1] == 0b111
-    assert nodes.landed[upper] == nodes.landed[1] == 0b011
+    assert nodes.computed[upper] == nodes.computed[1] == 0b011
     assert (nodes.pins[upper], nodes.pins[1]) == (0, 2)
     assert nodes.children[upper] == {pack([3, 4]): 1}
     assert nodes.children[1] == {pack([7, 8]): 2}
@@ -78,8 +78,8 @@ def test_every_change_of_shape_has_its_version(nodes):
         lambda nodes: nodes.parent.__setitem__(2, 0),
         lambda nodes: nodes.holders.__setitem__(2, 0b1000),
         lambda nodes: nodes.holders.__setitem__(2, 0),
-        lambda nodes: nodes.landed.__setitem__(1, 0b1000),
-        lambda nodes: nodes.landed.__setitem__(2, 0b100),
+        lambda nodes: nodes.computed.__setitem__(1, 0b1000),
+        lambda nodes: nodes.computed.__setitem__(2, 0b100),
         lambda nodes: nodes.pins.__setitem__(1, -1),
         lambda nodes: nodes.edge.__setitem__(2, pack([7])),
         lambda nodes: nodes.edge.__setitem__(2, pack([8, 8])),
@@ -103,7 +103,7 @@ def full_tree(requests: int, unique: int) -> RadixTree:
         if request % 40 == 0:
             prefix = random_bytes(4 * 6 * unique)
         worker = request % 64
-        node = tree.insert(prefix + random_bytes(4 * unique), worker, landed=True)
+        node = tree.insert(prefix + random_bytes(4 * unique), worker, computed=True)
         tree.unpin(node, worker)
     return tree
 
@@ -128,5 +128,5 @@ def test_the_garbage_collector_sees_no_object_per_node():
     assert tree.nodes > 2000
     assert len(gc.get_objects()) - before < 64 * 8
     nodes, order = tree._nodes, tree._holdings[0].recency.order
-    for columns in (nodes.edge, nodes.holders, nodes.landed, nodes.children, order):
+    for columns in (nodes.edge, nodes.holders, nodes.computed, nodes.children, order):
         assert not gc.is_tracked(columns)

@@ -12,7 +12,7 @@ from preble.tree.radix import MERGE_HOLDERS
 
 def store(tree: RadixTree, tokens, worker: int = 0, pages=None) -> int:
     """A request that came, was computed and went: its prefix stays."""
-    node = tree.insert(pack(tokens), worker, landed=True, pages=None if pages is None else array("i", pages))
+    node = tree.insert(pack(tokens), worker, computed=True, pages=None if pages is None else array("i", pages))
     tree.unpin(node, worker)
     return node
 
@@ -37,7 +37,7 @@ def test_insert_returns_the_node_where_the_tokens_end(tree):
 def test_nothing_to_insert_is_the_root(new_tree):
     tree = new_tree(page=4)
     assert tree.insert(pack([1, 2, 3]), 0) == tree.insert(b"", 0) == 0
-    tree.land(0, 0)
+    tree.mark_computed(0, 0)
     tree.touch(0, 0)
     tree.unpin(0, 0)
     assert (tree.nodes, tree.depth(0), tree.path(0)) == (0, 0, b"")
@@ -54,9 +54,9 @@ def test_divergence_splits_and_pinned_numbers_stay(tree):
 def test_a_request_ending_inside_an_edge_claims_no_more_than_its_tokens(tree):
     tree.insert(pack([1, 2, 3, 4]), 0)
     short = tree.insert(pack([1, 2]), 1)
-    tree.land(short, 1)
+    tree.mark_computed(short, 1)
     match = tree.match(pack([1, 2, 3, 4]))
-    assert (match.landed_length(1), match.landed_length(0)) == (2, 0)
+    assert (match.computed_length(1), match.computed_length(0)) == (2, 0)
     assert (tree.held_tokens(0), tree.held_tokens(1)) == (4, 2)
 
 
@@ -65,9 +65,9 @@ def test_a_split_keeps_what_is_in_flight_in_flight(tree):
     other = tree.insert(pack([1, 2, 9]), 1)
     tree.unpin(long, 0)
     assert tree.held_tokens(0) == 0
-    tree.land(other, 1)
+    tree.mark_computed(other, 1)
     tree.unpin(other, 1)
-    assert tree.match(pack([1, 2, 9])).landed_length(1) == 3
+    assert tree.match(pack([1, 2, 9])).computed_length(1) == 3
 
 
 def test_pages_divide_edges(new_tree):
@@ -77,7 +77,7 @@ def test_pages_divide_edges(new_tree):
     assert (tree.nodes, tree.tokens) == (3, 6)
 
 
-def test_neither_pinned_nor_landed_is_refused(tree):
+def test_neither_pinned_nor_computed_is_refused(tree):
     with pytest.raises(ValueError, match="nobody"):
         tree.insert(pack([1]), 0, pin=False)
     assert tree.nodes == 0
@@ -97,17 +97,17 @@ def test_many_workers(tree):
     assert tree.match(pack([1, 2, 299])).levels == [(2, (1 << 299) - 1)]
 
 
-# --- pins and landing ---
+# --- pins and what is computed ---
 
 
-def test_unpinning_what_landed_keeps_it(tree):
+def test_unpinning_what_is_computed_keeps_it(tree):
     node = tree.insert(pack([1, 2]), 0)
-    tree.land(node, 0)
+    tree.mark_computed(node, 0)
     tree.unpin(node, 0)
     assert tree.held_tokens(0) == 2
 
 
-def test_unpinning_what_did_not_land_forgets_it(tree):
+def test_unpinning_what_is_not_computed_forgets_it(tree):
     store(tree, [1, 2])
     node = tree.insert(pack([1, 2, 3, 4]), 0)
     tree.unpin(node, 0)
@@ -131,17 +131,17 @@ def test_pins_of_others_do_not_hold_for_a_worker(tree):
     assert tree.path(theirs) == pack([1, 2])
 
 
-def test_landing_reaches_up_to_what_landed_before(tree):
+def test_marking_reaches_up_to_what_was_computed_before(tree):
     upper = tree.insert(pack([1, 2]), 0)
     lower = tree.insert(pack([1, 2, 3]), 0)
-    tree.land(lower, 0)
-    assert tree.match(pack([1, 2, 3])).landed_length(0) == 3
+    tree.mark_computed(lower, 0)
+    assert tree.match(pack([1, 2, 3])).computed_length(0) == 3
     tree.unpin(upper, 0)
     tree.unpin(lower, 0)
     assert tree.held_tokens(0) == 3
 
 
-@pytest.mark.parametrize("method", ["land", "touch", "unpin"])
+@pytest.mark.parametrize("method", ["mark_computed", "touch", "unpin"])
 def test_a_node_that_is_not_held_is_refused(tree, method):
     node = tree.insert(pack([1, 2]), 0)
     for wrong_node, wrong_worker in ((node, 1), (node + 7, 0)):
@@ -150,7 +150,7 @@ def test_a_node_that_is_not_held_is_refused(tree, method):
 
 
 def test_unpinning_twice_is_refused(tree):
-    node = tree.insert(pack([1, 2]), 0, landed=True)
+    node = tree.insert(pack([1, 2]), 0, computed=True)
     tree.unpin(node, 0)
     with pytest.raises(StateError):
         tree.unpin(node, 0)
@@ -165,10 +165,10 @@ def test_a_conversation_stays_a_short_path(tree):
         tokens += range(1000 * turn, 1000 * turn + 200)
         node = tree.insert(pack(tokens), 0)
         assert nodes_on_path(tree, node) <= 3
-        tree.land(node, 0)
+        tree.mark_computed(node, 0)
         tree.unpin(node, 0)
     assert tree.nodes == 1
-    assert tree.match(pack(tokens)).landed_length(0) == 8000
+    assert tree.match(pack(tokens)).computed_length(0) == 8000
 
 
 def test_a_conversation_on_two_workers_stays_a_short_path(tree):
@@ -180,8 +180,8 @@ def test_a_conversation_on_two_workers_stays_a_short_path(tree):
 
 
 def test_overlapping_turns_merge_once_the_earlier_is_done(tree):
-    first = tree.insert(pack([1, 2]), 0, landed=True)
-    second = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    first = tree.insert(pack([1, 2]), 0, computed=True)
+    second = tree.insert(pack([1, 2, 3]), 0, computed=True)
     tree.unpin(second, 0)
     assert tree.nodes == 2
     tree.unpin(first, 0)
@@ -223,9 +223,9 @@ def test_truncate_leaves_one_edge(tree):
     assert tree.nodes == 1
 
 
-def test_a_prefix_of_what_landed_needs_no_node(tree):
+def test_a_prefix_of_what_is_computed_needs_no_node(tree):
     store(tree, [1, 2, 3, 4])
-    node = tree.insert(pack([1, 2]), 0, pin=False, landed=True)
+    node = tree.insert(pack([1, 2]), 0, pin=False, computed=True)
     assert tree.nodes == 1
     assert tree.path(node) == pack([1, 2, 3, 4])
 
@@ -284,7 +284,7 @@ def test_a_parent_without_a_use_of_its_own_follows_its_child(tree):
 def test_eviction_takes_parts_from_the_lower_end(tree):
     store(tree, [1, 2, 3, 4])
     assert evicted(tree, 1) == [((1, 2, 3, 4), 3)]
-    assert tree.match(pack([1, 2, 3, 4])).landed_length(0) == 3
+    assert tree.match(pack([1, 2, 3, 4])).computed_length(0) == 3
     assert tree.held_tokens(0) == 3
 
 
@@ -296,7 +296,7 @@ def test_eviction_rounds_up_to_pages(new_tree):
 
 def test_evictions_without_paths_still_say_how_much_is_kept():
     tree = RadixTree()
-    tree.unpin(tree.insert(pack([1, 2, 3, 4]), 0, landed=True), 0)
+    tree.unpin(tree.insert(pack([1, 2, 3, 4]), 0, computed=True), 0)
     assert tree.evict(0, 3, paths=False) == [(b"", 1, None)]
     assert tree.held_tokens(0) == 1
     tree.check()
@@ -311,7 +311,7 @@ def test_eviction_leaves_what_others_hold(tree):
 
 
 def test_eviction_never_takes_what_a_pin_needs(tree):
-    pinned = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    pinned = tree.insert(pack([1, 2, 3]), 0, computed=True)
     store(tree, [1, 2, 4])
     store(tree, [6])
     assert evicted(tree, 100) == [((1, 2, 4), 2), ((6,), 0)]
@@ -331,7 +331,7 @@ def test_victims_are_what_eviction_takes(tree, tokens):
     """A parent without a place of its own, a pinned path in between, and a part of the last node."""
     store(tree, [1, 2, 3, 4], 0)
     store(tree, [1, 2, 9, 9], 1)
-    tree.insert(pack([7, 7]), 0, landed=True)
+    tree.insert(pack([7, 7]), 0, computed=True)
     store(tree, [5, 6], 0)
     victims = [(unpack(tree.path(node)), gone) for node, gone in tree.victims(0, tokens)]
     assert victims == [(path, len(path) - keep) for path, keep in evicted(tree, tokens)]
@@ -409,26 +409,26 @@ def test_truncate_is_for_one_worker(tree):
 
 
 def test_truncate_leaves_what_pins_need_in_flight(tree):
-    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    node = tree.insert(pack([1, 2, 3]), 0, computed=True)
     store(tree, [1, 2, 3, 4])
     tree.truncate(pack([1, 2, 3, 4]), 1, 0)
     match = tree.match(pack([1, 2, 3, 4]))
-    assert (match.length(0), match.landed_length(0)) == (3, 1)
+    assert (match.length(0), match.computed_length(0)) == (3, 1)
     tree.unpin(node, 0)
     assert tree.held_tokens(0) == 1
 
 
 def test_clear_leaves_only_what_pins_need(tree):
-    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    node = tree.insert(pack([1, 2, 3]), 0, computed=True)
     store(tree, [1, 2, 3, 4, 5])
     store(tree, [6, 7])
     store(tree, [6, 7], 1)
     tree.clear(0)
     assert (tree.held_tokens(0), tree.held_tokens(1)) == (3, 2)
-    assert tree.match(pack([1, 2, 3])).landed_length(0) == 0
-    tree.land(node, 0)
+    assert tree.match(pack([1, 2, 3])).computed_length(0) == 0
+    tree.mark_computed(node, 0)
     tree.unpin(node, 0)
-    assert tree.match(pack([1, 2, 3])).landed_length(0) == 3
+    assert tree.match(pack([1, 2, 3])).computed_length(0) == 3
 
 
 def test_remove_worker_takes_its_pins_too(tree):
@@ -492,13 +492,13 @@ def test_the_given_pages_are_copied(tree):
         lambda tree: tree._holdings[0].recency.order.clear(),
         lambda tree: tree._holdings[0].recency.touch([2]),
         lambda tree: tree._nodes.pins.__setitem__(2, 7),
-        lambda tree: tree._nodes.landed.__setitem__(2, 1),
+        lambda tree: tree._nodes.computed.__setitem__(2, 1),
         lambda tree: tree._holdings.clear(),
     ],
 )
 def test_check_sees_damage(damage):
     tree = RadixTree()
-    tree.insert(pack([1, 2]), 0, landed=True)
+    tree.insert(pack([1, 2]), 0, computed=True)
     tree.insert(pack([1, 2, 3]), 0)
     tree.check()
     damage(tree)
@@ -507,14 +507,14 @@ def test_check_sees_damage(damage):
 
 
 def test_an_output_lengthens_the_edge_of_its_prompt(tree):
-    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    node = tree.insert(pack([1, 2, 3]), 0, computed=True)
     tree.extend(node, pack([4, 5]), 0)
     assert (tree.nodes, tree.depth(node), tree.held_tokens(0)) == (1, 5, 5)
     assert tree.match(pack([1, 2, 3, 4, 5, 6])).length(0) == 5
 
 
 def test_an_output_is_the_end_of_no_other_request_s_prompt(tree):
-    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    node = tree.insert(pack([1, 2, 3]), 0, computed=True)
     assert tree.insert(pack([1, 2, 3]), 0) == node
     tree.extend(node, pack([4, 5]), 0)
     assert tree.depth(node) == 3
@@ -522,15 +522,15 @@ def test_an_output_is_the_end_of_no_other_request_s_prompt(tree):
 
 
 def test_an_output_belongs_to_the_worker_that_generated_it(tree):
-    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
-    tree.insert(pack([1, 2, 3]), 1, pin=False, landed=True)
+    node = tree.insert(pack([1, 2, 3]), 0, computed=True)
+    tree.insert(pack([1, 2, 3]), 1, pin=False, computed=True)
     tree.extend(node, pack([4]), 0)
     match = tree.match(pack([1, 2, 3, 4]))
     assert (match.length(0), match.length(1)) == (4, 3)
 
 
 def test_an_output_without_a_pin_is_refused(tree):
-    node = tree.insert(pack([1, 2, 3]), 0, landed=True)
+    node = tree.insert(pack([1, 2, 3]), 0, computed=True)
     tree.unpin(node, 0)
     with pytest.raises(StateError):
         tree.extend(node, pack([4]), 0)
@@ -565,8 +565,8 @@ def test_truncate_by_blocks_takes_what_is_left_of_a_block(tree):
 def test_a_truncation_inside_a_block_splits_at_a_page() -> None:
     tree = RadixTree(page=4)
     for worker in range(MERGE_HOLDERS + 2):  # so many that the halves stay apart
-        tree.insert(pack([*range(12), 50, 50, 50, 50]), worker, pin=False, landed=True)
-        tree.insert(pack(list(range(32))), worker, pin=False, landed=True)
+        tree.insert(pack([*range(12), 50, 50, 50, 50]), worker, pin=False, computed=True)
+        tree.insert(pack(list(range(32))), worker, pin=False, computed=True)
     tree.truncate(pack(list(range(32))), 8, 0, block=6)
     tree.check()
     assert tree.match(pack(list(range(32)))).length(0) == 12, "the other path is that of another block"

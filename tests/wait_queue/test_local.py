@@ -39,7 +39,7 @@ def queue(percentages: list[int], local: LocalScheduler | None = None):
 
 
 def take(local: LocalScheduler, slots: int, cached=cold) -> list[int]:
-    """Admit what is proposed, each before the next is asked for, and land it at once."""
+    """Admit what is proposed, each before the next is asked for, and end its prefill at once."""
     taken = []
     for id in local.pick(slots, cached=cached, now=0.0):
         local.admit(id)
@@ -208,7 +208,7 @@ def picks(local: LocalScheduler, cached: int = 0) -> list[int]:
     return list(local.pick(9, cached=lambda tokens: cached, now=0.0))
 
 
-def test_a_follower_waits_until_its_leader_has_landed():
+def test_a_follower_waits_until_its_leader_is_computed():
     local = hold()
     local.add(2, prompt(7, 7, 7, 2), now=1.0)
     assert picks(local) == []
@@ -365,7 +365,7 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("add"), prompts, st.integers(0, 1)),
         st.tuples(st.just("admit"), st.integers(1, 4)),
-        st.tuples(st.just("land"), st.integers(0, 20)),
+        st.tuples(st.just("prefilled"), st.integers(0, 20)),
         st.tuples(st.just("remove"), st.integers(0, 20)),
     ),
     max_size=30,
@@ -389,7 +389,7 @@ def test_whatever_happens_every_request_is_admitted_once_or_removed(steps, disci
             left.add(id)
         elif kind == "admit":
             admit(arguments[0])
-        elif kind == "land" and leading:
+        elif kind == "prefilled" and leading:
             local.prefilled(leading.pop(arguments[0] % len(leading)))
         elif kind == "remove" and left - set(admitted):
             gone = sorted(left - set(admitted))[arguments[0] % len(left - set(admitted))]
@@ -457,13 +457,13 @@ class Overtaking:
                 self.overtaken[older] += older < id
                 assert self.overtaken[older] <= self.local.patience
 
-    def land(self) -> None:
+    def end_prefill(self) -> None:
         if self.leading:
             self.local.prefilled(self.leading.pop(0))
 
 
 moments = st.tuples(
-    st.sampled_from(["add", "add", "add", "pick", "pick", "land", "remove"]), st.integers(0, 3), st.integers(-2, 2)
+    st.sampled_from(["add", "add", "add", "pick", "pick", "prefilled", "remove"]), st.integers(0, 3), st.integers(-2, 2)
 )
 
 
@@ -475,8 +475,8 @@ def overtake(discipline: Discipline, patience: int, events: list[tuple[str, int,
                 queue.add(number, kind, priority)
             case "pick":
                 queue.pick(1 + kind % 2)
-            case "land":
-                queue.land()
+            case "prefilled":
+                queue.end_prefill()
             case "remove":
                 queue.remove(kind)
         queue.local.check()

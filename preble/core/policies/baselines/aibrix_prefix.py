@@ -53,7 +53,7 @@ class AibrixPrefix:
     def placed(self, request: Request, now: float) -> None:
         """Enter the prompt, and drop what is then too much."""
         self._slots.add(request.slot)
-        self.index.insert(request.tokens, request.slot, pin=False, landed=True)
+        self.index.insert(request.tokens, request.slot, pin=False, computed=True)
         while (excess := self.index.tokens - self.limit) > 0:
             self.index.evict(max(self._slots, key=self.index.held_tokens), excess)
 

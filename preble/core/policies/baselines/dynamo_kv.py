@@ -31,7 +31,7 @@ class DynamoKv:
         waiting = ((fleet.uncached[live] + query.length) / block).tolist()
         active = self.unfinished.match(query.match.prompt)
         costs = [
-            max(0.0, tokens - query.match.landed_length(slot) // block)
+            max(0.0, tokens - query.match.computed_length(slot) // block)
             + (self.unfinished.tokens(slot) - active.length(slot)) // block
             + query.length // block
             for slot, tokens in zip(live, waiting, strict=True)

@@ -38,7 +38,7 @@ class GuessIndex:
     def enter(self, tokens: bytes, slot: int, now: float, *, pages: array[int] | None = None) -> None:
         """Believe that `slot` holds the packed `tokens`; `pages` is a payload for what is new in the tree."""
         self.entered[slot] += 1
-        self.tree.insert(tokens, slot, match=self._match, pin=False, landed=True, pages=pages)
+        self.tree.insert(tokens, slot, match=self._match, pin=False, computed=True, pages=pages)
         self._match = None
         if now >= self._cut_at + self.interval:
             self._cut_at = now

@@ -58,11 +58,11 @@ class LlmDWeighted:
 
     def placed(self, request: Request, now: float) -> None:
         """Enter the prompt."""
-        self.index.insert(request.tokens[: LONGEST * TOKEN_BYTES], request.slot, pin=False, landed=True)
+        self.index.insert(request.tokens[: LONGEST * TOKEN_BYTES], request.slot, pin=False, computed=True)
         held = self.index.held_tokens(request.slot)
         self.index.evict(request.slot, held - self._limits.get(request.slot, UNKNOWN))
 
-    def landed(self, request: Request, now: float) -> None:
+    def computed(self, request: Request, now: float) -> None:
         """The prompt is in use from now on."""
         self.running.add(request)
 

@@ -103,7 +103,7 @@ class Smetric:
             if len(self._turns) > SESSIONS:
                 self._turns.popitem(last=False)
 
-    def landed(self, request: Request, now: float) -> None:
+    def computed(self, request: Request, now: float) -> None:
         """Release the work, and learn from it."""
         work, seconds = self._release(request), now - request.submitted_at
         if work > 0 and seconds > 0:

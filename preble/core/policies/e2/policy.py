@@ -34,9 +34,9 @@ class E2:
     room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. D is what
     those who come while it is prefilled will wait longer, because one light worker less is there for them, so that long
     prompts wait for each other rather than everybody for them (`future_delay.py`); nothing where short ones go first.
-    Prefixes in flight count as held, since they land first. An overloaded holder is relieved by the same rule: its L
-    exceeds what recomputing costs elsewhere, and the copy that this makes is then held by both. Where a prefix is in
-    too few places for long, though no single request should pay for a copy, one is made in the background
+    Prefixes in flight count as held, since they are computed first. An overloaded holder is relieved by the same rule:
+    its L exceeds what recomputing costs elsewhere, and the copy that this makes is then held by both. Where a prefix is
+    in too few places for long, though no single request should pay for a copy, one is made in the background
     (`replication.py`).
 
     The parts can be switched off one by one: `decode` is the decodes in L, `eviction` is M, `later` is D, `in_flight`
@@ -81,7 +81,7 @@ class E2:
         """Return the slot of least cost."""
         fleet.require_live()
         self._utilization += _LEARNING_RATE * (fleet.utilization - self._utilization)
-        cached = query.believed if self.in_flight else _landed(query, fleet)
+        cached = query.believed if self.in_flight else _computed(query, fleet)
         tokens = query.length + query.max_tokens if self.eviction else -np.inf
         load, weight = fleet.load if self.decode else fleet.pending, self.weigh(fleet)
         later = self._expected(fleet, now)
@@ -152,7 +152,7 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
         return Terms(load, prefill, eviction, held, self.weight.on(requests), later)
 
 
-def _landed(query: Query, fleet: Fleet) -> Cached:
+def _computed(query: Query, fleet: Fleet) -> Cached:
     """What each slot has computed of the prompt: `query.believed` without what is in flight."""
-    levels = sorted((query.match.landed_length(slot), 1 << slot) for slot in fleet.live)
+    levels = sorted((query.match.computed_length(slot), 1 << slot) for slot in fleet.live)
     return fleet.cached(levels, query.length)

@@ -76,8 +76,8 @@ class E2Paper:
     State: an own tree, in which slot s is two holders: s as cache, told of every change there, and s as the window,
     pinned by each request in H. So a node's pins are its requests in H, and a node nobody caches and none shares goes
     by itself. A decision is O(path), with a few operations on arrays; M is walked only where it can decide. What leaves
-    H leaves the sums at once. Its pins go some at a time, when M is walked or tokens land or requests end, so that no
-    other decision waits for it: until then the shares of M are those of the requests that are still pinned.
+    H leaves the sums at once. Its pins go some at a time, when M is walked or a prefill is done or a request ends, so
+    that no other decision waits for it: until then the shares of M are those of the requests that are still pinned.
     """
 
     def __init__(
@@ -157,10 +157,10 @@ class E2Paper:
         self._flights[request.id] = _Flight(slot, node, prefix, prefill)
         self._seen += 1
 
-    def landed(self, request: Request, now: float) -> None:
+    def computed(self, request: Request, now: float) -> None:
         """Its prompt is cached; what it waited beyond its own prefill is its prefix's queueing time."""
         flight = self._flights[request.id]
-        self.tree.land(flight.node, _cache(flight.slot))
+        self.tree.mark_computed(flight.node, _cache(flight.slot))
         self._forget_past(now)
         self._waits.add(flight.prefix.trend, max(0.0, now - request.submitted_at - flight.prefill), now)
 

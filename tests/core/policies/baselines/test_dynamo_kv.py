@@ -27,7 +27,7 @@ def test_a_decoding_block_weighs_as_much_as_one_cached(new_scheduler: NewSchedul
 
 
 def test_a_prefix_in_flight_is_not_cached_but_its_blocks_are_shared(new_scheduler: NewScheduler):
-    """a: (64 + 64) / 16 + 4 + 0 = 12 against 8; when it has landed: 0 + 4 + 0 against 8."""
+    """a: (64 + 64) / 16 + 4 + 0 = 12 against 8; when it is computed: 0 + 4 + 0 against 8."""
     scheduler = new_scheduler("ab", policy="dynamo-kv")
     id = send(scheduler, "a", PROMPT)
     assert asked(scheduler, PROMPT) == {"b"}

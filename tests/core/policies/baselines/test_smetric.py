@@ -91,10 +91,10 @@ def test_equals_are_taken_in_turn(new_scheduler: NewScheduler):
 def test_work_is_released_once_and_only_first_tokens_teach(new_scheduler: NewScheduler):
     policy = Smetric()
     scheduler = new_scheduler("ab", policy=policy)
-    landed, cancelled = send(scheduler, "a", TURN), send(scheduler, "a", [*TURN, 1, 2, 3])
+    computed, cancelled = send(scheduler, "a", TURN), send(scheduler, "a", [*TURN, 1, 2, 3])
     assert policy._prefills[0].pending == 103
-    scheduler.first_token(landed, now=2.0)
-    scheduler.finish(landed, now=3.0)
+    scheduler.first_token(computed, now=2.0)
+    scheduler.finish(computed, now=3.0)
     scheduler.finish(cancelled, now=3.0)
     assert policy._prefills[0].pending == 0
     assert list(policy._prefills[0].samples) == [50.0]

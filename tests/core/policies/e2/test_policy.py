@@ -78,7 +78,7 @@ def test_outstanding_decodes_count_as_load(scheduler: Scheduler):
     assert load == {"a": pytest.approx(0.032), "b": pytest.approx(0.030)}
 
 
-def test_a_prefix_in_flight_is_worth_as_much_as_one_that_landed(scheduler: Scheduler):
+def test_a_prefix_in_flight_is_worth_as_much_as_one_that_is_computed(scheduler: Scheduler):
     prepare(scheduler, "a", 1, [*TOOL, 1], served=False)
     assert place(scheduler, [*TOOL, 2]) == "a"
 
@@ -382,7 +382,7 @@ def test_without_prefixes_in_flight_a_follower_goes_elsewhere(
 
 
 def test_a_receipt_shows_what_was_priced(new_scheduler: NewScheduler):
-    """And beside it what will be found cached, since the prefix in flight lands first."""
+    """And beside it what will be found cached, since the prefix in flight is computed first."""
     scheduler = new_scheduler("a", policy=E2(in_flight=False))
     scheduler.submit(1, TOOL, now=0.0)
     placement = scheduler.submit(2, TOOL, now=0.0)
@@ -392,7 +392,7 @@ def test_a_receipt_shows_what_was_priced(new_scheduler: NewScheduler):
     assert receipt.predicted_cached_tokens == placement.cached_tokens == len(TOOL) - 1
 
 
-def test_a_landed_prefix_counts_without_those_in_flight(new_scheduler: NewScheduler):
+def test_a_computed_prefix_counts_without_those_in_flight(new_scheduler: NewScheduler):
     scheduler = new_scheduler(policy=E2(**FLAT, in_flight=False), block_size=16)
     prepare(scheduler, "a", 1, TOOL, served=True)
     prepare(scheduler, "a", 2, [*TOOL, *[1] * 50], served=False)

@@ -42,9 +42,9 @@ def serve(
 ) -> None:
     """Serve a request on `worker` that queues for `wait` seconds and generates `output` tokens."""
     scheduler.submit(id, tokens, max_tokens=output, worker=worker, now=now)
-    landed = now + wait + scheduler._requests[id].prefill
-    scheduler.first_token(id, now=landed)
-    scheduler.finish(id, output=[7] * output, now=landed)
+    computed = now + wait + scheduler._requests[id].prefill
+    scheduler.first_token(id, now=computed)
+    scheduler.finish(id, output=[7] * output, now=computed)
 
 
 def ask(scheduler: Scheduler, tokens: list[int], now: float = 0.0, id: object = "asked") -> tuple[str, str]:
@@ -519,7 +519,7 @@ class TestTree:
         tree.pin(half, 1)
         assert [tree.pins_below(node, 0) for node in (half, whole)] == [2, 1]
         assert [tree.pins_below(node, 1) for node in (half, whole)] == [1, 0]
-        tree.land(whole, 0)
+        tree.mark_computed(whole, 0)
         assert tree.pins_below(half, 0) == 0
         tree.check()
 
