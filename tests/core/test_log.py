@@ -163,7 +163,7 @@ def test_without_a_log_any_hashable_is_an_id():
         b'{"event":"finish","id":1,"now":0.0,"more":1}',
         b'{"event":"finish","id":1,"now":0.0,"output":"?"}',
         b'{"event":"started","id":1,"cached_tokens":-1,"now":0.0}',
-        b'{"event":"begin","policy":"e2","seed":0,"version":2}',
+        b'{"event":"begin","policy":"e2","seed":0,"version":1}',
         b"\xff\xfe",
         b'"' + b"a" * log.MAX_LINE + b'"',
     ],
