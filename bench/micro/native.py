@@ -21,9 +21,12 @@ from preble import native
 
 ALL = "all in C"
 ROUNDS = 10
-_START = (
-    "import sys; sys.modules.update(dict.fromkeys({missing})); from bench.micro.cases import serve; serve({scale!r})"
-)
+_SIDE = """
+import sys
+sys.modules.update(dict.fromkeys({missing}))
+from bench.micro import cases, rows
+cases.serve(rows.{scale})
+"""
 
 
 def compare(figures: Figures, scale: str, rounds: int) -> str:
