@@ -26,6 +26,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class PrebleError(Exception):
     """Base of all errors. `retryable` says whether the same call may succeed later."""
@@ -151,3 +153,12 @@ class UnreachableError(TransportError):
     """The peer of a connection is gone."""
 
     retryable = True
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return how a message about an unknown `name` goes on: with the most similar known one, or with all of them."""
+    from difflib import get_close_matches  # only who misspells something pays for it
+
+    known = sorted(known)
+    similar = get_close_matches(name, known, n=1)
+    return f", did you mean {similar[0]!r}?" if similar else f", not one of {', '.join(known)}"

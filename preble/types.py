@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from preble.errors import InvalidRequestError
+from preble.errors import InvalidRequestError, nearest
 
 MAX_SAMPLES = 128
 MAX_LOGPROBS = 20
@@ -110,27 +111,38 @@ def _is_token_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
 
 
-class Routing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request says of itself beside its prompt: where it belongs, and who goes first.
+class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What describes a request beside its prompt and its sampling: the keywords of `PrebleCluster.generate`.
 
-    `session` names a conversation; a lower `priority` goes first. `lora` is the adapter to compute with. Only requests
-    of one `namespace`, one `tenant` and one adapter share cached prefixes. Raises InvalidRequestError naming the field.
+    `request_id` is the caller's name for it. `session` names a conversation; a lower `priority` goes first. `lora` is
+    the adapter to compute with. Only requests of one `namespace`, one `tenant` and one adapter share cached prefixes.
+    `tools` and `chat_template_kwargs` are for chat messages. `timeout` is in seconds, `deadline` a time on the caller's
+    clock. Raises InvalidRequestError naming the field.
     """
 
+    request_id: str | None = None
     session: str | None = None
     priority: int = 0
     namespace: str = ""
     tenant: str = ""
     lora: str = ""
+    tools: Sequence[Mapping[str, Any]] | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    timeout: float | None = None
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         if self.session is not None and not isinstance(self.session, str):
             raise InvalidRequestError(f"must be a string, not {type(self.session).__name__}", field="session")
         if not isinstance(self.priority, int) or not -(1 << 31) <= self.priority < 1 << 31:
             raise InvalidRequestError(f"must be a 32-bit integer, not {self.priority!r}", field="priority")
-        _check_name("namespace", self.namespace)
-        _check_name("tenant", self.tenant)
-        _check_name("lora", self.lora)
+        for name in ("namespace", "tenant", "lora"):
+            if (value := getattr(self, name)) != "":
+                _check_name(name, value)
+        if self.request_id is not None:
+            _check_name("request_id", self.request_id)
+        if self.timeout is not None or self.deadline is not None:
+            _check_times(self.timeout, self.deadline)
 
     @property
     def served_by(self) -> str:
@@ -142,12 +154,54 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         """Whose prefixes it shares within that namespace: its tenant's, computed with the same adapter."""
         return f"{self.tenant}\0{self.lora}" if self.lora else self.tenant  # no name has a NUL in it
 
+    def until(self, now: float) -> float | None:
+        """By when it must be done, if begun `now`: the `deadline` or the end of its `timeout`, whichever is earlier."""
+        if self.timeout is None:
+            return self.deadline
+        end = now + self.timeout
+        return end if self.deadline is None else min(end, self.deadline)
+
+
+class RequestKeywords(TypedDict, total=False):
+    """The fields of `RequestOptions` as keywords of a call, for type checkers: `**options: Unpack[RequestKeywords]`."""
+
+    request_id: str | None
+    session: str | None
+    priority: int
+    namespace: str
+    tenant: str
+    lora: str
+    tools: Sequence[Mapping[str, Any]] | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    timeout: float | None
+    deadline: float | None
+
+
+def request_options(keywords: RequestKeywords) -> RequestOptions:
+    """Return the options of a request. Raises InvalidRequestError for a wrong one, or one that does not exist."""
+    for name in keywords:
+        if name not in RequestOptions.__struct_fields__:
+            raise InvalidRequestError(_unknown(name), field=name)
+    return RequestOptions(**keywords)
+
+
+def _unknown(name: str) -> str:
+    if name in SamplingParams.__struct_fields__:
+        return f"is a field of sampling, pass SamplingParams({name}=...)"
+    return f"unknown option{nearest(name, RequestOptions.__struct_fields__)}"
+
 
 def _check_name(name: str, value: object) -> None:
-    if value == "":
-        return
-    if not isinstance(value, str) or len(value) > MAX_NAME or not value.isprintable():
-        raise InvalidRequestError(f"must be printable text of at most {MAX_NAME} characters", field=name)
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
+        raise InvalidRequestError(f"must be printable text of 1 to {MAX_NAME} characters", field=name)
+
+
+def _check_times(timeout: object, deadline: object) -> None:
+    for name, value in (("timeout", timeout), ("deadline", deadline)):
+        if value is not None and (not isinstance(value, (int, float)) or math.isnan(value)):
+            raise InvalidRequestError(f"must be a number of seconds, not {value!r}", field=name)
+    if timeout is not None and timeout <= 0:  # type: ignore[operator]
+        raise InvalidRequestError(f"must be positive, not {timeout:g}", field="timeout")
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -230,7 +284,10 @@ class Generation(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """A piece of a stream. `finish_reason` is set on the last chunk of sample `index`, with its `usage`."""
+    """A piece of a stream. `finish_reason` is set on the last chunk of sample `index`, with its `usage`.
+
+    `request_id` is the same in all chunks of a stream: `cluster.explain(chunk.request_id)` says why it went where.
+    """
 
     index: int
     text: str
@@ -240,6 +297,7 @@ class Chunk(msgspec.Struct, frozen=True):
     stop_reason: str | int | None = None
     usage: Usage | None = None
     worker: str = ""
+    request_id: str = ""
 
 
 class Counters(msgspec.Struct, frozen=True):

@@ -29,8 +29,8 @@ PURE = [
     "backends/checks.py",
 ]
 MODULES_FOR_PURE = {
-    "__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools",
-    "math", "msgspec", "numpy", "operator", "preble", "sortedcontainers", "struct", "sys", "typing",
+    "__future__", "abc", "array", "bisect", "collections", "dataclasses", "difflib", "enum", "functools", "heapq",
+    "itertools", "math", "msgspec", "numpy", "operator", "preble", "sortedcontainers", "struct", "sys", "typing",
 }  # fmt: skip
 """No asyncio, logging, os, pathlib, select, socket, threading, time, torch, zmq."""
 ALSO = {"core/fleet.py": {"random"}, "core/policies/baselines/session_hash.py": {"random"}}

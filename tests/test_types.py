@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
@@ -9,7 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preble.errors import InvalidRequestError
-from preble.types import MAX_LOGPROBS, MAX_SAMPLES, MAX_STOPS, Choice, Generation, SamplingParams, Timings, Usage
+from preble.types import (
+    MAX_LOGPROBS,
+    MAX_NAME,
+    MAX_SAMPLES,
+    MAX_STOPS,
+    Choice,
+    Generation,
+    RequestKeywords,
+    RequestOptions,
+    SamplingParams,
+    Timings,
+    Usage,
+    request_options,
+)
 
 INTEGERS = {
     "max_tokens": (1, 1 << 22),
@@ -126,6 +139,43 @@ def test_an_unknown_field_and_a_positional_one_are_refused():
 def test_they_do_not_change():
     with pytest.raises(AttributeError):
         SamplingParams().n = 2  # type: ignore[misc]
+
+
+def test_a_type_checker_sees_the_options_that_there_are():
+    assert get_type_hints(RequestKeywords) == get_type_hints(RequestOptions)
+    assert RequestKeywords.__optional_keys__ == set(RequestOptions.__struct_fields__)
+
+
+def test_an_unknown_option_is_told_from_one_of_sampling_and_from_all_there_are():
+    for name, hint in (
+        ("deadlin", "unknown option, did you mean 'deadline'"),
+        ("max_tokens", r"is a field of sampling, pass SamplingParams\(max_tokens=...\)"),
+        ("qqq", "unknown option, not one of chat_template_kwargs, deadline, lora"),
+    ):
+        with pytest.raises(InvalidRequestError, match=f"^{name}: {hint}") as caught:
+            request_options({"session": "s", name: 1})  # type: ignore[misc]
+        assert caught.value.field == name
+
+
+@pytest.mark.parametrize("value", ["", "a\nb", "a\0", "\ud800", "a" * (MAX_NAME + 1), 7, b"id"])
+def test_a_request_id_is_printable_text(value: Any):
+    assert RequestOptions(request_id="a" * MAX_NAME).request_id == "a" * MAX_NAME
+    with pytest.raises(InvalidRequestError, match="request_id: must be printable text of 1 to 256 characters"):
+        RequestOptions(request_id=value)
+
+
+@pytest.mark.parametrize(
+    ("options", "until"),
+    [
+        ({}, None),
+        ({"timeout": 3}, 13.0),
+        ({"deadline": 12.0}, 12.0),
+        ({"timeout": 3, "deadline": 12.0}, 12.0),
+        ({"timeout": 1.5, "deadline": 12.0}, 11.5),
+    ],
+)
+def test_a_request_must_be_done_by_the_earlier_of_its_ends(options: dict[str, Any], until: float | None):
+    assert RequestOptions(**options).until(10.0) == until
 
 
 finite = {name: st.floats(low, high) for name, (low, high) in NUMBERS.items()}

@@ -1,9 +1,27 @@
-"""What every engine refuses before it takes a request in."""
+"""What engines refuse: options that they do not have, and prompts that they cannot serve."""
 
 from __future__ import annotations
 
-from preble.errors import ContextLengthError, InvalidRequestError
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from preble.errors import ConfigurationError, ContextLengthError, InvalidRequestError, nearest
 from preble.tokens import TOKEN_BYTES, highest
+
+_Options = TypeVar("_Options", bound=msgspec.Struct)
+
+
+def checked_options(options: Mapping[str, Any], kind: type[_Options], engine: str) -> _Options:
+    """Return an engine's options as a Struct. Raises ConfigurationError for a wrong one or one that does not exist."""
+    for name in options:
+        if name not in kind.__struct_fields__:
+            raise ConfigurationError(f"{engine} engine: unknown option {name!r}{nearest(name, kind.__struct_fields__)}")
+    try:
+        return msgspec.convert(options, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{engine} engine: {error}") from None
 
 
 def check_prompt(tokens: bytes, *, context_limit: int, kv_tokens: int, vocab_size: int) -> None:

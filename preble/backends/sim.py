@@ -14,9 +14,10 @@ from msgspec import Meta
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
 from preble.backends.batching import Batcher, Chunk, Sample, Sequence, step_timing
+from preble.backends.checks import checked_options
 from preble.backends.stepping import StepLoop
 from preble.core.cost import CostModel, cost_model
-from preble.errors import ConfigurationError, EngineError
+from preble.errors import EngineError
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.types import TokenLogprob
 from preble.wait_queue.disciplines import DEFAULT, Discipline
@@ -137,7 +138,7 @@ class SimEngine:
     """
 
     def __init__(self, *, model: str | None = None, discipline: Discipline = DEFAULT, **options: Any) -> None:
-        self.options = _options(options)
+        self.options = checked_options(options, SimOptions, "sim")
         self.core = SimCore(self.options, discipline)
         self._model = model or "sim"
         self._steps = StepLoop(self.core.batcher, self._execute, _now)
@@ -229,10 +230,3 @@ def _now() -> float:
 
 def _due(limit: float | None, value: float) -> bool:
     return limit is not None and value >= limit
-
-
-def _options(options: dict[str, Any]) -> SimOptions:
-    try:
-        return msgspec.convert(options, SimOptions)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"sim engine: {error}") from None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from preble.backends import find_backend
 from preble.backends.openai.engine import OpenAIEngine
@@ -34,14 +33,35 @@ from preble.errors import (
     WorkerLostError,
     WorkerStartError,
     WrongLoopError,
+    nearest,
 )
-from preble.types import Chunk, ClusterStats, Generation, Routing, SamplingParams
+from preble.types import (
+    Chunk,
+    ClusterStats,
+    Generation,
+    RequestKeywords,
+    RequestOptions,
+    SamplingParams,
+    request_options,
+)
 from preble.workers.binding import Binding, Device, binding, bindings, check_apart
 from preble.workers.gather import all_or_first_error
 from preble.workers.processes import WorkerPool
 from preble.workers.replicas import ReplicaPool
 
 _DEFAULT_SAMPLING = SamplingParams()
+
+
+class ConnectKeywords(TypedDict, total=False):
+    """What `PrebleCluster.connect` takes of the keywords of `PrebleCluster`: all that do not describe workers."""
+
+    policy: str | Policy
+    cost: CostModel | str | None
+    seed: int
+    max_in_flight: int
+    start_timeout: float
+    close_grace: float
+    decision_log: str | os.PathLike[str] | None
 
 
 class PrebleCluster:
@@ -127,17 +147,19 @@ class PrebleCluster:
         api_key: str | None = None,
         kv_events: Sequence[str | None] | None = None,
         engine_options: Mapping[str, Any] | None = None,
-        **options: Any,
+        **options: Unpack[ConnectKeywords],
     ) -> PrebleCluster:
         """Describe a cluster of replicas that run already, by base URL: vLLM, SGLang, any server of the OpenAI API.
 
         A replica's name is its URL. `model` is a folder with the tokenizer; without it prompts are token ids. `api_key`
         is sent to all. `kv_events` are ZeroMQ addresses where they publish KV events, in the order of `urls`; without
         one, what a replica evicts is estimated. `engine_options` are fields of
-        `preble.backends.openai.options.ReplicaOptions`, `options` those of a cluster that starts workers, as far as
-        they do not describe these. A replica that is lost comes back by itself; requests on it go on elsewhere.
-        Raises ConfigurationError naming the argument.
+        `preble.backends.openai.options.ReplicaOptions`, `options` are `policy`, `cost`, `seed`, `max_in_flight`,
+        `start_timeout`, `close_grace` and `decision_log` of `PrebleCluster`. A replica that is lost comes back by
+        itself; requests on it go on elsewhere. Raises ConfigurationError naming the argument, also if it does not
+        exist.
         """
+        _check_known(options)
         cluster = cls(model, backend="openai", workers=1, **options)
 
         def make_engine(**own: Any) -> OpenAIEngine:  # no partial: its repr would show the key
@@ -210,61 +232,36 @@ class PrebleCluster:
         self,
         prompt: Prompt,
         sampling: SamplingParams | None = None,
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        session: str | None = None,
-        priority: int = 0,
-        namespace: str = "",
-        tenant: str = "",
-        lora: str = "",
-        timeout: float | None = None,
-        deadline: float | None = None,
+        **options: Unpack[RequestKeywords],
     ) -> Generation:
         """Return the finished generation of `prompt`: text, token ids, or chat messages (with `tools`).
 
-        `chat_template_kwargs` are for the model's chat template: what it knows itself, such as `enable_thinking`, and
-        `documents`, `add_generation_prompt` and `continue_final_message` of `preble.text.ChatTemplate.render`.
-        `session` names a conversation; a lower `priority` goes first. Requests of different `namespace` or `tenant`
-        never share cached prefixes. `lora` names an adapter that the engine has, to compute with; it is the namespace
-        too if none is given. `timeout` is in seconds, `deadline` a time of the event loop's clock. Raises
-        InvalidRequestError, DeadlineExceededError, OverloadedError, NoWorkersError, WorkerError, StateError.
+        `options` are all optional. `request_id` is a name of your own for the request, printable text of at most 256
+        characters; without one the cluster numbers it. `session` names a conversation; a lower `priority` goes first.
+        Requests of different `namespace` or `tenant` never share cached prefixes. `lora` names an adapter that the
+        engine has, to compute with; it is the namespace too if none is given. `timeout` is in seconds, `deadline` a
+        time of the event loop's clock. `chat_template_kwargs` are for the model's chat template: what it knows itself,
+        such as `enable_thinking`, and `documents`, `add_generation_prompt` and `continue_final_message` of
+        `preble.text.ChatTemplate.render`.
+
+        Raises InvalidRequestError, also for an option that does not exist and for a `request_id` in flight;
+        DeadlineExceededError, OverloadedError, NoWorkersError, WorkerError, StateError.
         """
         self._require_open()
-        texts: dict[int, str] = {}
-        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
-        flight = await self._open(
-            prompt, sampling, tools, chat_template_kwargs, routing, timeout, deadline, streaming=False
-        )
-        try:
-            async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
-                texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
-            return Generation(flight.id, tuple(sample.choice(texts[sample.index]) for sample in flight.samples))
-        finally:
-            self._dispatcher.release(flight)
+        return await self._generate(prompt, sampling, request_options(options))
 
     def stream(
         self,
         prompt: Prompt,
         sampling: SamplingParams | None = None,
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        session: str | None = None,
-        priority: int = 0,
-        namespace: str = "",
-        tenant: str = "",
-        lora: str = "",
-        timeout: float | None = None,
-        deadline: float | None = None,
+        **options: Unpack[RequestKeywords],
     ) -> AsyncGenerator[Chunk, None]:
         """Yield pieces as they are generated; arguments and errors are those of `generate`.
 
         With `n` samples their pieces come interleaved, told apart by `index`. Closing the stream cancels the request.
         """
         self._require_open()
-        routing = Routing(session=session, priority=priority, namespace=namespace, tenant=tenant, lora=lora)
-        return self._stream(prompt, sampling, tools, chat_template_kwargs, routing, timeout, deadline)
+        return self._stream(prompt, sampling, request_options(options))
 
     async def generate_many(
         self,
@@ -273,14 +270,17 @@ class PrebleCluster:
         *,
         concurrency: int = 64,
         progress: Callable[[int], None] | None = None,
-        **options: Any,
+        **options: Unpack[RequestKeywords],
     ) -> list[Generation]:
         """Generate for all prompts, at most `concurrency` at a time, and return results in the order of the prompts.
 
-        `sampling` is one for all, or one for each. `progress(done)` is called after each. `options` go to `generate`.
-        The first error cancels the rest and is raised.
+        `sampling` is one for all, or one for each. `progress(done)` is called after each. `options` are those of
+        `generate`, for each of them, but `request_id`. The first error cancels the rest and is raised.
         """
         self._require_open()
+        described = request_options(options)
+        if described.request_id is not None:
+            raise InvalidRequestError("is for one request, here are many", field="request_id")
         if concurrency < 1:
             raise InvalidRequestError(f"must be at least 1, not {concurrency}", field="concurrency")
         jobs = enumerate(_paired(prompts, sampling))
@@ -288,7 +288,7 @@ class PrebleCluster:
 
         async def work() -> None:
             for index, (prompt, chosen) in jobs:
-                results[index] = await self.generate(prompt, chosen, **options)
+                results[index] = await self._generate(prompt, chosen, described)
                 if progress is not None:
                     progress(len(results))
 
@@ -301,7 +301,10 @@ class PrebleCluster:
         return self._dispatcher.stats()
 
     def explain(self, id: str) -> Receipt:
-        """Why a recent request (its `Generation.id`) went where it went. Raises KeyError if it is too long ago."""
+        """Why a recent request went where it went: its `Generation.id`, or `Chunk.request_id` of a stream.
+
+        With several samples it is about the first. Raises KeyError if it is too long ago.
+        """
         return self.scheduler.explain(f"{id}.0")
 
     def check(self) -> None:
@@ -387,10 +390,20 @@ class PrebleCluster:
         """Process ids of the workers' supervisors by worker name."""
         return self._pool.pids()
 
+    async def _generate(self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions) -> Generation:
+        texts: dict[int, str] = {}
+        flight = await self._open(prompt, sampling, options, streaming=False)
+        try:
+            async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
+                texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
+            return Generation(flight.id, tuple(sample.choice(texts[sample.index]) for sample in flight.samples))
+        finally:
+            self._dispatcher.release(flight)
+
     async def _stream(
-        self, prompt: Prompt, sampling: SamplingParams | None, *options: Any
+        self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions
     ) -> AsyncGenerator[Chunk, None]:
-        flight = await self._open(prompt, sampling, *options, streaming=True)
+        flight = await self._open(prompt, sampling, options, streaming=True)
         try:
             async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
                 yield chunk
@@ -398,31 +411,27 @@ class PrebleCluster:
             self._dispatcher.release(flight)
 
     async def _open(
-        self,
-        prompt: Prompt,
-        sampling: SamplingParams | None,
-        tools: Sequence[Mapping[str, Any]] | None,
-        chat_template_kwargs: Mapping[str, Any] | None,
-        routing: Routing,
-        timeout: float | None,
-        deadline: float | None,
-        *,
-        streaming: bool,
+        self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions, *, streaming: bool
     ) -> Flight:
         """Submit a request; whoever gets the flight must release it."""
+        assert self._loop is not None
         chosen = _DEFAULT_SAMPLING if sampling is None else sampling
         self._reader.check(chosen)
-        self._members.check_adapter(routing.lora, self.backend)
-        until = self._earliest(timeout, deadline)
-        tokens = await self._reader.tokens(prompt, tools, chat_template_kwargs)
+        self._members.check_adapter(options.lora, self.backend)
+        until = options.until(self._loop.time())
+        tokens = await self._reader.tokens(prompt, options.tools, options.chat_template_kwargs)
         self._require_open()
-        flight = Flight(f"r{next(self._ids)}", streaming=streaming or bool(chosen.stop))
+        flight = Flight(options.request_id or self._new_id(), streaming=streaming or bool(chosen.stop))
         try:
-            self._dispatcher.submit(flight, tokens, chosen, routing, until)
+            self._dispatcher.submit(flight, tokens, chosen, options, until)
         except BaseException:
             self._dispatcher.release(flight)
             raise
         return flight
+
+    def _new_id(self) -> str:
+        """The next number that no caller has given to a request in flight."""
+        return next(id for number in self._ids if not self._dispatcher.knows(id := f"r{number}"))
 
     def _bound(self, pool: WorkerPool, cpus: Sequence[int] | None, devices: Sequence[Device] | None) -> Binding:
         """What one more worker is bound to."""
@@ -432,17 +441,6 @@ class PrebleCluster:
         if not self._share_devices:
             check_apart([*pool.bound(), found])
         return found
-
-    def _earliest(self, timeout: float | None, deadline: float | None) -> float | None:
-        """The time of the loop's clock by which a request must be done."""
-        assert self._loop is not None
-        for name, value in (("timeout", timeout), ("deadline", deadline)):
-            if value is not None and (not isinstance(value, (int, float)) or math.isnan(value)):
-                raise InvalidRequestError(f"must be a number of seconds, not {value!r}", field=name)
-        if timeout is not None and timeout <= 0:
-            raise InvalidRequestError(f"must be positive, not {timeout:g}", field="timeout")
-        ends = [end for end in (deadline, None if timeout is None else self._loop.time() + timeout) if end is not None]
-        return min(ends, default=None)
 
     def _end(self, error: ClosedError) -> None:
         self._dispatcher.close(error)
@@ -476,6 +474,12 @@ def _check_description(model: object, backend: str, workers: int, threads: int, 
     for name, value, least in (("workers", workers, 1), ("threads", threads, 0), ("max_in_flight", max_in_flight, 1)):
         if not isinstance(value, int) or not least <= value <= 1 << 20:
             raise ConfigurationError(f"{name}: must be an integer of at least {least}, not {value!r}")
+
+
+def _check_known(options: Iterable[str]) -> None:
+    for name in options:
+        if name not in ConnectKeywords.__annotations__:
+            raise ConfigurationError(f"{name}: unknown option{nearest(name, ConnectKeywords.__annotations__)}")
 
 
 def _check_unbound(cpus: object, devices: object) -> None:

@@ -50,4 +50,5 @@ def _chunk(sample: Sample, transcript: Transcript | None, stop: Stop) -> Chunk:
         stop_reason=sample.stop_reason,
         usage=sample.usage if sample.ended else None,
         worker=sample.worker,
+        request_id=sample.flight.id,
     )

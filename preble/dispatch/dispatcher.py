@@ -27,7 +27,7 @@ from preble.errors import (
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.transport.schema import Abort, Failed, Step, Submit, ToWorker
 from preble.tree import cache_salt
-from preble.types import ClusterStats, Counters, FinishReason, Routing, SamplingParams, WorkerStats
+from preble.types import ClusterStats, Counters, FinishReason, RequestOptions, SamplingParams, WorkerStats
 
 MAX_ATTEMPTS = 3
 """Workers tried before the death of the last one is the caller's problem."""
@@ -51,6 +51,7 @@ class Dispatcher:
         self._scheduler = scheduler
         self._max_in_flight = max_in_flight
         self._samples: dict[str, Sample] = {}
+        self._flights: dict[str, Flight] = {}
         self._by_wire: dict[int, Sample] = {}
         self._wires = itertools.count(1)
         self._copying = Copying(scheduler)
@@ -94,14 +95,16 @@ class Dispatcher:
         flight: Flight,
         tokens: bytes,
         sampling: SamplingParams,
-        routing: Routing,
+        options: RequestOptions,
         deadline: float | None,
     ) -> None:
         """Place and send all samples of a request. On an error some may be out: `release` the flight.
 
-        Raises OverloadedError, NoWorkersError, DeadlineExceededError.
+        Raises InvalidRequestError if its id is in flight, OverloadedError, NoWorkersError, DeadlineExceededError.
         """
         now = self._loop.time()
+        if self.knows(flight.id):
+            raise InvalidRequestError(f"{flight.id!r} is in flight", field="request_id", request_id=flight.id)
         if len(self._samples) + sampling.n > self._max_in_flight:
             raise OverloadedError(
                 f"{len(self._samples)} samples in flight, at most {self._max_in_flight}", retry_after=0.1
@@ -110,15 +113,22 @@ class Dispatcher:
             if deadline <= now:
                 raise DeadlineExceededError("the deadline passed before the request was sent", request_id=flight.id)
             flight.timer = self._loop.call_at(deadline, self._expire, flight)
+        self._flights[flight.id] = flight
         for index in range(sampling.n):
-            sample = Sample(flight, index, tokens, _single(sampling, index), routing, now)
+            sample = Sample(flight, index, tokens, _single(sampling, index), options, now)
             flight.samples.append(sample)
             self._samples[sample.id] = sample
             self._counts["submitted"] += 1
             self._place(sample)
 
+    def knows(self, id: str) -> bool:
+        """Whether a request of this id was submitted and is not released yet."""
+        return id in self._flights
+
     def release(self, flight: Flight) -> None:
         """The reader is gone: end and abort what still runs. Harmless if nothing does."""
+        if self._flights.get(flight.id) is flight:
+            del self._flights[flight.id]
         if flight.timer is not None:
             flight.timer.cancel()
         for sample in flight.samples:
@@ -212,15 +222,15 @@ class Dispatcher:
 
     def _choose(self, sample: Sample) -> str:
         """Return the scheduler's choice of a worker. What was generated before becomes prompt."""
-        routing = sample.routing
+        options = sample.options
         return self._scheduler.submit(
             sample.id,
             sample.prompt + bytes(sample.output),
             max_tokens=_remaining(sample).max_tokens,
-            session=routing.session,
-            priority=routing.priority,
-            namespace=routing.served_by,
-            tenant=routing.shared_with,
+            session=options.session,
+            priority=options.priority,
+            namespace=options.served_by,
+            tenant=options.shared_with,
             now=self._loop.time(),
         ).worker
 
@@ -229,10 +239,10 @@ class Dispatcher:
         self._by_wire[sample.wire] = sample
         # A worker that is gone is noticed by its exit, which sends the sample elsewhere with the others.
         with contextlib.suppress(WorkerLostError):
-            prompt, sampling, routing = sample.prompt + bytes(sample.output), _remaining(sample), sample.routing
-            salt = cache_salt(routing.served_by, routing.shared_with)
+            prompt, sampling, options = sample.prompt + bytes(sample.output), _remaining(sample), sample.options
+            salt = cache_salt(options.served_by, options.shared_with)
             remaining = sample.flight.remaining(self._loop.time())
-            request = EngineRequest(sample.wire, prompt, sampling, routing.priority, salt, remaining, routing.lora)
+            request = EngineRequest(sample.wire, prompt, sampling, options.priority, salt, remaining, options.lora)
             self.send(sample.worker, Submit(request))
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:

@@ -7,7 +7,7 @@ import asyncio
 from preble.backends import Delta
 from preble.errors import PrebleError
 from preble.tokens import TOKEN_BYTES, unpack
-from preble.types import Choice, FinishReason, Routing, SamplingParams, Timings, TokenLogprob, Usage
+from preble.types import Choice, FinishReason, RequestOptions, SamplingParams, Timings, TokenLogprob, Usage
 
 _DAY = 86_400.0
 
@@ -21,7 +21,7 @@ class Sample:
 
     __slots__ = (
         "attempts", "cached_tokens", "computed", "counted", "ended", "ended_at", "error", "finish_reason",
-        "first_token_at", "flight", "id", "index", "logprobs", "moved", "offset", "output", "prompt", "routing",
+        "first_token_at", "flight", "id", "index", "logprobs", "moved", "offset", "options", "output", "prompt",
         "sampling", "stop_reason", "submitted_at", "taken", "taken_logprobs", "wire", "worker",
     )  # fmt: skip
 
@@ -31,7 +31,7 @@ class Sample:
         index: int,
         prompt: bytes,
         sampling: SamplingParams,
-        routing: Routing,
+        options: RequestOptions,
         now: float,
     ) -> None:
         self.flight = flight
@@ -39,7 +39,7 @@ class Sample:
         self.index = index
         self.prompt = prompt
         self.sampling = sampling
-        self.routing = routing
+        self.options = options
         self.submitted_at = now
         self.first_token_at = self.ended_at = 0.0
         self.worker = ""

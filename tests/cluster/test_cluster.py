@@ -306,6 +306,8 @@ async def test_a_prompt_longer_than_the_context_is_refused(cluster: PrebleCluste
         ({"timeout": -1.0}, "timeout"),
         ({"timeout": float("nan")}, "timeout"),
         ({"deadline": "noon"}, "deadline"),
+        ({"request_id": ""}, "request_id"),
+        ({"sesion": "s"}, "sesion"),
         ({"sampling": {"max_tokens": 3}}, "sampling"),
         ({"sampling": SamplingParams(stop=("x",))}, "stop"),
     ],
@@ -314,6 +316,57 @@ async def test_a_bad_option_is_refused_by_name(cluster: PrebleCluster, options: 
     with pytest.raises(InvalidRequestError) as caught:
         await cluster.generate(prompt(36), **options)
     assert caught.value.field == field
+
+
+async def test_a_misspelt_option_is_refused_wherever_options_go(cluster: PrebleCluster) -> None:
+    before = cluster.stats().counters.submitted
+    for call in (cluster.generate, cluster.generate_many):
+        with pytest.raises(InvalidRequestError, match=r"^sesion: unknown option, did you mean 'session'\?$"):
+            await call([prompt(36)], GREEDY, sesion="s")
+    with pytest.raises(InvalidRequestError, match="did you mean 'priority'"):
+        cluster.stream(prompt(36), GREEDY, prioritee=1)
+    assert cluster.stats().counters.submitted == before
+
+
+async def test_a_request_has_the_id_that_its_caller_gave_it(cluster: PrebleCluster) -> None:
+    out = await cluster.generate(prompt(37), GREEDY, request_id="job 7: é")
+    chunks = [chunk async for chunk in cluster.stream(prompt(37), SamplingParams(n=2, max_tokens=3), request_id="s")]
+    assert out.id == "job 7: é"
+    assert {chunk.request_id for chunk in chunks} == {"s"}
+    assert cluster.explain(out.id).worker == out.worker
+    first = next(chunk.worker for chunk in chunks if chunk.index == 0)
+    assert cluster.explain("s").worker == first
+    with pytest.raises(DeadlineExceededError) as caught:
+        await cluster.generate(prompt(37), GREEDY, request_id="late", deadline=0.0)
+    assert caught.value.request_id == "late"
+
+
+async def test_a_stream_without_an_id_of_its_caller_s_can_be_explained(cluster: PrebleCluster) -> None:
+    ids = [{chunk.request_id async for chunk in cluster.stream(prompt(38), GREEDY)} for _ in range(2)]
+    (one,), (other,) = ids
+    assert one != other
+    assert cluster.explain(other).predicted_cached_tokens > cluster.explain(one).predicted_cached_tokens
+
+
+async def test_an_id_in_flight_is_refused_and_the_request_that_has_it_goes_on(slow: PrebleCluster) -> None:
+    running = asyncio.create_task(slow.generate(prompt(39), SamplingParams(max_tokens=20), request_id="a"))
+    await eventually(lambda: slow.stats().in_flight == 1)
+    for call in (slow.generate(prompt(39), GREEDY, request_id="a"), anext(slow.stream(prompt(39), request_id="a"))):
+        with pytest.raises(InvalidRequestError, match=r"^request_id: 'a' is in flight$"):
+            await call
+    with pytest.raises(InvalidRequestError, match="request_id: is for one request"):
+        await slow.generate_many([], request_id="b")
+    assert len((await running).token_ids) == 20
+    assert (await slow.generate(prompt(39), GREEDY, request_id="a")).id == "a"
+
+
+async def test_the_cluster_gives_no_request_an_id_that_a_caller_has_taken(slow: PrebleCluster) -> None:
+    number = int((await slow.generate(prompt(40), GREEDY)).id[1:])
+    sampling = SamplingParams(max_tokens=20)
+    taken = asyncio.create_task(slow.generate(prompt(40), sampling, request_id=f"r{number + 1}"))
+    await eventually(lambda: slow.stats().in_flight == 1)
+    assert (await slow.generate(prompt(41), GREEDY)).id == f"r{number + 2}"
+    await taken
 
 
 async def test_too_many_at_once_are_refused() -> None:

@@ -16,7 +16,7 @@ from preble.dispatch.request import Flight
 from preble.errors import EngineError, InvalidRequestError, OverloadedError, WorkerLostError
 from preble.tokens import pack, unpack
 from preble.transport.schema import Abort, Failed, Step, Submit, ToWorker
-from preble.types import Routing, SamplingParams
+from preble.types import RequestOptions, SamplingParams
 from tests.cluster.cases import prompt
 
 PROMPT = pack(prompt(1))
@@ -61,7 +61,7 @@ class Desk:
 
     def submit(self, id: str = "r1", tokens: bytes = PROMPT, **sampling: Any) -> Flight:
         flight = Flight(id, streaming=False)
-        self.dispatcher.submit(flight, tokens, SamplingParams(**sampling), Routing(), None)
+        self.dispatcher.submit(flight, tokens, SamplingParams(**sampling), RequestOptions(), None)
         return flight
 
     def say(self, delta: Delta) -> None:

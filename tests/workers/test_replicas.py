@@ -421,6 +421,8 @@ async def test_a_wrong_key_is_an_error_at_the_start():
         (["http://a", "http://a/v1"], {}, "twice"),
         (["nowhere"], {}, "url"),
         (["http://a"], {"kv_events": ["tcp://a:1", "tcp://b:1"]}, "kv_events"),
+        (["http://a"], {"polcy": "e2"}, "polcy: unknown option, did you mean 'policy'"),
+        (["http://a"], {"workers": 3}, "workers: unknown option"),
     ],
 )
 def test_a_wrong_description_is_named(urls: Any, options: Any, match: str):
@@ -429,7 +431,7 @@ def test_a_wrong_description_is_named(urls: Any, options: Any, match: str):
 
 
 async def test_a_wrong_engine_option_is_named():
-    with pytest.raises(ConfigurationError, match="kv_tokenz"):
+    with pytest.raises(ConfigurationError, match="unknown option 'kv_tokenz', did you mean 'kv_tokens'"):
         await PrebleCluster.connect(["http://127.0.0.1:9"], engine_options={"kv_tokenz": 3}).start()
 
 

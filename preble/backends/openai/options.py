@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 from msgspec import Meta
 
+from preble.backends.checks import checked_options
 from preble.errors import ConfigurationError
 
 _Count = Annotated[int, Meta(ge=1, le=1 << 31)]
@@ -52,10 +53,7 @@ def replica_options(options: dict[str, Any]) -> ReplicaOptions:
     """Return checked options. Raises ConfigurationError naming what is wrong."""
     if "url" not in options:
         raise ConfigurationError("url: is missing; PrebleCluster.connect([...]) takes those of running replicas")
-    try:
-        made = msgspec.convert(options, ReplicaOptions)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"openai engine: {error}") from None
+    made = checked_options(options, ReplicaOptions, "openai")
     return msgspec.structs.replace(made, url=base_url(made.url))
 
 
