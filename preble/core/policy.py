@@ -48,7 +48,7 @@ class Terms(NamedTuple):
     """What a choice was made from, by slot, in seconds; None for what the policy does not price.
 
     `cached` is what it took to be cached, in tokens, where that is not the query's; `weight` how many times the prefill
-    counted, `later` what those who come later will wait longer.
+    counted, `future_delay` what those who come later will wait longer.
     """
 
     load: Floats | None = None
@@ -56,7 +56,7 @@ class Terms(NamedTuple):
     eviction: Floats | None = None
     cached: Floats | None = None
     weight: Floats | None = None
-    later: Floats | None = None
+    future_delay: Floats | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

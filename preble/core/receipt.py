@@ -14,7 +14,7 @@ from preble.core.policy import Decision, Query
 class Candidate(msgspec.Struct, frozen=True):
     """One worker at the moment of a decision, as the policy saw it. Seconds are None where it does not price.
 
-    Its prefill counted `weight` times; `later` is what those who come later would wait longer, all together.
+    Its prefill counted `weight` times; `future_delay` is what those who come later would wait longer, all together.
     """
 
     worker: str
@@ -23,7 +23,7 @@ class Candidate(msgspec.Struct, frozen=True):
     prefill: float | None
     eviction: float | None
     weight: float | None = None
-    later: float | None = None
+    future_delay: float | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -110,7 +110,7 @@ def candidates(decision: Decision, believed: Cached, names: tuple[str | None, ..
             prefill=_number(terms.prefill, slot),
             eviction=_number(terms.eviction, slot),
             weight=_number(terms.weight, slot),
-            later=_number(terms.later, slot),
+            future_delay=_number(terms.future_delay, slot),
         )
         for slot, worker in enumerate(names)
         if worker is not None

@@ -15,7 +15,7 @@
 enum { LOAD, PENDING, FREE, VICTIM, REQUESTS, WAITING, PASSABLE, UNCACHED, BLOCK, NEW, PRODUCT, ROWS };
 
 typedef struct {
-    double length, alone, busy, beside, tokens, rate, spread;
+    double length, base, if_busy, per_request, tokens, rate, spread;
 } Prompt;
 
 typedef struct {
@@ -80,7 +80,7 @@ alike(const double *load, Py_ssize_t slots, const Prompt *prompt, Least *found)
 
 /* The D of a slot whose load is `above` the least: see preble/core/policies/e2/future_delay.py. */
 static double
-later(double above, double prefill, double near, const Prompt *prompt)
+future_delay(double above, double prefill, double near, const Prompt *prompt)
 {
     double taken = exp(-above / prompt->spread) / near * -expm1(-prefill / prompt->spread);
     return prompt->rate * prefill * prompt->spread * -log1p(-(taken < CERTAIN ? taken : CERTAIN));
@@ -100,14 +100,14 @@ priced(const double *load, const double *table, Py_ssize_t slots, double *held, 
     for (Py_ssize_t slot = 0; slot < slots; slot++) {
         if (block[slot] > 1)
             held[slot] -= (uint32_t)held[slot] % (uint32_t)block[slot];
-        double weight = prompt->alone + prompt->busy * (requests[slot] > 0) + prompt->beside * requests[slot];
+        double weight = prompt->base + prompt->if_busy * (requests[slot] > 0) + prompt->per_request * requests[slot];
         double prefill = (new[slot] + product[slot] * prompt->length) * (prompt->length - held[slot]);
         double excess = prompt->tokens - (held[slot] + free_tokens[slot]);
         double passed = passable[slot] - waiting[slot] * prefill;
         double ahead = load[slot] - (passed > 0 ? passed : 0.0);
         double cost = ahead + weight * prefill + (excess > 0 ? excess * victim[slot] : 0.0);
         if (prompt->rate > 0 && cost <= least * CLEAR && load[slot] < INFINITY)
-            cost += later(load[slot] - load[found.lightest], prefill, near, prompt); /* never less than 0 */
+            cost += future_delay(load[slot] - load[found.lightest], prefill, near, prompt); /* never less than 0 */
         if (cost < least) {
             second = least;
             least = cost;
@@ -142,7 +142,7 @@ answer(const Py_buffer *buffers, PyObject *levels, Prompt prompt)
 }
 
 PyDoc_STRVAR(cheapest_doc,
-"cheapest(load, table, levels, (length, alone, busy, beside, tokens, rate, spread))\n--\n\n"
+"cheapest(load, table, levels, (length, base, if_busy, per_request, tokens, rate, spread))\n--\n\n"
 "Return (slot of least cost, tokens cached there, slot of least load, tokens cached there), None if that is no clear\n"
 "case: others cost as little, nobody takes requests, or there are too many slots.");
 

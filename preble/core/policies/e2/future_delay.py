@@ -18,7 +18,7 @@ _CERTAIN = 1 - 1e-12
 """Keeps the logarithm finite: the soft minimum rises by at most 28 spreads."""
 
 
-class Later(msgspec.Struct, frozen=True, gc=False):
+class FutureDelay(msgspec.Struct, frozen=True, gc=False):
     """`rate` requests a second will come that may wait; to them, loads are alike that are `spread` seconds apart."""
 
     rate: float
@@ -38,7 +38,7 @@ class Later(msgspec.Struct, frozen=True, gc=False):
         return longer
 
 
-NOBODY = Later(0.0, 0.0)
+NO_DELAY = FutureDelay(0.0, 0.0)
 
 
 class Arrivals:
@@ -61,13 +61,13 @@ class Arrivals:
         """Return requests a second."""
         return self._rate * math.exp((self._last - now) / MEMORY)
 
-    def later(self, part: int, workers: int, now: float) -> Later:
+    def future_delay(self, part: int, workers: int, now: float) -> FutureDelay:
         """Return what to expect of those who will come to a `part` of so many workers, if they are as those who came.
 
         The less there is to do, the less they wait, whoever is taken: they count by the square of the load.
         """
         if not self.work:
-            return NOBODY
+            return NO_DELAY
         each = self.rate(now) / workers
         load = min(1.0, each * self.work)
-        return Later(each * part * load * load, _SPREAD * self.work)
+        return FutureDelay(each * part * load * load, _SPREAD * self.work)

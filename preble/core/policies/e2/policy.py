@@ -8,8 +8,8 @@ import numpy as np
 from preble.core.cached import Cached, Floats
 from preble.core.copies import COPY_PRIORITY, Copy
 from preble.core.fleet import Fleet, ahead, eviction_seconds, thawed
-from preble.core.policies.e2.future_delay import NOBODY, Arrivals, Later
-from preble.core.policies.e2.prefill_weight import Weight
+from preble.core.policies.e2.future_delay import NO_DELAY, Arrivals, FutureDelay
+from preble.core.policies.e2.prefill_weight import PrefillWeight
 from preble.core.policies.e2.price import cheapest
 from preble.core.policies.e2.replication import LEAST, Rents
 from preble.core.policy import Decision, Query, Terms
@@ -39,9 +39,9 @@ class E2:
     in too few places for long, though no single request should pay for a copy, one is made in the background
     (`replication.py`).
 
-    The parts can be switched off one by one: `decode` is the decodes in L, `eviction` is M, `later` is D, `in_flight`
-    counts prefixes in flight as held, `relieves` lets waiting requests be moved when the load has shifted, `replicates`
-    is the copies.
+    The parts can be switched off one by one: `decode` is the decodes in L, `eviction` is M, `future_delay` is D,
+    `in_flight` counts prefixes in flight as held, `relieves` lets waiting requests be moved when the load has shifted,
+    `replicates` is the copies.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class E2:
         delay: float = 0.1,
         decode: bool = True,
         eviction: bool = True,
-        later: bool = True,
+        future_delay: bool = True,
         in_flight: bool = True,
         relieves: bool = True,
         replicates: bool = True,
@@ -65,7 +65,7 @@ class E2:
         self.delay = delay
         self.decode = decode
         self.eviction = eviction
-        self.later = later
+        self.future_delay = future_delay
         self.in_flight = in_flight
         self.relieves = relieves
         self.replicates = replicates
@@ -84,13 +84,13 @@ class E2:
         cached = query.believed if self.in_flight else _computed(query, fleet)
         tokens = query.length + query.max_tokens if self.eviction else -np.inf
         load, weight = fleet.load if self.decode else fleet.pending, self.weigh(fleet)
-        later = self._expected(fleet, now)
-        slot, held, lightest, there = cheapest(fleet, load, cached, weight, tokens, later)
+        future_delay = self._expected(fleet, now)
+        slot, held, lightest, there = cheapest(fleet, load, cached, weight, tokens, future_delay)
         if self.replicates and held - there >= LEAST and not query.namespace:
             avoidable = self._ahead(query, slot, held, load, fleet) - self._ahead(query, lightest, there, load, fleet)
             self._pay(query, avoidable, held - there, lightest, weight, fleet, now)
         price = fleet.token_seconds(query.length)
-        terms = _Frozen(fleet.frozen(), fleet.live, self.decode, cached, price, weight, tokens, later)
+        terms = _Frozen(fleet.frozen(), fleet.live, self.decode, cached, price, weight, tokens, future_delay)
         return Decision(slot, "exploit" if 2 * held > query.length else "explore", terms)
 
     def placed(self, request: Request, now: float) -> None:
@@ -102,24 +102,24 @@ class E2:
         """The prefixes to copy now, and where to."""
         return self._rents.due(tree, self._fleet, self.weigh(self._fleet), now)
 
-    def weigh(self, fleet: Fleet) -> Weight:
+    def weigh(self, fleet: Fleet) -> PrefillWeight:
         """How many times P counts now, by a worker's requests."""
         groups = max(1.0, len(fleet.live) / _GROUP)  # later requests miss capacity where all of them are busy
-        alone = self.weight + self.busy * self._utilization**groups + self.delay * fleet.crowd
-        return Weight(alone, self.busy, self.beside)
+        base = self.weight + self.busy * self._utilization**groups + self.delay * fleet.crowd
+        return PrefillWeight(base, self.busy, self.beside)
 
-    def _expected(self, fleet: Fleet, now: float) -> Later:
+    def _expected(self, fleet: Fleet, now: float) -> FutureDelay:
         """Those who will come to this part of the fleet; where short ones go first they need not wait for long ones."""
-        if not self.later or fleet.short_first:
-            return NOBODY
-        return self._arrivals.later(len(fleet.live), len(fleet.present), now)
+        if not self.future_delay or fleet.short_first:
+            return NO_DELAY
+        return self._arrivals.future_delay(len(fleet.live), len(fleet.present), now)
 
     def _ahead(self, query: Query, slot: int, held: int, load: Floats, fleet: Fleet) -> float:
         """The L of a slot that holds so many of its tokens."""
         return load.item(slot) - fleet.passed(slot, fleet.slots[slot].work_seconds(query.length - held, query.length))
 
     def _pay(
-        self, query: Query, avoidable: float, missed: int, lightest: int, weight: Weight, fleet: Fleet, now: float
+        self, query: Query, avoidable: float, missed: int, lightest: int, weight: PrefillWeight, fleet: Fleet, now: float
     ) -> None:
         """Count the seconds that this request could have avoided, had the least loaded worker held its prefix too."""
         if avoidable > 0:
@@ -136,9 +136,9 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
     decode: bool
     cached: Cached
     price: Floats | float
-    weight: Weight
+    weight: PrefillWeight
     tokens: float
-    later: Later
+    future_delay: FutureDelay
 
     def __call__(self) -> Terms:
         load, pending, free, victim, requests, waiting, passable = thawed(self.fleet)
@@ -147,9 +147,9 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
         prefill = self.price * (self.cached.length - held)
         taking = np.full_like(load, np.inf)
         taking[self.live] = load[self.live]
-        later = self.later.seconds(taking, prefill)
+        future_delay = self.future_delay.seconds(taking, prefill)
         load = ahead(load, waiting, passable, prefill)
-        return Terms(load, prefill, eviction, held, self.weight.on(requests), later)
+        return Terms(load, prefill, eviction, held, self.weight.on(requests), future_delay)
 
 
 def _computed(query: Query, fleet: Fleet) -> Cached:

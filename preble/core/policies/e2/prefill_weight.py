@@ -11,13 +11,13 @@ from preble.core.cached import Floats
 Requests = TypeVar("Requests", float, Floats)
 
 
-class Weight(msgspec.Struct, frozen=True, gc=False):
-    """`alone` times on an idle worker, `busy` more on one with requests, and `beside` more for each of these."""
+class PrefillWeight(msgspec.Struct, frozen=True, gc=False):
+    """`w = base + if_busy * (requests > 0) + per_request * requests`, for a worker with `requests` in flight."""
 
-    alone: float
-    busy: float
-    beside: float
+    base: float
+    if_busy: float
+    per_request: float
 
     def on(self, requests: Requests) -> Requests:
         """The weight on a worker with so many requests in flight, or by slot."""
-        return self.alone + self.busy * (requests > 0) + self.beside * requests
+        return self.base + self.if_busy * (requests > 0) + self.per_request * requests

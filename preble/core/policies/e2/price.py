@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from preble.core.cached import Cached, Floats
 from preble.core.fleet import Fleet, ahead
-from preble.core.policies.e2.future_delay import Later
-from preble.core.policies.e2.prefill_weight import Weight
+from preble.core.policies.e2.future_delay import FutureDelay
+from preble.core.policies.e2.prefill_weight import PrefillWeight
 
 try:
     from preble.core.policies.e2 import _price
@@ -14,7 +14,7 @@ except ImportError:  # built without a compiler
 
 
 def cheapest(
-    fleet: Fleet, load: Floats, cached: Cached, weight: Weight, tokens: float, later: Later
+    fleet: Fleet, load: Floats, cached: Cached, weight: PrefillWeight, tokens: float, future_delay: FutureDelay
 ) -> tuple[int, int, int, int]:
     """Return the slot of least cost, the slot of least `load`, and after each how many prompt tokens are cached there.
 
@@ -25,13 +25,13 @@ def cheapest(
             load,
             fleet.table,
             cached.levels,
-            (cached.length, weight.alone, weight.busy, weight.beside, tokens, later.rate, later.spread),
+            (cached.length, weight.base, weight.if_busy, weight.per_request, tokens, future_delay.rate, future_delay.spread),
         )
         if found is not None:
             return found
     held = cached.by_slot()
     prefill = fleet.work_seconds(held, cached.length)
     own = ahead(load, fleet.waiting, fleet.passable, prefill) + weight.on(fleet.requests) * prefill
-    slot = fleet.cheapest(own + fleet.eviction_seconds(held, tokens) + later.seconds(load, prefill), held)
+    slot = fleet.cheapest(own + fleet.eviction_seconds(held, tokens) + future_delay.seconds(load, prefill), held)
     lightest = int(load.argmin())
     return slot, int(held[slot]), lightest, int(held[lightest])

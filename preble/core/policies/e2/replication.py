@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from preble.core.copies import Copy
 from preble.core.fleet import Fleet
-from preble.core.policies.e2.prefill_weight import Weight
+from preble.core.policies.e2.prefill_weight import PrefillWeight
 from preble.tokens import TOKEN_BYTES
 from preble.tree import RadixTree
 from preble.tree.namespaces import negative
@@ -44,7 +44,7 @@ class Rents:
         if paid > price:
             self._due.add(node)
 
-    def due(self, tree: RadixTree, fleet: Fleet, weight: Weight, now: float) -> list[Copy]:
+    def due(self, tree: RadixTree, fleet: Fleet, weight: PrefillWeight, now: float) -> list[Copy]:
         """Return the copies to make now, at most one for a worker, and begin to count anew for what they hold.
 
         Seconds of computing count as `weight` says.

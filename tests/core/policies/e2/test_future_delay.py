@@ -7,46 +7,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preble.core.policies.e2.future_delay import MEMORY, NOBODY, Arrivals, Later
+from preble.core.policies.e2.future_delay import MEMORY, NO_DELAY, Arrivals, FutureDelay
 
 loads = st.lists(st.floats(0, 50), min_size=1, max_size=10).map(np.array)
 prefills = st.floats(1e-3, 50)
-expected = st.builds(Later, rate=st.floats(0.01, 10), spread=st.floats(0.01, 10))
+expected = st.builds(FutureDelay, rate=st.floats(0.01, 10), spread=st.floats(0.01, 10))
 
 
 @given(loads, prefills, expected)
-def test_nobody_waits_longer_than_the_prefill_lasts(load, prefill, later):
-    lost = later.seconds(load, np.full_like(load, prefill))
+def test_nobody_waits_longer_than_the_prefill_lasts(load, prefill, future_delay):
+    lost = future_delay.seconds(load, np.full_like(load, prefill))
     assert (lost >= 0).all()
-    assert (lost <= later.rate * prefill * prefill * (1 + 1e-6)).all()
+    assert (lost <= future_delay.rate * prefill * prefill * (1 + 1e-6)).all()
 
 
 @given(loads, prefills, expected)
-def test_the_lighter_a_worker_the_more_is_lost(load, prefill, later):
-    lost = later.seconds(load, np.full_like(load, prefill))
+def test_the_lighter_a_worker_the_more_is_lost(load, prefill, future_delay):
+    lost = future_delay.seconds(load, np.full_like(load, prefill))
     assert (np.diff(lost[np.argsort(load)]) <= 1e-9).all()
 
 
 @given(st.integers(1, 9), prefills, expected)
-def test_the_more_workers_are_as_light_the_less_is_lost(others, prefill, later):
+def test_the_more_workers_are_as_light_the_less_is_lost(others, prefill, future_delay):
     def lost(alike: int) -> float:
-        return later.seconds(np.zeros(alike), np.full(alike, prefill))[0]
+        return future_delay.seconds(np.zeros(alike), np.full(alike, prefill))[0]
 
     assert lost(others + 1) < lost(others)
 
 
 def test_those_who_come_to_the_only_worker_wait_all_of_it():
-    assert Later(3.0, 1.0).seconds(np.array([5.0]), np.array([2.0])) == pytest.approx([3.0 * 2.0 * 2.0])
+    assert FutureDelay(3.0, 1.0).seconds(np.array([5.0]), np.array([2.0])) == pytest.approx([3.0 * 2.0 * 2.0])
 
 
 def test_workers_that_take_nobody_lose_nothing():
-    lost = Later(3.0, 1.0).seconds(np.array([np.inf, 1.0]), np.array([2.0, 2.0]))
+    lost = FutureDelay(3.0, 1.0).seconds(np.array([np.inf, 1.0]), np.array([2.0, 2.0]))
     assert lost == pytest.approx([0.0, 12.0])
 
 
 def test_where_nobody_is_expected_nothing_is_lost():
-    assert (NOBODY.seconds(np.zeros(2), np.ones(2)) == 0).all()
-    assert Arrivals().later(2, 2, 0.0) == NOBODY
+    assert (NO_DELAY.seconds(np.zeros(2), np.ones(2)) == 0).all()
+    assert Arrivals().future_delay(2, 2, 0.0) == NO_DELAY
 
 
 def regular(rate: float, work: float) -> tuple[Arrivals, float]:
@@ -72,8 +72,10 @@ def test_the_work_is_a_running_mean():
 
 def test_later_requests_count_by_the_square_of_the_load():
     half, now = regular(4.0, 0.5)
-    later = half.later(4, 4, now)
-    assert later.rate == pytest.approx(4.0 * 0.5**2, rel=0.02)
-    assert later.spread == pytest.approx(1.0)
-    assert half.later(1, 4, now).rate == pytest.approx(later.rate / 4), "a part of the workers gets its part of them"
-    assert half.later(1, 1, now).rate == pytest.approx(4.0, rel=0.01), "the load is at most all of the time"
+    future_delay = half.future_delay(4, 4, now)
+    assert future_delay.rate == pytest.approx(4.0 * 0.5**2, rel=0.02)
+    assert future_delay.spread == pytest.approx(1.0)
+    assert half.future_delay(1, 4, now).rate == pytest.approx(future_delay.rate / 4), (
+        "a part of the workers gets its part of them"
+    )
+    assert half.future_delay(1, 1, now).rate == pytest.approx(4.0, rel=0.01), "the load is at most all of the time"

@@ -259,12 +259,12 @@ def after_a_minute(scheduler: Scheduler) -> float:
     return 60.0
 
 
-@pytest.mark.parametrize(("later", "worker"), [(True, "a"), (False, "b")])
+@pytest.mark.parametrize(("future_delay", "worker"), [(True, "a"), (False, "b")])
 def test_a_long_prompt_waits_for_another_and_leaves_the_light_worker_to_those_who_come(
-    new_scheduler: NewScheduler, later: bool, worker: str
+    new_scheduler: NewScheduler, future_delay: bool, worker: str
 ):
     """It would wait a second for it; the others, ten a second for two seconds, up to a second each for the long one."""
-    scheduler = new_scheduler(policy=E2(later=later), kv_tokens=1_000_000)
+    scheduler = new_scheduler(policy=E2(future_delay=future_delay), kv_tokens=1_000_000)
     now = after_a_minute(scheduler)
     scheduler.submit("long", [1] * 1000, max_tokens=0, worker="a", now=now)
     assert scheduler.submit("short", [2] * 30, max_tokens=0, now=now).worker == "b"
@@ -279,8 +279,8 @@ def test_a_receipt_sums_up_to_the_choice(new_scheduler: NewScheduler):
         chosen = scheduler.submit(("asked", id), [id % 7] * (100 * id + 1), max_tokens=9, now=now).worker
         costs = {}
         for on in scheduler.explain(("asked", id)).candidates:
-            assert on.later > 0
-            costs[on.worker] = on.load + on.weight * on.prefill + on.eviction + on.later
+            assert on.future_delay > 0
+            costs[on.worker] = on.load + on.weight * on.prefill + on.eviction + on.future_delay
         assert costs[chosen] == pytest.approx(min(costs.values()))
 
 
@@ -343,7 +343,7 @@ def test_where_short_ones_go_first_nobody_is_expected_to_wait_for_a_long_one(new
     scheduler = new_scheduler(kv_tokens=1_000_000, discipline="response-ratio")
     now = after_a_minute(scheduler)
     scheduler.submit("long", [1] * 1000, max_tokens=0, now=now)
-    assert [on.later for on in scheduler.explain("long").candidates] == [0.0, 0.0]
+    assert [on.future_delay for on in scheduler.explain("long").candidates] == [0.0, 0.0]
 
 
 def test_those_who_come_later_find_only_the_workers_that_serve_them(new_scheduler: NewScheduler):
@@ -351,10 +351,12 @@ def test_those_who_come_later_find_only_the_workers_that_serve_them(new_schedule
     scheduler = new_scheduler("a", policy=policy, kv_tokens=1_000_000)
     scheduler.add_worker("other", kv_tokens=1_000_000, cost=LINEAR, namespaces=["other"], now=0.0)
     now = after_a_minute(scheduler)
-    later = policy._arrivals.later(1, 2, now)
+    future_delay = policy._arrivals.future_delay(1, 2, now)
     scheduler.submit("asked", [3] * 200, max_tokens=0, now=now)
     (on_a,) = scheduler.explain("asked").candidates
-    assert on_a.later == pytest.approx(later.rate * 0.2 * 0.2), "all of them wait, there is no other worker for them"
+    assert on_a.future_delay == pytest.approx(future_delay.rate * 0.2 * 0.2), (
+        "all of them wait, there is no other worker for them"
+    )
 
 
 # --- each part can be switched off ---

@@ -15,17 +15,17 @@ from preble.core.cached import Cached
 from preble.core.cost import CostModel
 from preble.core.fleet import Fleet
 from preble.core.policies.e2 import price
-from preble.core.policies.e2.future_delay import NOBODY, Later
+from preble.core.policies.e2.future_delay import NO_DELAY, FutureDelay
 from preble.core.policies.e2.policy import E2
-from preble.core.policies.e2.prefill_weight import Weight
+from preble.core.policies.e2.prefill_weight import PrefillWeight
 from preble.core.policy import Query
 from preble.tree import RadixTree
 
 COST = CostModel(pieces=((0, 1.0, 0.5, 0.0),), extra_product=1e-4)
 SLOW = CostModel(pieces=((0, 1.0, 0.8, 0.0),))
-WEIGHT = Weight(1.5, 1.0, 0.25)
+WEIGHT = PrefillWeight(1.5, 1.0, 0.25)
 LENGTH = 100
-EXPECTED = (NOBODY, Later(0.5, 0.01), Later(20.0, 0.1))
+EXPECTED = (NO_DELAY, FutureDelay(0.5, 0.01), FutureDelay(20.0, 0.1))
 MATCH = RadixTree().match(b"")
 
 few = st.sampled_from([0.0, 0.01, 0.02])
@@ -70,27 +70,27 @@ def fleets(draw: st.DrawFn) -> tuple[Fleet, Cached]:
     return fleet, fleet.cached(levels, LENGTH)
 
 
-def cost_on(fleet: Fleet, slot: int, held: int, tokens: float, later: Later) -> float:
+def cost_on(fleet: Fleet, slot: int, held: int, tokens: float, future_delay: FutureDelay) -> float:
     """Price one slot."""
     prefill = fleet.slots[slot].work_seconds(LENGTH - held, LENGTH)
     excess = max(0.0, tokens - held - fleet.free[slot])
     ahead = fleet.load[slot] - max(0.0, fleet.passable[slot] - fleet.waiting[slot] * prefill)
     own = float(ahead + WEIGHT.on(fleet.requests[slot]) * prefill + excess * fleet.victim[slot])
-    if not later.rate or own == math.inf:
+    if not future_delay.rate or own == math.inf:
         return own
-    near = [math.exp((fleet.load.min() - load) / later.spread) for load in fleet.load]
-    taken = near[slot] / sum(near) * (1 - math.exp(-prefill / later.spread))
-    return own - later.rate * prefill * later.spread * math.log(1 - min(taken, 1 - 1e-12))
+    near = [math.exp((fleet.load.min() - load) / future_delay.spread) for load in fleet.load]
+    taken = near[slot] / sum(near) * (1 - math.exp(-prefill / future_delay.spread))
+    return own - future_delay.rate * prefill * future_delay.spread * math.log(1 - min(taken, 1 - 1e-12))
 
 
 @pytest.mark.usefixtures("either_way")
 @more_than_one_example
 @given(fleets(), st.sampled_from([LENGTH, LENGTH + 300, -np.inf]), st.sampled_from(EXPECTED))
-def test_nobody_costs_less_than_the_cheapest(case, tokens, later):
+def test_nobody_costs_less_than_the_cheapest(case, tokens, future_delay):
     fleet, cached = case
     held = [cached.on(slot) for slot in range(len(fleet))]
-    costs = [cost_on(fleet, slot, held[slot], tokens, later) for slot in range(len(fleet))]
-    slot, there, lightest, at_the_lightest = price.cheapest(fleet, fleet.load, cached, WEIGHT, tokens, later)
+    costs = [cost_on(fleet, slot, held[slot], tokens, future_delay) for slot in range(len(fleet))]
+    slot, there, lightest, at_the_lightest = price.cheapest(fleet, fleet.load, cached, WEIGHT, tokens, future_delay)
     assert costs[slot] <= min(costs) * (1 + 1e-8)
     assert fleet.load[lightest] == fleet.load.min()
     assert (there, at_the_lightest) == (held[slot], held[lightest])
@@ -99,11 +99,11 @@ def test_nobody_costs_less_than_the_cheapest(case, tokens, later):
 @pytest.mark.usefixtures("either_way")
 @more_than_one_example
 @given(fleets(), st.sampled_from(EXPECTED))
-def test_equals_are_left_to_the_fleet_to_tell_apart(case, later):
+def test_equals_are_left_to_the_fleet_to_tell_apart(case, future_delay):
     fleet, cached = case
     held = cached.by_slot()
-    slot = price.cheapest(fleet, fleet.load, cached, WEIGHT, LENGTH + 10, later)[0]
-    costs = np.array([cost_on(fleet, slot, held[slot], LENGTH + 10, later) for slot in range(len(fleet))])
+    slot = price.cheapest(fleet, fleet.load, cached, WEIGHT, LENGTH + 10, future_delay)[0]
+    costs = np.array([cost_on(fleet, slot, held[slot], LENGTH + 10, future_delay) for slot in range(len(fleet))])
     tied = np.flatnonzero(costs <= costs.min() * (1 + 1e-9))
     most = tied[held[tied] == held[tied].max()]
     emptiest = most[fleet.free[most] == fleet.free[most].max()]
