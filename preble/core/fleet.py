@@ -16,7 +16,7 @@ from preble.errors import ConfigurationError, NamespaceNotServedError, NoWorkers
 
 _LEARNING_RATE = 0.05
 _ROWS = (
-    "load", "pending", "free", "victim", "requests", "waiting", "passable", "uncached", "block", "new", "product",
+    "load", "pending", "free", "victim", "requests", "waiting", "overtakable", "uncached", "block", "new", "product",
 )  # fmt: skip
 _PRICED = 7  # the first rows are what policies price by
 _CONSTANT = 3  # the last rows do not change with every request
@@ -38,7 +38,7 @@ class Fleet:
     Arrays by slot: `load` and `pending` are outstanding seconds (all work, and its prefill part), infinite where no
     worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
     counts those in flight, `uncached` their prompt tokens still to be computed, `waiting` those of them not started;
-    `passable` is the prefill of those that shorter ones may pass, in seconds; `victim` is
+    `overtakable` is the prefill of those that shorter ones may pass, in seconds; `victim` is
     what evicting one token will cost later, in seconds. Counts are floats too: converting takes as long as adding.
     They are rows of one table, the last of which are the slots' block sizes and prices of a prompt's tokens;
     memoryviews of the rows read and write one number faster. `table` is the whole. `names` is replaced, never changed,
@@ -217,25 +217,25 @@ class Fleet:
         self._waiting[slot] += 1
         self._load[slot] += decode
 
-    def charge(self, slot: int, uncached: int, prefill: float, *, passable: bool) -> None:
+    def charge(self, slot: int, uncached: int, prefill: float, *, overtakable: bool) -> None:
         """Add prompt tokens and the seconds to compute them to what is outstanding there; below 0, take them away.
 
-        They are of a request that waits and is `passable`, or not.
+        They are of a request that waits and is `overtakable`, or not.
         """
         self._uncached[slot] += uncached
         self._pending[slot] += prefill
         self._load[slot] += prefill
-        if passable:
-            self._passable[slot] += prefill
+        if overtakable:
+            self._overtakable[slot] += prefill
 
-    def passed(self, slot: int, prefill: float) -> float:
-        """The seconds there that a request of that `prefill` passes: what `ahead` leaves out, for one slot."""
-        return max(0.0, self._passable[slot] - self._waiting[slot] * prefill)
+    def overtaken(self, slot: int, prefill: float) -> float:
+        """The seconds there that a request of that `prefill` passes: what `queue_delay` leaves out, for one slot."""
+        return max(0.0, self._overtakable[slot] - self._waiting[slot] * prefill)
 
-    def begin(self, slot: int, passable: float) -> None:
-        """One that waited has started; nobody passes its `passable` seconds any more."""
+    def begin(self, slot: int, overtakable: float) -> None:
+        """One that waited has started; nobody passes its `overtakable` seconds any more."""
         self._waiting[slot] -= 1
-        self._passable[slot] -= passable
+        self._overtakable[slot] -= overtakable
 
     def leave(self, slot: int, decode: float, *, waited: bool) -> None:
         """A request ended, whose prefill is not outstanding any more."""
@@ -247,7 +247,7 @@ class Fleet:
             self.occupied -= 1
             # An idle worker has exactly nothing to do: rounding errors must not add up over days.
             self._load[slot] = self._pending[slot] = self.idle_load(slot)
-            self._passable[slot] = 0.0
+            self._overtakable[slot] = 0.0
 
     def idle_load(self, slot: int) -> float:
         """The load of a worker without requests: infinite if it takes none."""
@@ -309,12 +309,12 @@ class Fleet:
         """Name the rows of the table."""
         self._table = table
         self.load, self.pending, self.free, self.victim, self.requests, self.waiting, *others = table
-        self.passable, self.uncached, *_ = others
+        self.overtakable, self.uncached, *_ = others
         self.table = table.data
         self._priced_rows = table[:_PRICED]
         cells = cast("list[memoryview[float]]", [memoryview(row) for row in table[:-_CONSTANT]])
         self._load, self._pending, self._free, self._victim, self._requests, self._waiting, *others = cells
-        self._passable, self._uncached = others
+        self._overtakable, self._uncached = others
 
     def _changed(self) -> None:
         """Derive from the slots what is read for every request."""
@@ -357,17 +357,17 @@ class Fleet:
 
 
 def thawed(frozen: bytes) -> Floats:
-    """Return `load`, `pending`, `free`, `victim`, `requests`, `waiting` and `passable` as they were when frozen."""
+    """Return `load`, `pending`, `free`, `victim`, `requests`, `waiting` and `overtakable` as they were when frozen."""
     return np.frombuffer(frozen).reshape(_PRICED, -1)
 
 
-def ahead(load: Floats, waiting: Floats, passable: Floats, prefill: Floats | float) -> Floats:
+def queue_delay(load: Floats, waiting: Floats, overtakable: Floats, prefill: Floats | float) -> Floats:
     """Seconds by slot that a request of so many seconds of `prefill` waits for others there, and they for it.
 
     It waits for what has started and for those that are shorter; those that are longer wait for it. So each that waits
     costs at most this one's prefill. Of all of them together counts what they are, or as much for each: the lesser.
     """
-    counted: Floats = load - np.maximum(passable - waiting * prefill, 0.0)
+    counted: Floats = load - np.maximum(overtakable - waiting * prefill, 0.0)
     return counted
 
 

@@ -15,8 +15,8 @@ def enter(fleet: Fleet, request: Request) -> float:
     slot, length = request.slot, request.length
     worker = fleet.slots[slot]
     waits: float = fleet.pending.item(slot)
-    waits -= fleet.passed(slot, worker.work_seconds(length - request.cached, length))
-    request.passable = worker.short_first and fleet.requests.item(slot) > 0  # where nobody is it starts at once
+    waits -= fleet.overtaken(slot, worker.work_seconds(length - request.cached, length))
+    request.overtakable = worker.short_first and fleet.requests.item(slot) > 0  # where nobody is it starts at once
     request.decode = worker.decode_seconds(length, request.max_tokens)
     fleet.enter(slot, request.decode)
     charge(fleet, request)
@@ -29,13 +29,13 @@ def charge(fleet: Fleet, request: Request) -> None:
     slot, length = request.slot, request.length
     request.uncached = length - request.cached
     request.prefill = fleet.slots[slot].work_seconds(request.uncached, length)
-    fleet.charge(slot, request.uncached, request.prefill, passable=request.passable and not request.started)
+    fleet.charge(slot, request.uncached, request.prefill, overtakable=request.overtakable and not request.started)
 
 
 def release(fleet: Fleet, request: Request) -> None:
     """Take back what `charge` charged."""
-    passable = request.passable and not request.started
-    fleet.charge(request.slot, -request.uncached, -request.prefill, passable=passable)
+    overtakable = request.overtakable and not request.started
+    fleet.charge(request.slot, -request.uncached, -request.prefill, overtakable=overtakable)
     request.uncached, request.prefill = 0, 0.0
 
 
@@ -43,7 +43,7 @@ def begin(fleet: Fleet, request: Request) -> None:
     """It waits no longer."""
     if not request.started:
         request.started = True
-        fleet.begin(request.slot, request.prefill if request.passable else 0.0)
+        fleet.begin(request.slot, request.prefill if request.overtakable else 0.0)
 
 
 def leave(fleet: Fleet, request: Request) -> None:
@@ -62,13 +62,13 @@ def check(fleet: Fleet, slot: int, here: Sequence[Request]) -> None:
     """Raise AssertionError if what a slot is charged for is not what the requests there have left to do."""
     pending = sum(request.prefill for request in here) + fleet.idle_load(slot)
     waiting = [request for request in here if not request.started]
-    passable = sum(request.prefill for request in waiting if request.passable)
+    overtakable = sum(request.prefill for request in waiting if request.overtakable)
     assert fleet.requests[slot] == len(here), f"slot {slot}: request count"
     assert fleet.waiting[slot] == len(waiting), f"slot {slot}: waiting"
     assert fleet.uncached[slot] == sum(request.uncached for request in here), f"slot {slot}: uncached"
     for name, seconds, of_them in (
         ("pending prefill", fleet.pending[slot], pending),
-        ("passable", fleet.passable[slot], passable),
+        ("overtakable", fleet.overtakable[slot], overtakable),
         ("load", fleet.load[slot], outstanding(here) + fleet.idle_load(slot)),
     ):
         assert np.isclose(seconds, of_them, atol=1e-6), f"slot {slot}: {name}"

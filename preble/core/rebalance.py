@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from preble.core.fleet import Fleet, ahead
+from preble.core.fleet import Fleet, queue_delay
 from preble.core.policy import Query
 
 RELIEF = 2.0
@@ -30,7 +30,7 @@ class Queued(Protocol):
     slot: int
     prefill: float
     namespace: str
-    passable: bool
+    overtakable: bool
 
 
 def moves(queued: Sequence[tuple[Queued, Query]], fleet: Fleet) -> list[Move]:
@@ -40,15 +40,15 @@ def moves(queued: Sequence[tuple[Queued, Query]], fleet: Fleet) -> list[Move]:
     counts at once in the waits that the next one is judged by.
     """
     found = []
-    rows = np.array([fleet.pending, fleet.waiting, fleet.passable])
-    pending, waiting, passable = rows
+    rows = np.array([fleet.pending, fleet.waiting, fleet.overtakable])
+    pending, waiting, overtakable = rows
     for request, query in reversed(queued):
         source, seconds = request.slot, request.prefill
-        own = np.array([seconds, 1.0, seconds * request.passable])
+        own = np.array([seconds, 1.0, seconds * request.overtakable])
         others = rows[:, source] - own
-        here = ahead(others[0], others[1], others[2], seconds) + seconds
+        here = queue_delay(others[0], others[1], others[2], seconds) + seconds
         prefill = fleet.work_seconds(query.cached, query.length)
-        there = ahead(pending, waiting, passable, prefill) + prefill + fleet.closed(request.namespace)
+        there = queue_delay(pending, waiting, overtakable, prefill) + prefill + fleet.closed(request.namespace)
         there[source] = np.inf  # it would find itself there
         target = int(there.argmin())
         if RELIEF * there[target] < here:

@@ -18,11 +18,11 @@ class Request:
 
     `cached` is what was believed cached there when it was placed, and what the engine really found once it `counted`.
     `prefill` and `decode` are outstanding seconds, `uncached` outstanding prompt tokens, until the prefill `computed`.
-    While it waits, shorter ones may pass it if it is `passable`.
+    While it waits, shorter ones may pass it if it is `overtakable`.
     """
 
     __slots__ = (
-        "cached", "computed", "counted", "decode", "id", "length", "max_tokens", "namespace", "node", "passable",
+        "cached", "computed", "counted", "decode", "id", "length", "max_tokens", "namespace", "node", "overtakable",
         "prefill", "priority", "session", "slot", "started", "submitted_at", "tokens", "uncached",
     )  # fmt: skip
 
@@ -42,6 +42,6 @@ class Request:
         self.prefill = 0.0
         self.decode = 0.0
         self.started = False
-        self.passable = False
+        self.overtakable = False
         self.counted = False
         self.computed = False

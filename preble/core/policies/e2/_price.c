@@ -12,7 +12,7 @@
 #define NUMBERS 7
 
 /* The rows of a fleet's table, in its order. */
-enum { LOAD, PENDING, FREE, VICTIM, REQUESTS, WAITING, PASSABLE, UNCACHED, BLOCK, NEW, PRODUCT, ROWS };
+enum { LOAD, PENDING, FREE, VICTIM, REQUESTS, WAITING, OVERTAKABLE, UNCACHED, BLOCK, NEW, PRODUCT, ROWS };
 
 typedef struct {
     double length, base, if_busy, per_request, tokens, rate, spread;
@@ -92,7 +92,7 @@ priced(const double *load, const double *table, Py_ssize_t slots, double *held, 
 {
     const double *free_tokens = table + FREE * slots, *victim = table + VICTIM * slots;
     const double *requests = table + REQUESTS * slots, *waiting = table + WAITING * slots;
-    const double *passable = table + PASSABLE * slots, *block = table + BLOCK * slots;
+    const double *overtakable = table + OVERTAKABLE * slots, *block = table + BLOCK * slots;
     const double *new = table + NEW * slots, *product = table + PRODUCT * slots;
     double least = INFINITY, second = INFINITY;
     Least found = {-1, -1, 0};
@@ -103,9 +103,9 @@ priced(const double *load, const double *table, Py_ssize_t slots, double *held, 
         double weight = prompt->base + prompt->if_busy * (requests[slot] > 0) + prompt->per_request * requests[slot];
         double prefill = (new[slot] + product[slot] * prompt->length) * (prompt->length - held[slot]);
         double excess = prompt->tokens - (held[slot] + free_tokens[slot]);
-        double passed = passable[slot] - waiting[slot] * prefill;
-        double ahead = load[slot] - (passed > 0 ? passed : 0.0);
-        double cost = ahead + weight * prefill + (excess > 0 ? excess * victim[slot] : 0.0);
+        double overtaken = overtakable[slot] - waiting[slot] * prefill;
+        double queue_delay = load[slot] - (overtaken > 0 ? overtaken : 0.0);
+        double cost = queue_delay + weight * prefill + (excess > 0 ? excess * victim[slot] : 0.0);
         if (prompt->rate > 0 && cost <= least * CLEAR && load[slot] < INFINITY)
             cost += future_delay(load[slot] - load[found.lightest], prefill, near, prompt); /* never less than 0 */
         if (cost < least) {

@@ -7,7 +7,7 @@ import numpy as np
 
 from preble.core.cached import Cached, Floats
 from preble.core.copies import COPY_PRIORITY, Copy
-from preble.core.fleet import Fleet, ahead, eviction_seconds, thawed
+from preble.core.fleet import Fleet, eviction_seconds, queue_delay, thawed
 from preble.core.policies.e2.future_delay import NO_DELAY, Arrivals, FutureDelay
 from preble.core.policies.e2.prefill_weight import PrefillWeight
 from preble.core.policies.e2.price import cheapest
@@ -26,17 +26,17 @@ class E2:
 
     L is the work assigned to the worker and not done: what the prefill of queued and running requests, and half of what
     their decodes, add to the steps of everyone. Where queues let short ones go first, all that waits there counts at
-    most P for each request (`preble.core.fleet.ahead`). P is that of the tokens missed there. w is `weight` for the
-    worker's time; recomputing also takes capacity from later requests, so it is `busy` more if the worker has requests,
-    and as much for the share of workers that had some lately, of many workers to the power of their groups of eight:
-    that all are busy at once is ever less likely; and those that run beside a prefill wait for it, so it grows by
-    `beside` with each request there and by `delay` with every request in flight per worker. M is what evicting to make
-    room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. D is what
-    those who come while it is prefilled will wait longer, because one light worker less is there for them, so that long
-    prompts wait for each other rather than everybody for them (`future_delay.py`); nothing where short ones go first.
-    Prefixes in flight count as held, since they are computed first. An overloaded holder is relieved by the same rule:
-    its L exceeds what recomputing costs elsewhere, and the copy that this makes is then held by both. Where a prefix is
-    in too few places for long, though no single request should pay for a copy, one is made in the background
+    most P for each request (`preble.core.fleet.queue_delay`). P is that of the tokens missed there. w is `weight` for
+    the worker's time; recomputing also takes capacity from later requests, so it is `busy` more if the worker has
+    requests, and as much for the share of workers that had some lately, of many workers to the power of their groups of
+    eight: that all are busy at once is ever less likely; and those that run beside a prefill wait for it, so it grows
+    by `beside` with each request there and by `delay` with every request in flight per worker. M is what evicting to
+    make room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. D is
+    what those who come while it is prefilled will wait longer, because one light worker less is there for them, so that
+    long prompts wait for each other rather than everybody for them (`future_delay.py`); nothing where short ones go
+    first. Prefixes in flight count as held, since they are computed first. An overloaded holder is relieved by the same
+    rule: its L exceeds what recomputing costs elsewhere, and the copy that this makes is then held by both. Where a
+    prefix is in too few places for long, though no single request should pay for a copy, one is made in the background
     (`replication.py`).
 
     The parts can be switched off one by one: `decode` is the decodes in L, `eviction` is M, `future_delay` is D,
@@ -87,7 +87,8 @@ class E2:
         future_delay = self._expected(fleet, now)
         slot, held, lightest, there = cheapest(fleet, load, cached, weight, tokens, future_delay)
         if self.replicates and held - there >= LEAST and not query.namespace:
-            avoidable = self._ahead(query, slot, held, load, fleet) - self._ahead(query, lightest, there, load, fleet)
+            delay = self._queue_delay(query, slot, held, load, fleet)
+            avoidable = delay - self._queue_delay(query, lightest, there, load, fleet)
             self._pay(query, avoidable, held - there, lightest, weight, fleet, now)
         price = fleet.token_seconds(query.length)
         terms = _Frozen(fleet.frozen(), fleet.live, self.decode, cached, price, weight, tokens, future_delay)
@@ -114,12 +115,20 @@ class E2:
             return NO_DELAY
         return self._arrivals.future_delay(len(fleet.live), len(fleet.present), now)
 
-    def _ahead(self, query: Query, slot: int, held: int, load: Floats, fleet: Fleet) -> float:
+    def _queue_delay(self, query: Query, slot: int, held: int, load: Floats, fleet: Fleet) -> float:
         """The L of a slot that holds so many of its tokens."""
-        return load.item(slot) - fleet.passed(slot, fleet.slots[slot].work_seconds(query.length - held, query.length))
+        prefill = fleet.slots[slot].work_seconds(query.length - held, query.length)
+        return load.item(slot) - fleet.overtaken(slot, prefill)
 
     def _pay(
-        self, query: Query, avoidable: float, missed: int, lightest: int, weight: PrefillWeight, fleet: Fleet, now: float
+        self,
+        query: Query,
+        avoidable: float,
+        missed: int,
+        lightest: int,
+        weight: PrefillWeight,
+        fleet: Fleet,
+        now: float,
     ) -> None:
         """Count the seconds that this request could have avoided, had the least loaded worker held its prefix too."""
         if avoidable > 0:
@@ -141,14 +150,14 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
     future_delay: FutureDelay
 
     def __call__(self) -> Terms:
-        load, pending, free, victim, requests, waiting, passable = thawed(self.fleet)
+        load, pending, free, victim, requests, waiting, overtakable = thawed(self.fleet)
         load, held = load if self.decode else pending, self.cached.by_slot()
         eviction = None if self.tokens < 0 else eviction_seconds(held, free, victim, self.tokens)
         prefill = self.price * (self.cached.length - held)
         taking = np.full_like(load, np.inf)
         taking[self.live] = load[self.live]
         future_delay = self.future_delay.seconds(taking, prefill)
-        load = ahead(load, waiting, passable, prefill)
+        load = queue_delay(load, waiting, overtakable, prefill)
         return Terms(load, prefill, eviction, held, self.weight.on(requests), future_delay)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from preble.core.cached import Cached, Floats
-from preble.core.fleet import Fleet, ahead
+from preble.core.fleet import Fleet, queue_delay
 from preble.core.policies.e2.future_delay import FutureDelay
 from preble.core.policies.e2.prefill_weight import PrefillWeight
 
@@ -25,13 +25,21 @@ def cheapest(
             load,
             fleet.table,
             cached.levels,
-            (cached.length, weight.base, weight.if_busy, weight.per_request, tokens, future_delay.rate, future_delay.spread),
+            (
+                cached.length,
+                weight.base,
+                weight.if_busy,
+                weight.per_request,
+                tokens,
+                future_delay.rate,
+                future_delay.spread,
+            ),
         )
         if found is not None:
             return found
     held = cached.by_slot()
     prefill = fleet.work_seconds(held, cached.length)
-    own = ahead(load, fleet.waiting, fleet.passable, prefill) + weight.on(fleet.requests) * prefill
+    own = queue_delay(load, fleet.waiting, fleet.overtakable, prefill) + weight.on(fleet.requests) * prefill
     slot = fleet.cheapest(own + fleet.eviction_seconds(held, tokens) + future_delay.seconds(load, prefill), held)
     lightest = int(load.argmin())
     return slot, int(held[slot]), lightest, int(held[lightest])

@@ -56,11 +56,11 @@ def fleets(draw: st.DrawFn) -> tuple[Fleet, Cached]:
         fleet.load[slot] = draw(any_load)
         fleet.requests[slot] = draw(st.integers(0, 3))
         fleet.waiting[slot] = draw(st.integers(0, int(fleet.requests[slot])))
-        fleet.passable[slot] = draw(st.one_of(few, st.floats(0, 3))) if fleet.waiting[slot] else 0.0
+        fleet.overtakable[slot] = draw(st.one_of(few, st.floats(0, 3))) if fleet.waiting[slot] else 0.0
         fleet.free[slot] = draw(st.sampled_from([-5, 0, 50, 1000]))
         fleet.victim[slot] = draw(few)
     fleet.load[draw(st.integers(0, slots - 1))] = draw(few)
-    fleet.load += fleet.passable  # which is a part of it
+    fleet.load += fleet.overtakable  # which is a part of it
     depths = sorted(draw(st.sets(st.integers(1, LENGTH), max_size=4)))
     mask, levels = (1 << slots) - 1, []
     for depth in depths:
@@ -74,8 +74,8 @@ def cost_on(fleet: Fleet, slot: int, held: int, tokens: float, future_delay: Fut
     """Price one slot."""
     prefill = fleet.slots[slot].work_seconds(LENGTH - held, LENGTH)
     excess = max(0.0, tokens - held - fleet.free[slot])
-    ahead = fleet.load[slot] - max(0.0, fleet.passable[slot] - fleet.waiting[slot] * prefill)
-    own = float(ahead + WEIGHT.on(fleet.requests[slot]) * prefill + excess * fleet.victim[slot])
+    queue_delay = fleet.load[slot] - max(0.0, fleet.overtakable[slot] - fleet.waiting[slot] * prefill)
+    own = float(queue_delay + WEIGHT.on(fleet.requests[slot]) * prefill + excess * fleet.victim[slot])
     if not future_delay.rate or own == math.inf:
         return own
     near = [math.exp((fleet.load.min() - load) / future_delay.spread) for load in fleet.load]
