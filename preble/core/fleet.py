@@ -16,7 +16,8 @@ from preble.errors import ConfigurationError, NamespaceNotServedError, NoWorkers
 
 _LEARNING_RATE = 0.05
 _ROWS = (
-    "load", "pending", "free", "victim", "requests", "waiting", "overtakable", "uncached", "block", "new", "product",
+    "load", "pending", "free", "eviction_seconds_per_token", "requests", "waiting", "overtakable",
+    "uncached", "block", "new", "product",
 )  # fmt: skip
 _PRICED = 7  # the first rows are what policies price by
 _CONSTANT = 3  # the last rows do not change with every request
@@ -38,7 +39,7 @@ class Fleet:
     Arrays by slot: `load` and `pending` are outstanding seconds (all work, and its prefill part), infinite where no
     worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
     counts those in flight, `uncached` their prompt tokens still to be computed, `waiting` those of them not started;
-    `overtakable` is the prefill of those that shorter ones may pass, in seconds; `victim` is
+    `overtakable` is the prefill of those that shorter ones may pass, in seconds; `eviction_seconds_per_token` is
     what evicting one token will cost later, in seconds. Counts are floats too: converting takes as long as adding.
     They are rows of one table, the last of which are the slots' block sizes and prices of a prompt's tokens;
     memoryviews of the rows read and write one number faster. `table` is the whole. `names` is replaced, never changed,
@@ -191,7 +192,7 @@ class Fleet:
 
     def eviction_seconds(self, cached: Floats, tokens: float) -> Floats:
         """Seconds that making room on each slot for what it has not cached of `tokens` tokens will cost later."""
-        return eviction_seconds(cached, self.free, self.victim, tokens)
+        return eviction_seconds(cached, self.free, self.eviction_seconds_per_token, tokens)
 
     def cheapest(self, cost: Floats, cached: Floats | None = None) -> int:
         """The slot of least cost; ties go to most tokens cached, then the emptiest cache, then a seeded draw."""
@@ -273,7 +274,7 @@ class Fleet:
         """Learn how much of what is sent there is reused."""
         worker = self.slots[slot]
         worker.reuse += _LEARNING_RATE * (cached_share - worker.reuse)
-        self._victim[slot] = worker.reuse * worker.prices.new
+        self._eviction_seconds_per_token[slot] = worker.reuse * worker.prices.new
 
     def saw_output(self, slot: int, tokens: int) -> None:
         """Learn how long outputs are."""
@@ -296,7 +297,7 @@ class Fleet:
             if leader is worker.fit:
                 leaders.append(leader)
         for index, worker in enumerate(self.slots):
-            self.victim[index] = worker.reuse * worker.prices.new
+            self.eviction_seconds_per_token[index] = worker.reuse * worker.prices.new
 
     def _empty_slot(self) -> int:
         if None in self.names:
@@ -308,13 +309,13 @@ class Fleet:
     def _lay_out(self, table: Floats) -> None:
         """Name the rows of the table."""
         self._table = table
-        self.load, self.pending, self.free, self.victim, self.requests, self.waiting, *others = table
-        self.overtakable, self.uncached, *_ = others
+        self.load, self.pending, self.free, self.eviction_seconds_per_token, *others = table
+        self.requests, self.waiting, self.overtakable, self.uncached, *_ = others
         self.table = table.data
         self._priced_rows = table[:_PRICED]
         cells = cast("list[memoryview[float]]", [memoryview(row) for row in table[:-_CONSTANT]])
-        self._load, self._pending, self._free, self._victim, self._requests, self._waiting, *others = cells
-        self._overtakable, self._uncached = others
+        self._load, self._pending, self._free, self._eviction_seconds_per_token, *cells = cells
+        self._requests, self._waiting, self._overtakable, self._uncached = cells
 
     def _changed(self) -> None:
         """Derive from the slots what is read for every request."""
@@ -357,7 +358,7 @@ class Fleet:
 
 
 def thawed(frozen: bytes) -> Floats:
-    """Return `load`, `pending`, `free`, `victim`, `requests`, `waiting` and `overtakable` as they were when frozen."""
+    """Return the rows that policies price by, in the order of the table, as they were when frozen."""
     return np.frombuffer(frozen).reshape(_PRICED, -1)
 
 
@@ -371,9 +372,9 @@ def queue_delay(load: Floats, waiting: Floats, overtakable: Floats, prefill: Flo
     return counted
 
 
-def eviction_seconds(cached: Floats, free: Floats, victim: Floats, tokens: float) -> Floats:
+def eviction_seconds(cached: Floats, free: Floats, seconds_per_token: Floats, tokens: float) -> Floats:
     """Seconds that making room for what is not `cached` of `tokens` tokens will cost later, from a fleet's arrays."""
-    seconds: Floats = np.maximum(tokens - (cached + free), 0.0) * victim
+    seconds: Floats = np.maximum(tokens - (cached + free), 0.0) * seconds_per_token
     return seconds
 
 

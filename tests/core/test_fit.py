@@ -332,6 +332,6 @@ class TestScheduler:
         scheduler.finish("r", output=[5], now=0.0)
         scheduler.submit("s", [1, 2, 3, 4], worker="a", now=0.0)
         scheduler.finish("s", now=0.0)
-        before = scheduler.fleet.victim[0] / scheduler.prices("a").new
+        before = scheduler.fleet.eviction_seconds_per_token[0] / scheduler.prices("a").new
         scheduler.observe("a", steps(400), now=1.0)
-        assert scheduler.fleet.victim[0] / scheduler.prices("a").new == pytest.approx(before)
+        assert scheduler.fleet.eviction_seconds_per_token[0] / scheduler.prices("a").new == pytest.approx(before)

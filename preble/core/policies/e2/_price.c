@@ -12,7 +12,7 @@
 #define NUMBERS 7
 
 /* The rows of a fleet's table, in its order. */
-enum { LOAD, PENDING, FREE, VICTIM, REQUESTS, WAITING, OVERTAKABLE, UNCACHED, BLOCK, NEW, PRODUCT, ROWS };
+enum { LOAD, PENDING, FREE, EVICTION_SECONDS_PER_TOKEN, REQUESTS, WAITING, OVERTAKABLE, UNCACHED, BLOCK, NEW, PRODUCT, ROWS };
 
 typedef struct {
     double length, base, if_busy, per_request, tokens, rate, spread;
@@ -90,7 +90,7 @@ future_delay(double above, double prefill, double near, const Prompt *prompt)
 static Least
 priced(const double *load, const double *table, Py_ssize_t slots, double *held, const Prompt *prompt)
 {
-    const double *free_tokens = table + FREE * slots, *victim = table + VICTIM * slots;
+    const double *free_tokens = table + FREE * slots, *eviction_seconds = table + EVICTION_SECONDS_PER_TOKEN * slots;
     const double *requests = table + REQUESTS * slots, *waiting = table + WAITING * slots;
     const double *overtakable = table + OVERTAKABLE * slots, *block = table + BLOCK * slots;
     const double *new = table + NEW * slots, *product = table + PRODUCT * slots;
@@ -105,7 +105,7 @@ priced(const double *load, const double *table, Py_ssize_t slots, double *held, 
         double excess = prompt->tokens - (held[slot] + free_tokens[slot]);
         double overtaken = overtakable[slot] - waiting[slot] * prefill;
         double queue_delay = load[slot] - (overtaken > 0 ? overtaken : 0.0);
-        double cost = queue_delay + weight * prefill + (excess > 0 ? excess * victim[slot] : 0.0);
+        double cost = queue_delay + weight * prefill + (excess > 0 ? excess * eviction_seconds[slot] : 0.0);
         if (prompt->rate > 0 && cost <= least * CLEAR && load[slot] < INFINITY)
             cost += future_delay(load[slot] - load[found.lightest], prefill, near, prompt); /* never less than 0 */
         if (cost < least) {

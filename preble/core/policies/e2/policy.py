@@ -150,9 +150,9 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
     future_delay: FutureDelay
 
     def __call__(self) -> Terms:
-        load, pending, free, victim, requests, waiting, overtakable = thawed(self.fleet)
+        load, pending, free, per_token, requests, waiting, overtakable = thawed(self.fleet)
         load, held = load if self.decode else pending, self.cached.by_slot()
-        eviction = None if self.tokens < 0 else eviction_seconds(held, free, victim, self.tokens)
+        eviction = None if self.tokens < 0 else eviction_seconds(held, free, per_token, self.tokens)
         prefill = self.price * (self.cached.length - held)
         taking = np.full_like(load, np.inf)
         taking[self.live] = load[self.live]

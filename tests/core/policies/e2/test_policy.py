@@ -406,7 +406,7 @@ def test_a_computed_prefix_counts_without_those_in_flight(new_scheduler: NewSche
 def test_without_eviction_a_full_cache_is_no_reason(new_scheduler: NewScheduler, eviction: bool, worker: str):
     scheduler = new_scheduler(policy=E2(eviction=eviction), kv_tokens=300)
     prepare(scheduler, "a", 1, [1] * 250, served=True)
-    scheduler.fleet.victim[0] = 0.01
+    scheduler.fleet.eviction_seconds_per_token[0] = 0.01
     prepare(scheduler, "b", 2, [2], served=False)
     assert place(scheduler, [3] * 200) == worker
 

@@ -58,7 +58,7 @@ def fleets(draw: st.DrawFn) -> tuple[Fleet, Cached]:
         fleet.waiting[slot] = draw(st.integers(0, int(fleet.requests[slot])))
         fleet.overtakable[slot] = draw(st.one_of(few, st.floats(0, 3))) if fleet.waiting[slot] else 0.0
         fleet.free[slot] = draw(st.sampled_from([-5, 0, 50, 1000]))
-        fleet.victim[slot] = draw(few)
+        fleet.eviction_seconds_per_token[slot] = draw(few)
     fleet.load[draw(st.integers(0, slots - 1))] = draw(few)
     fleet.load += fleet.overtakable  # which is a part of it
     depths = sorted(draw(st.sets(st.integers(1, LENGTH), max_size=4)))
@@ -75,7 +75,9 @@ def cost_on(fleet: Fleet, slot: int, held: int, tokens: float, future_delay: Fut
     prefill = fleet.slots[slot].work_seconds(LENGTH - held, LENGTH)
     excess = max(0.0, tokens - held - fleet.free[slot])
     queue_delay = fleet.load[slot] - max(0.0, fleet.overtakable[slot] - fleet.waiting[slot] * prefill)
-    own = float(queue_delay + WEIGHT.on(fleet.requests[slot]) * prefill + excess * fleet.victim[slot])
+    own = float(
+        queue_delay + WEIGHT.on(fleet.requests[slot]) * prefill + excess * fleet.eviction_seconds_per_token[slot]
+    )
     if not future_delay.rate or own == math.inf:
         return own
     near = [math.exp((fleet.load.min() - load) / future_delay.spread) for load in fleet.load]
@@ -115,7 +117,7 @@ def test_the_eviction_price_of_the_one_ahead_can_make_another_win():
     fleet = like(2)
     query = Query(LENGTH, 0, None, 0, MATCH, fleet.cached([(50, 0b01)], LENGTH))
     assert E2().place(query, fleet, 0.0).slot == 0
-    fleet.free[0], fleet.victim[0] = 0, 1.0
+    fleet.free[0], fleet.eviction_seconds_per_token[0] = 0, 1.0
     assert E2().place(query, fleet, 0.0).slot == 1
 
 
