@@ -326,7 +326,9 @@ class Batcher:
             self.cache.store(sequence.lease, tokens, sequence.computed)
 
     def _in_use(self, first: bytes) -> bool:
-        return self.cache.begins(first) or any(sequence.first == first for sequence in self._sequences.values())
+        return self.cache.has_prefix_token(first) or any(
+            sequence.first == first for sequence in self._sequences.values()
+        )
 
     def _unsalted(self, evicted: Evicted) -> Evicted:
         salt, tokens = self._namespaces.prompt(evicted.tokens)

@@ -45,9 +45,9 @@ class BlockCache:
         """Number of blocks that no lease uses: free ones, and cached ones that may be evicted."""
         return self.total - self.leased
 
-    def begins(self, first: bytes) -> bool:
-        """Return whether a prefix that is cached, or that `evicted` will tell of, begins with this packed token."""
-        return self._tree.begins(first) or any(evicted.tokens.startswith(first) for evicted in self._evicted)
+    def has_prefix_token(self, first: bytes) -> bool:
+        """Return whether a prefix that is cached, or that `evicted` will tell of, has the first token `first`, packed."""
+        return self._tree.has_prefix_token(first) or any(evicted.tokens.startswith(first) for evicted in self._evicted)
 
     def match(self, tokens: bytes) -> int:
         """Return how many leading tokens of a prompt are cached: whole blocks, leaving at least one to compute."""

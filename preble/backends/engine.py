@@ -79,8 +79,8 @@ class Delta(msgspec.Struct, array_like=True):
     logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
-    def begins(self) -> bool:
-        """Whether it says that the request waits no longer."""
+    def admitted(self) -> bool:
+        """Whether it says that the engine has admitted the request: it waits no longer."""
         return self.cached_tokens is not None or not (self.tokens or self.finish_reason)
 
 

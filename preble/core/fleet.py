@@ -102,7 +102,7 @@ class Fleet:
     def drain(self, worker: str) -> int:
         """Let a worker finish what it has and take no more; return its slot. Draining it again changes nothing."""
         slot = self.slot(worker)
-        self.slots[slot].takes = False
+        self.slots[slot].accepts_requests = False
         self.load[slot] = self.pending[slot] = np.inf
         self._changed()
         return slot
@@ -252,7 +252,7 @@ class Fleet:
 
     def idle_load(self, slot: int) -> float:
         """The load of a worker without requests: infinite if it takes none."""
-        return 0.0 if self.slots[slot].takes else np.inf
+        return 0.0 if self.slots[slot].accepts_requests else np.inf
 
     def set_free(self, slot: int, tokens: int) -> None:
         """So many tokens of its cache are not believed held."""
@@ -321,7 +321,7 @@ class Fleet:
         """Derive from the slots what is read for every request."""
         self.names = tuple(slot.worker for slot in self.slots)
         self.present = [index for index, name in enumerate(self.names) if name is not None]
-        self.live = [index for index in self.present if self.slots[index].takes]
+        self.live = [index for index in self.present if self.slots[index].accepts_requests]
         self.live_mask = _mask(self.live)
         self.short_first = self._all_short_first(self.live)
         self.restricted = any(slot.namespaces is not None for slot in self.slots)

@@ -85,7 +85,7 @@ class Scheduler:
         self._log = None if log is None else DecisionLog(log, policy=name, seed=seed)
         self.policy = policy_named(policy)
         self.tree = RadixTree()
-        self._namespaces = Namespaces(self.tree.begins)
+        self._namespaces = Namespaces(self.tree.has_prefix_token)
         self.fleet = Fleet(seed)
         _hook(self.policy, "attached")(self.fleet)
         self._placed = _hook(self.policy, "placed")
@@ -218,7 +218,7 @@ class Scheduler:
         fleet = self.fleet.serving(namespace) if self.fleet.restricted else self.fleet
         decision = self.policy.place(query, fleet, now) if worker is None else self._assigned(worker, fleet)
         slot = decision.slot
-        if not (0 <= slot < len(fleet.slots) and fleet.slots[slot].takes and fleet.names[slot] is not None):
+        if not (0 <= slot < len(fleet.slots) and fleet.slots[slot].accepts_requests and fleet.names[slot] is not None):
             raise ConfigurationError(f"policy: chose slot {slot}, which has no worker that takes this request")
         node = self.tree.insert(key, slot, match=match)
         self._requests.pop(id, None)  # an orphan's old place in the order of submission
@@ -431,7 +431,7 @@ class Scheduler:
 
     def _assigned(self, worker: str, fleet: Fleet) -> Decision:
         slot = fleet.slot(worker)
-        if not fleet.slots[slot].takes:
+        if not fleet.slots[slot].accepts_requests:
             raise ConfigurationError(f"worker: {worker!r} is drained")
         if fleet.names[slot] is None:
             raise ConfigurationError(f"worker: {worker!r} does not serve the request's namespace")
@@ -449,7 +449,9 @@ class Scheduler:
         fleet = self.fleet
         return WorkerState(
             worker=self._worker(slot),
-            load=float(fleet.load[slot]) if fleet.slots[slot].takes else ledger.outstanding(self._here(slot)),
+            load=float(fleet.load[slot])
+            if fleet.slots[slot].accepts_requests
+            else ledger.outstanding(self._here(slot)),
             requests=int(fleet.requests[slot]),
             held_tokens=self.tree.held_tokens(slot),
             kv_tokens=fleet.slots[slot].kv_tokens,

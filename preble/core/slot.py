@@ -13,21 +13,20 @@ _OUTPUT_GUESS = 64.0
 class Slot:
     """What does not change with every request: a worker's name, its cache in tokens, its prices in seconds.
 
-    Its engine computes at most `max_batched_tokens` in a step, None for any number.
-    It `takes` requests if a worker is here and is not drained, of `namespaces` only unless that is None. `short_first`
-    says that its wait queue lets shorter requests pass. `fit` learns from its steps; the prices are those of `leader`,
-    its own or that of a worker like it. `output` is the running mean of output tokens, `reuse` the running share of
-    prompt tokens that were cached.
+    Its engine computes at most `max_batched_tokens` in a step, None for any number. It `accepts_requests` if a worker
+    is here and is not drained, of `namespaces` only unless that is None. `short_first` says that its wait queue lets
+    shorter requests pass. `fit` learns from its steps; the prices are those of `leader`, its own or that of a worker
+    like it. `output` is the running mean of output tokens, `reuse` the running share of prompt tokens that were cached.
     """
 
     __slots__ = (
-        "block_size", "fit", "kv_tokens", "leader", "max_batched_tokens", "namespaces", "output", "prices", "reuse",
-        "short_first", "takes", "worker",
+        "accepts_requests", "block_size", "fit", "kv_tokens", "leader", "max_batched_tokens", "namespaces", "output",
+        "prices", "reuse", "short_first", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: str | None, kv_tokens: int, block_size: int, prices: Coefficients) -> None:
         self.worker = worker
-        self.takes = worker is not None
+        self.accepts_requests = worker is not None
         self.namespaces: frozenset[str] | None = None
         self.max_batched_tokens: int | None = None
         self.short_first = False

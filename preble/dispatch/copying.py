@@ -29,7 +29,7 @@ class Copying:
 
     def take_in(self, wire: int, delta: Delta, now: float) -> None:
         """Take in what its worker says of one."""
-        if delta.begins:
+        if delta.admitted:
             self._scheduler.started(_id(wire), cached_tokens=delta.cached_tokens, now=now)
         if delta.tokens:
             self._scheduler.first_token(_id(wire), now=now)

@@ -246,7 +246,7 @@ class Dispatcher:
             self.send(sample.worker, Submit(request))
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
-        if delta.begins and not sample.counted:
+        if delta.admitted and not sample.counted:
             if delta.cached_tokens is not None:
                 sample.count(delta.cached_tokens)
             self._scheduler.started(sample.id, cached_tokens=delta.cached_tokens, now=now)

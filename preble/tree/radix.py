@@ -103,8 +103,8 @@ class RadixTree:
             yield node, gone
             tokens -= gone
 
-    def begins(self, first: bytes) -> bool:
-        """Return whether anyone holds a prefix that begins with this packed token. O(prefixes) for larger pages."""
+    def has_prefix_token(self, first: bytes) -> bool:
+        """Return whether anyone holds a prefix whose first token is `first`, packed. O(prefixes) for larger pages."""
         firsts = self._nodes.children[0] or {}
         return first in firsts or (self._nodes.page > 1 and any(page.startswith(first) for page in firsts))
 

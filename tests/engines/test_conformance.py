@@ -277,7 +277,7 @@ async def test_a_stream_begins_when_its_request_waits_no_longer(engine: Running)
         nonlocal inside, most
         async with aclosing(engine.stream(prompt(number, 200), max_tokens=30)) as deltas:
             first = await anext(deltas)
-            assert first.begins
+            assert first.admitted
             assert not first.tokens, "it began before"
             inside += 1
             most = max(most, inside)
