@@ -170,7 +170,7 @@ class Fleet:
         return seconds
 
     @property
-    def crowd(self) -> float:
+    def requests_per_worker(self) -> float:
         """Requests in flight for each worker that takes some; 0 without workers."""
         return self.in_flight / len(self.live) if self.live else 0.0
 

@@ -106,7 +106,7 @@ class E2:
     def weigh(self, fleet: Fleet) -> PrefillWeight:
         """How many times P counts now, by a worker's requests."""
         groups = max(1.0, len(fleet.live) / _GROUP)  # later requests miss capacity where all of them are busy
-        base = self.weight + self.busy * self._utilization**groups + self.delay * fleet.crowd
+        base = self.weight + self.busy * self._utilization**groups + self.delay * fleet.requests_per_worker
         return PrefillWeight(base, self.busy, self.beside)
 
     def _expected(self, fleet: Fleet, now: float) -> FutureDelay:
