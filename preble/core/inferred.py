@@ -55,11 +55,11 @@ class _Burst:
 
     def finished(self, request: Request) -> list[StepTiming]:
         """One of them left: when the last does, how many tokens were cached is known of all, if the server tells."""
-        missed, length = _missed(request), request.length
+        uncached, length = _uncached(request), request.length
         self.here -= 1
-        self.new += missed
+        self.new += uncached
         self.context += length
-        self.product += missed * length
+        self.product += uncached * length
         if self.here or not self.usable:
             return []
         return [StepTiming(self.new, self.context, self.context, self.product, 0, self.until - self.since)]
@@ -69,7 +69,7 @@ class _Stay(msgspec.Struct, gc=False):
     """A request on a worker: the burst it came with, if any, and what had been done when it had its first token."""
 
     burst: _Burst | None
-    missed: int = 0
+    uncached: int = 0
     computed_at: float = 0.0
     sums: _Sums | None = None
 
@@ -107,9 +107,9 @@ class _Watch:
     def computed(self, request: Request, now: float) -> None:
         """Its first token came."""
         stay = self._stays[request.id]
-        stay.computed_at, stay.missed = now, _missed(request)
+        stay.computed_at, stay.uncached = now, _uncached(request)
         self._advance(now)
-        self._add(stay.missed, request.length, request.length)
+        self._add(stay.uncached, request.length, request.length)
         if self._latest and now - self._latest[0].computed_at > _SHORTEST:
             self._latest.clear()
         self._latest.append(stay)
@@ -133,7 +133,7 @@ class _Watch:
             self._context -= request.length
             if timely and steps >= _LEAST_STEPS:
                 found.append(_average(stay.sums, self._sums, seconds, steps))
-            self._add(_missed(request) - stay.missed, request.length, 0)
+            self._add(_uncached(request) - stay.uncached, request.length, 0)
         if stay.burst:
             stay.burst.usable = stay.burst.usable and timely
             found += stay.burst.finished(request)
@@ -154,10 +154,10 @@ class _Watch:
         decoding, context = sums.decoding + elapsed * self._decoding, sums.context + elapsed * self._context
         self._sums = _Sums(decoding, context, sums.new, sums.prefill_context, sums.product)
 
-    def _add(self, missed: int, length: int, context: int) -> None:
+    def _add(self, uncached: int, length: int, context: int) -> None:
         """Count a prefill, or correct one."""
         sums = self._sums
-        new, product = sums.new + missed, sums.product + missed * length
+        new, product = sums.new + uncached, sums.product + uncached * length
         self._sums = _Sums(sums.decoding, sums.context, new, sums.prefill_context + context, product)
 
 
@@ -199,7 +199,7 @@ class InferredSteps:
             watch.check(here)
 
 
-def _missed(request: Request) -> int:
+def _uncached(request: Request) -> int:
     """The prompt tokens that were computed: the last one always is."""
     return max(1, request.length - request.cached)
 
@@ -208,7 +208,7 @@ def _average(before: _Sums, after: _Sums, seconds: float, steps: int) -> StepTim
     """The average of so many steps that took so many `seconds` together."""
     decodes = max(1, round((after.decoding - before.decoding) / seconds))
     decoded = round((after.context - before.context) / seconds) + decodes * steps // 2  # outputs are half there
-    missed, product = (max(0, round(n / steps)) for n in (after.new - before.new, after.product - before.product))
-    prefill = max(missed, round((after.prefill_context - before.prefill_context) / steps))
-    new = decodes + missed
+    uncached, product = (max(0, round(n / steps)) for n in (after.new - before.new, after.product - before.product))
+    prefill = max(uncached, round((after.prefill_context - before.prefill_context) / steps))
+    new = decodes + uncached
     return StepTiming(new, max(new, prefill + decoded), prefill, product, decodes, seconds / steps)

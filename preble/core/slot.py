@@ -45,26 +45,26 @@ class Slot:
         """Take the prices of `leader` from now on."""
         self.leader, self.prices = leader, leader.prices
 
-    def prefill_seconds(self, missed: int, length: int) -> float:
-        """Seconds to prefill the last `missed` tokens of a prompt of `length` tokens."""
+    def prefill_seconds(self, uncached: int, length: int) -> float:
+        """Seconds to prefill the last `uncached` tokens of a prompt of `length` tokens."""
         prices = self.prices
-        linear = prices.base + prices.context * length + (prices.new + prices.product * length) * missed
+        linear = prices.base + prices.context * length + (prices.new + prices.product * length) * uncached
         return linear if linear > prices.least else prices.least
 
-    def chunked_seconds(self, missed: int, length: int) -> float:
+    def chunked_seconds(self, uncached: int, length: int) -> float:
         """Seconds to prefill them in steps of `max_batched_tokens`, each over what is there by then; in one if None."""
         step = self.max_batched_tokens
-        if step is None or missed <= step:
-            return self.prefill_seconds(missed, length)
-        before = (missed - 1) // step  # whole steps before the last
-        contexts = before * (length - missed) + step * before * (before + 1) // 2
-        prices, last = self.prices, missed - before * step
-        linear = (before + 1) * prices.base + prices.new * missed + prices.context * (contexts + length)
+        if step is None or uncached <= step:
+            return self.prefill_seconds(uncached, length)
+        before = (uncached - 1) // step  # whole steps before the last
+        contexts = before * (length - uncached) + step * before * (before + 1) // 2
+        prices, last = self.prices, uncached - before * step
+        linear = (before + 1) * prices.base + prices.new * uncached + prices.context * (contexts + length)
         return linear + prices.product * (step * contexts + last * length)
 
-    def work_seconds(self, missed: int, length: int) -> float:
+    def work_seconds(self, uncached: int, length: int) -> float:
         """What that prefill adds to the steps of the engine, which take their base time anyway."""
-        return (self.prices.new + self.prices.product * length) * missed
+        return (self.prices.new + self.prices.product * length) * uncached
 
     def decode_seconds(self, length: int, max_tokens: float) -> float:
         """What one more decoding sequence of that length adds to the load, over its expected output.

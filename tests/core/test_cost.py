@@ -101,18 +101,18 @@ def test_a_fleet_prices_all_its_workers_as_their_models_do(names: list[str], new
 
 
 @given(presets, st.integers(1, 5000), st.integers(0, 5000), st.integers(1, 600))
-def test_a_chunked_prefill_is_the_sum_of_its_steps(name: str, missed: int, held: int, step: int):
+def test_a_chunked_prefill_is_the_sum_of_its_steps(name: str, uncached: int, held: int, step: int):
     slot = Slot("a", 1, 1, PRESETS[name].coefficients())
     slot.max_batched_tokens = step
-    chunks = [min(step, missed - done) for done in range(0, missed, step)]
+    chunks = [min(step, uncached - done) for done in range(0, uncached, step)]
     prices, context, seconds = slot.prices, held, 0.0
     for chunk in chunks:
         context += chunk
         seconds += prices.base + prices.new * chunk + prices.context * context + prices.product * chunk * context
-    expected = seconds if len(chunks) > 1 else slot.prefill_seconds(missed, held + missed)
-    assert slot.chunked_seconds(missed, held + missed) == pytest.approx(expected)
+    expected = seconds if len(chunks) > 1 else slot.prefill_seconds(uncached, held + uncached)
+    assert slot.chunked_seconds(uncached, held + uncached) == pytest.approx(expected)
     slot.max_batched_tokens = None
-    assert slot.chunked_seconds(missed, held + missed) == slot.prefill_seconds(missed, held + missed)
+    assert slot.chunked_seconds(uncached, held + uncached) == slot.prefill_seconds(uncached, held + uncached)
 
 
 def test_a_fleet_prices_a_small_prefill_at_no_less_than_one_token():

@@ -50,7 +50,7 @@ def errors(prices: Coefficients, cost: CostModel) -> list[float]:
 
 
 AGENTS = [(64, 8_000), (500, 12_000), (500, 60_000), (2000, 30_000), (2000, 110_000), (8000, 60_000), (20_000, 20_000)]
-"""Tokens missed, and length, of coding agents' prompts."""
+"""Tokens uncached, and length, of coding agents' prompts."""
 PUBLISHED = sorted(preset for preset in PRESETS if preset != "small-cpu")
 
 
@@ -72,9 +72,9 @@ def agents(requests: int, cost: CostModel) -> Iterator[StepTiming]:
             yield StepTiming(decodes + 1, context, 0, 0, decodes + 1, cost.decode(decodes + 1, context))
 
 
-def added(prices: Coefficients, missed: int, length: int) -> float:
+def added(prices: Coefficients, uncached: int, length: int) -> float:
     """Seconds that such a prefill adds to the steps of a worker, as placements price it."""
-    return Slot("w", 1, 1, prices).work_seconds(missed, length)
+    return Slot("w", 1, 1, prices).work_seconds(uncached, length)
 
 
 presets = pytest.mark.parametrize("preset", sorted(PRESETS))

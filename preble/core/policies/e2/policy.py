@@ -26,8 +26,8 @@ class E2:
 
     L is the work assigned to the worker and not done: what the prefill of queued and running requests, and half of what
     their decodes, add to the steps of everyone. Where queues let short ones go first, all that waits there counts at
-    most P for each request (`preble.core.fleet.queue_delay`). P is that of the tokens missed there. w is `weight` for
-    the worker's time; recomputing also takes capacity from later requests, so it is `busy` more if the worker has
+    most P for each request (`preble.core.fleet.queue_delay`). P is that of the tokens not cached there. w is `weight`
+    for the worker's time; recomputing also takes capacity from later requests, so it is `busy` more if the worker has
     requests, and as much for the share of workers that had some lately, of many workers to the power of their groups of
     eight: that all are busy at once is ever less likely; and those that run beside a prefill wait for it, so it grows
     by `beside` with each request there and by `delay` with every request in flight per worker. M is what evicting to
@@ -124,7 +124,7 @@ class E2:
         self,
         query: Query,
         avoidable: float,
-        missed: int,
+        uncached: int,
         lightest: int,
         weight: PrefillWeight,
         fleet: Fleet,
@@ -132,7 +132,7 @@ class E2:
     ) -> None:
         """Count the seconds that this request could have avoided, had the least loaded worker held its prefix too."""
         if avoidable > 0:
-            seconds = fleet.slots[lightest].work_seconds(missed, query.length)
+            seconds = fleet.slots[lightest].work_seconds(uncached, query.length)
             price = weight.on(fleet.requests.item(lightest)) * seconds
             self._rents.pay(query.match.node, query.match.tokens, avoidable, price, now)
 

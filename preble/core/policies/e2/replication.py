@@ -56,9 +56,9 @@ class Rents:
             length = len(key) // TOKEN_BYTES
             if slot in found or not key or negative(key):
                 continue
-            missed = length - tree.match(key).length(slot)
-            price = weight.on(fleet.requests.item(slot)) * fleet.slots[slot].work_seconds(missed, length)
-            if LEAST <= missed <= fleet.free[slot] and self._paid(node, length, now) > price:
+            uncached = length - tree.match(key).length(slot)
+            price = weight.on(fleet.requests.item(slot)) * fleet.slots[slot].work_seconds(uncached, length)
+            if LEAST <= uncached <= fleet.free[slot] and self._paid(node, length, now) > price:
                 found[slot] = Copy(key, str(fleet.names[slot]))
                 del self._rents[node]
         return list(found.values())

@@ -61,10 +61,10 @@ class _Terms:
 class E2Paper:
     """Exploit the longest cached prefix or explore the lightest worker, by `L + M + P` over a window H.
 
-    * Fewer tokens missed than matched: *exploit*, among the workers that hold the longest match take the one of least
+    * Fewer uncached than matched tokens: *exploit*, among the workers that hold the longest match take the one of least
       LoadCost. (Algorithm 1 takes the matched node with the most tokens instead; this is the text's rule.)
     * Otherwise *explore*: the worker with the highest decode ratio if that exceeds `imbalance`, else of least LoadCost.
-    * L is the prefill of the missed tokens of what was assigned in H, and its decode at the slot's average output; a
+    * L is the prefill of the uncached tokens of what was assigned in H, and its decode at the slot's average output; a
       token of output costs what it adds to a step. P is the prefill of what this prompt misses. M is what evicting
       for it costs: over the nodes that LRU order gives up, the time to recompute them x their share of requests in H.
     * Load shift: while the heaviest L exceeds `threshold` x the lightest, what would exploit the heaviest worker goes

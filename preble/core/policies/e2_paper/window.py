@@ -17,7 +17,7 @@ _SUMS = ("requests", "prefill", "step", "outputs", "tokens")
 class Assignment(NamedTuple):
     """A request assigned to `slot`: the tree nodes where its prompt and its key portion end, and its price.
 
-    `prefill` is seconds for its missed tokens, `step` seconds for each token of output.
+    `prefill` is seconds for its uncached tokens, `step` seconds for each token of output.
     """
 
     slot: int

@@ -42,7 +42,7 @@ def place(scheduler: Scheduler, tokens: list[int], max_tokens: int = 0) -> str:
 
 
 def test_it_waits_for_a_cached_prefix_as_long_as_recomputing_is_dearer(new_scheduler: NewScheduler):
-    """100 tokens missed elsewhere weigh 2.5 x 0.1 s; a queue of 200 tokens is 0.2 s, one of 300 is 0.3 s."""
+    """100 tokens uncached elsewhere weigh 2.5 x 0.1 s; a queue of 200 tokens is 0.2 s, one of 300 is 0.3 s."""
     scheduler = new_scheduler(policy=E2(**FLAT))
     prepare(scheduler, "a", 1, TOOL, served=True)
     prepare(scheduler, "a", 2, [1] * 200, served=False)

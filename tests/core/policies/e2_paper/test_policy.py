@@ -57,13 +57,13 @@ def terms(scheduler: Scheduler, worker: str, id: object = "asked") -> Candidate:
 
 
 class TestExploitOrExplore:
-    def test_more_matched_than_missed_exploits_however_loaded(self, new_scheduler: NewScheduler):
+    def test_more_matched_than_uncached_exploits_however_loaded(self, new_scheduler: NewScheduler):
         scheduler = new(new_scheduler)
         serve(scheduler, 1, TOOL, "a")
         serve(scheduler, 2, [1] * 800, "a")
         assert ask(scheduler, [*TOOL, *[2] * 99]) == ("a", "exploit")
 
-    def test_as_much_missed_as_matched_explores(self, new_scheduler: NewScheduler):
+    def test_as_much_uncached_as_matched_explores(self, new_scheduler: NewScheduler):
         scheduler = new(new_scheduler)
         serve(scheduler, 1, TOOL, "a")
         serve(scheduler, 2, [1] * 800, "a")
@@ -107,7 +107,7 @@ class TestExploitOrExplore:
 
 
 class TestLoad:
-    def test_missed_prefill_and_a_guessed_output(self, new_scheduler: NewScheduler):
+    def test_uncached_prefill_and_a_guessed_output(self, new_scheduler: NewScheduler):
         """The first misses 100 tokens, the second 10 of them; each may decode 64."""
         scheduler = new(new_scheduler)
         serve(scheduler, 1, TOOL, "a")
@@ -144,7 +144,7 @@ class TestLoad:
 
 
 class TestPrefill:
-    def test_tokens_missed_on_each_worker(self, new_scheduler: NewScheduler):
+    def test_tokens_uncached_on_each_worker(self, new_scheduler: NewScheduler):
         scheduler = new(new_scheduler, "abc")
         serve(scheduler, 1, TOOL, "a")
         serve(scheduler, 2, TOOL[:40], "b")
@@ -300,8 +300,8 @@ class TestAutoscaling:
         """Time to first token grows from 12 to 100 ms, the wait in front of the prefill does not."""
         scheduler = new(new_scheduler, window=100.0, autoscale=True, samples=2)
         serve(scheduler, "first", TOOL, "a", now=1.0, wait=0.01)
-        for index, missed in enumerate((2, 2, 90, 90)):
-            serve(scheduler, index, [*TOOL, *[index] * missed], "a", now=10.0 + 20 * index, wait=0.01)
+        for index, uncached in enumerate((2, 2, 90, 90)):
+            serve(scheduler, index, [*TOOL, *[index] * uncached], "a", now=10.0 + 20 * index, wait=0.01)
         assert ask(scheduler, [*TOOL, 50], now=91.0) == ("a", "exploit")
 
     def test_its_prefix_is_the_deepest_node_larger_than_all_above_it(self, new_scheduler: NewScheduler):
