@@ -11,7 +11,7 @@ from preble.core.fleet import Fleet, eviction_seconds, queue_delay, thawed
 from preble.core.policies.e2.future_delay import NO_DELAY, Arrivals, FutureDelay
 from preble.core.policies.e2.prefill_weight import PrefillWeight
 from preble.core.policies.e2.price import cheapest
-from preble.core.policies.e2.replication import LEAST, Rents
+from preble.core.policies.e2.replication import LEAST, AvoidableSeconds
 from preble.core.policy import Decision, Query, Terms
 from preble.core.request import Request
 from preble.tree import RadixTree
@@ -71,7 +71,7 @@ class E2:
         self.replicates = replicates
         self._utilization = 0.0
         self._arrivals = Arrivals()
-        self._rents = Rents()
+        self._avoidable = AvoidableSeconds()
 
     def attached(self, fleet: Fleet) -> None:
         """Remember the whole fleet: copies are for all of it."""
@@ -89,7 +89,7 @@ class E2:
         if self.replicates and held - there >= LEAST and not query.namespace:
             delay = self._queue_delay(query, slot, held, load, fleet)
             avoidable = delay - self._queue_delay(query, lightest, there, load, fleet)
-            self._pay(query, avoidable, held - there, lightest, weight, fleet, now)
+            self._count_avoidable(query, avoidable, held - there, lightest, weight, fleet, now)
         price = fleet.token_seconds(query.length)
         terms = _Frozen(fleet.frozen(), fleet.live, self.decode, cached, price, weight, tokens, future_delay)
         return Decision(slot, "exploit" if 2 * held > query.length else "explore", terms)
@@ -101,7 +101,7 @@ class E2:
 
     def copies(self, tree: RadixTree, now: float) -> list[Copy]:
         """The prefixes to copy now, and where to."""
-        return self._rents.due(tree, self._fleet, self.weigh(self._fleet), now)
+        return self._avoidable.copies(tree, self._fleet, self.weigh(self._fleet), now)
 
     def weigh(self, fleet: Fleet) -> PrefillWeight:
         """How many times P counts now, by a worker's requests."""
@@ -120,7 +120,7 @@ class E2:
         prefill = fleet.slots[slot].work_seconds(query.length - held, query.length)
         return load.item(slot) - fleet.overtaken(slot, prefill)
 
-    def _pay(
+    def _count_avoidable(
         self,
         query: Query,
         avoidable: float,
@@ -133,8 +133,8 @@ class E2:
         """Count the seconds that this request could have avoided, had the least loaded worker held its prefix too."""
         if avoidable > 0:
             seconds = fleet.slots[lightest].work_seconds(uncached, query.length)
-            price = weight.on(fleet.requests.item(lightest)) * seconds
-            self._rents.pay(query.match.node, query.match.tokens, avoidable, price, now)
+            copy_seconds = weight.on(fleet.requests.item(lightest)) * seconds
+            self._avoidable.add(query.match.node, query.match.tokens, avoidable, copy_seconds, now)
 
 
 class _Frozen(msgspec.Struct, frozen=True, gc=False):

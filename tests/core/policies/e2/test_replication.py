@@ -34,9 +34,9 @@ def loaded(new_scheduler) -> Scheduler:
     return scheduler
 
 
-def test_a_copy_is_made_when_the_rents_exceed_the_price_of_a_miss(loaded: Scheduler):
+def test_a_copy_is_made_when_the_avoidable_seconds_exceed_what_it_costs(loaded: Scheduler):
     crowd(loaded, 1)
-    assert loaded.copies(0.0) == [], "0.3 s were paid, the price is 2.5 x 0.2 s"
+    assert loaded.copies(0.0) == [], "0.3 s were avoidable, a copy costs 2.5 x 0.2 s"
     crowd(loaded, 1, first=1)
     assert loaded.copies(0.0) == [Copy(pack(MANUAL), "b")]
     assert loaded.copies(0.0) == [], "once"
