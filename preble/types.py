@@ -204,6 +204,19 @@ def _check_times(timeout: object, deadline: object) -> None:
         raise InvalidRequestError(f"must be positive, not {timeout:g}", field="timeout")
 
 
+def plain_data(result: msgspec.Struct) -> dict[str, Any]:
+    """Return a result as JSON has it: its fields by name, lists, text and numbers; None for a number not finite."""
+    return {name: _plain(getattr(result, name)) for name in result.__struct_fields__}
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return plain_data(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """One generated token's natural-log probability, and the most likely tokens there as (id, logprob)."""
 
@@ -246,6 +259,10 @@ class Generation(msgspec.Struct, frozen=True):
 
     id: str
     choices: tuple[Choice, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for `json.dumps`, FastAPI and pydantic: `id`, `text` of the first sample, `choices`."""
+        return {"id": self.id, "text": self.text, **plain_data(self)}
 
     @property
     def text(self) -> str:
@@ -299,6 +316,10 @@ class Chunk(msgspec.Struct, frozen=True):
     worker: str = ""
     request_id: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return its fields as plain data, for `json.dumps`, FastAPI and pydantic."""
+        return plain_data(self)
+
 
 class Counters(msgspec.Struct, frozen=True):
     """Samples and tokens since the start. Each sample submitted is finished, failed or cancelled in the end.
@@ -340,3 +361,7 @@ class ClusterStats(msgspec.Struct, frozen=True):
     tree_nodes: int
     tree_tokens: int
     workers: tuple[WorkerStats, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its fields as plain data, for `json.dumps`, FastAPI and pydantic."""
+        return plain_data(self)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from typing import Any, get_type_hints
 
@@ -15,11 +16,13 @@ from preble.types import (
     MAX_SAMPLES,
     MAX_STOPS,
     Choice,
+    Chunk,
     Generation,
     RequestKeywords,
     RequestOptions,
     SamplingParams,
     Timings,
+    TokenLogprob,
     Usage,
     request_options,
 )
@@ -230,5 +233,23 @@ def test_a_generation_shows_its_first_sample():
         for index in range(2)
     )
     generation = Generation("r1", samples)
+    assert generation.to_dict()["text"] == "text 0"
     for name in ("text", "token_ids", "finish_reason", "logprobs", "usage", "timings", "worker"):
         assert getattr(generation, name) == getattr(samples[0], name)
+
+
+def test_plain_data_has_every_field_by_name_and_only_what_json_has():
+    top = ((7, -0.5), (8, -math.inf))
+    chunk = Chunk(1, "é", (7,), (TokenLogprob(7, -0.5, top),), "stop", 7, Usage(3, 2, 1), "w0", "r1")
+    assert chunk.to_dict() == {
+        "index": 1,
+        "text": "é",
+        "token_ids": [7],
+        "logprobs": [{"token_id": 7, "logprob": -0.5, "top": [[7, -0.5], [8, None]]}],
+        "finish_reason": "stop",
+        "stop_reason": 7,
+        "usage": {"prompt_tokens": 3, "cached_tokens": 2, "output_tokens": 1},
+        "worker": "w0",
+        "request_id": "r1",
+    }
+    assert json.loads(json.dumps(chunk.to_dict(), allow_nan=False)) == chunk.to_dict()

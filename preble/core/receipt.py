@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Any
 
 import msgspec
 
 from preble.core.cached import Cached, Floats
 from preble.core.policy import Decision, Query
+from preble.types import plain_data
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -40,6 +42,10 @@ class Receipt(msgspec.Struct, frozen=True):
     cached_tokens: int | None
     predicted_ttft: float
     ttft: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its fields as plain data, for `json.dumps`, FastAPI and pydantic, if `id` is text or a number."""
+        return plain_data(self)
 
 
 class _Entry(msgspec.Struct, gc=False):

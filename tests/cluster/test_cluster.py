@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from array import array
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 import pytest_asyncio
 
@@ -339,6 +342,22 @@ async def test_a_request_has_the_id_that_its_caller_gave_it(cluster: PrebleClust
     with pytest.raises(DeadlineExceededError) as caught:
         await cluster.generate(prompt(37), GREEDY, request_id="late", deadline=0.0)
     assert caught.value.request_id == "late"
+
+
+async def test_results_are_plain_data_for_json_and_pydantic(cluster: PrebleCluster) -> None:
+    class Answer(pydantic.BaseModel, extra="forbid", strict=True):
+        id: str
+        text: str
+        choices: list[dict[str, Any]]
+
+    out = await cluster.generate(prompt(42), SamplingParams(n=2, max_tokens=3, logprobs=2))
+    chunks = [chunk async for chunk in cluster.stream(prompt(42), GREEDY)]
+    for result in (out, *chunks, cluster.stats(), cluster.explain(out.id)):
+        assert json.loads(json.dumps(result.to_dict(), allow_nan=False)) == result.to_dict()
+    answer = Answer.model_validate(out.to_dict())
+    assert (answer.id, answer.text, answer.choices[1]["token_ids"]) == (out.id, "", list(out.choices[1].token_ids))
+    assert cluster.stats().to_dict()["counters"]["finished"] > 0
+    assert cluster.explain(out.id).to_dict()["candidates"][0]["worker"] == "w0"
 
 
 async def test_a_stream_without_an_id_of_its_caller_s_can_be_explained(cluster: PrebleCluster) -> None:
