@@ -12,17 +12,18 @@ from typing import Any, TypedDict, Unpack
 from preble.backends import find_backend
 from preble.backends.openai.engine import OpenAIEngine
 from preble.backends.openai.options import base_url
+from preble.cluster.driver import Driver
 from preble.cluster.log_file import LogFile
 from preble.cluster.members import Members
 from preble.cluster.output import chunks
 from preble.cluster.prompt import Prompt, PromptReader
+from preble.cluster.reader import Reader
 from preble.core.cost import CostModel
 from preble.core.fleet import served_namespaces
 from preble.core.policy import Policy
 from preble.core.receipt import Receipt
 from preble.core.scheduler import Scheduler
-from preble.dispatch.dispatcher import Dispatcher
-from preble.dispatch.request import Flight
+from preble.dispatch.request import InFlightRequest
 from preble.errors import (
     ClosedError,
     ConfigurationError,
@@ -119,8 +120,8 @@ class PrebleCluster:
         self._ids = itertools.count(1)
         self._names = (f"w{number}" for number in itertools.count())
         self._reader = PromptReader(None)
-        self._dispatcher = Dispatcher(self.scheduler, max_in_flight)
-        self._members = Members(self.scheduler, self._dispatcher, cost, lambda infos: self._reader.bound(infos))
+        self._driver = Driver(self.scheduler, max_in_flight)
+        self._members = Members(self.scheduler, self._driver, cost, lambda infos: self._reader.bound(infos))
         if find_backend(backend).remote:
             _check_unbound(cpus, devices)
         self._threads, self._own_devices, self._share_devices = threads, devices is not None, share_devices
@@ -132,11 +133,10 @@ class PrebleCluster:
             backend=backend,
             model=self.model,
             options=engine_options or {},
-            on_step=self._dispatcher.on_step,
+            on_step=self._driver.on_step,
             on_lost=self._members.lost,
             on_stopping=self._members.drain,
         )
-        self._dispatcher.send = self._pool.send
 
     @classmethod
     def connect(
@@ -169,12 +169,11 @@ class PrebleCluster:
             urls,
             make_engine=make_engine,
             kv_events=kv_events,
-            on_step=cluster._dispatcher.on_step,
-            on_failed=cluster._dispatcher.on_failed,
-            on_lost=cluster._dispatcher.on_lost,
+            on_step=cluster._driver.on_step,
+            on_failed=cluster._driver.on_failed,
+            on_lost=cluster._driver.on_lost,
             on_found=cluster._members.found,
         )
-        cluster._dispatcher.send = cluster._pool.send
         return cluster
 
     async def __aenter__(self) -> PrebleCluster:
@@ -195,7 +194,7 @@ class PrebleCluster:
         if self._loop is not None or self._closed:
             raise ClosedError("a cluster starts once")
         self._loop = asyncio.get_running_loop()
-        self._dispatcher.start(self._loop)
+        self._driver.start(self._loop, lambda worker, message: self._pool.send(worker, message))
         try:
             if self._log is not None:
                 self._log.open()
@@ -298,7 +297,7 @@ class PrebleCluster:
     def stats(self) -> ClusterStats:
         """Return counters and the state of every worker now."""
         self._require_started()
-        return self._dispatcher.stats()
+        return self._driver.stats()
 
     def explain(self, id: str) -> Receipt:
         """Why a recent request went where it went: its `Generation.id`, or `Chunk.request_id` of a stream.
@@ -312,14 +311,14 @@ class PrebleCluster:
 
         Changes nothing. It walks all that is in flight or believed cached, so it is slow: for tests and debugging.
         """
-        self._dispatcher.check()
+        self._driver.check()
 
     async def drain(self) -> None:
         """Wait until nothing is in flight. New requests meanwhile raise OverloadedError; afterwards they are taken."""
         self._require_open()
         self._draining = True
         try:
-            await self._dispatcher.idle()
+            await self._driver.idle()
         finally:
             self._draining = False
 
@@ -368,7 +367,7 @@ class PrebleCluster:
         """
         self._require_started()
         self._members.drain(worker)
-        await self._dispatcher.idle(worker)
+        await self._driver.idle(worker)
 
     async def remove_worker(self, worker: str) -> None:
         """Stop a worker. Requests that it has are sent to others, as if it had died: `drain_worker` first avoids that.
@@ -377,7 +376,7 @@ class PrebleCluster:
         """
         self._require_started()
         if not (isinstance(self._pool, ReplicaPool) and self._pool.is_lost(worker)):
-            self._dispatcher.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
+            self._driver.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
         self._members.forget(worker)
         await self._pool.remove(worker)
 
@@ -392,28 +391,29 @@ class PrebleCluster:
 
     async def _generate(self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions) -> Generation:
         texts: dict[int, str] = {}
-        flight = await self._open(prompt, sampling, options, streaming=False)
+        reader = await self._open(prompt, sampling, options, streaming=False)
         try:
-            async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
+            async for chunk in chunks(reader, self._reader.tokenizer, self._driver.stop):
                 texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
-            return Generation(flight.id, tuple(sample.choice(texts[sample.index]) for sample in flight.samples))
+            samples = reader.request.samples
+            return Generation(reader.request.id, tuple(sample.choice(texts[sample.index]) for sample in samples))
         finally:
-            self._dispatcher.release(flight)
+            self._driver.release(reader.request)
 
     async def _stream(
         self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions
     ) -> AsyncGenerator[Chunk, None]:
-        flight = await self._open(prompt, sampling, options, streaming=True)
+        reader = await self._open(prompt, sampling, options, streaming=True)
         try:
-            async for chunk in chunks(flight, self._reader.tokenizer, self._dispatcher.stop):
+            async for chunk in chunks(reader, self._reader.tokenizer, self._driver.stop):
                 yield chunk
         finally:
-            self._dispatcher.release(flight)
+            self._driver.release(reader.request)
 
     async def _open(
         self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions, *, streaming: bool
-    ) -> Flight:
-        """Submit a request; whoever gets the flight must release it."""
+    ) -> Reader:
+        """Submit a request; whoever gets the reader must release its request."""
         assert self._loop is not None
         chosen = _DEFAULT_SAMPLING if sampling is None else sampling
         self._reader.check(chosen)
@@ -421,17 +421,20 @@ class PrebleCluster:
         until = options.until(self._loop.time())
         tokens = await self._reader.tokens(prompt, options.tools, options.chat_template_kwargs)
         self._require_open()
-        flight = Flight(options.request_id or self._new_id(), streaming=streaming or bool(chosen.stop))
-        try:
-            self._dispatcher.submit(flight, tokens, chosen, options, until)
-        except BaseException:
-            self._dispatcher.release(flight)
-            raise
-        return flight
+        request = InFlightRequest(
+            options.request_id or self._new_id(),
+            tokens,
+            chosen,
+            options,
+            now=self._loop.time(),
+            deadline=until,
+            streaming=streaming or bool(chosen.stop),
+        )
+        return self._driver.submit(request)
 
     def _new_id(self) -> str:
         """The next number that no caller has given to a request in flight."""
-        return next(id for number in self._ids if not self._dispatcher.knows(id := f"r{number}"))
+        return next(id for number in self._ids if not self._driver.knows(id := f"r{number}"))
 
     def _bound(self, pool: WorkerPool, cpus: Sequence[int] | None, devices: Sequence[Device] | None) -> Binding:
         """What one more worker is bound to."""
@@ -443,7 +446,7 @@ class PrebleCluster:
         return found
 
     def _end(self, error: ClosedError) -> None:
-        self._dispatcher.close(error)
+        self._driver.close(error)
         if self._log is not None:
             self._log.close()
 

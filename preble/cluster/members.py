@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from preble.backends import EngineInfo
+from preble.cluster.driver import Driver
 from preble.core.cost import CostModel
 from preble.core.scheduler import Scheduler
-from preble.dispatch.dispatcher import Dispatcher
 from preble.errors import InvalidRequestError, WorkerLostError
 
 
@@ -22,7 +22,7 @@ class _Member:
 
 
 class Members:
-    """The workers, told to the scheduler and the dispatcher; `bound` is called with what they can do when that changes.
+    """The workers, told to the scheduler; `bound` is called with what they can do when that changes.
 
     Their steps are priced by `cost` until more is known, by each engine's own preset if that is None.
     """
@@ -30,13 +30,13 @@ class Members:
     def __init__(
         self,
         scheduler: Scheduler,
-        dispatcher: Dispatcher,
+        driver: Driver,
         cost: CostModel | str | None,
         bound: Callable[[Iterable[EngineInfo]], None],
     ) -> None:
         self._bound = bound
         self._scheduler = scheduler
-        self._dispatcher = dispatcher
+        self._driver = driver
         self._cost = cost
         self._members: dict[str, _Member] = {}
 
@@ -67,12 +67,12 @@ class Members:
 
     def drain(self, worker: str) -> None:
         """Give a worker no more requests. Raises ConfigurationError if it is not here."""
-        self._dispatcher.drain(worker)
+        self._driver.drain(worker)
         self._members[worker].drained = True
 
     def lost(self, worker: str, error: WorkerLostError) -> None:
         """A worker died, and does not come back."""
-        self._dispatcher.on_lost(worker, error)
+        self._driver.on_lost(worker, error)
         self.forget(worker)
 
     def forget(self, worker: str) -> None:

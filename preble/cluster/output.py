@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 
-from preble.dispatch.request import Flight, Sample
+from preble.cluster.reader import Reader
+from preble.dispatch.request import Sample
 from preble.text import Tokenizer, Transcript
 from preble.types import Chunk
 
@@ -12,12 +13,12 @@ Stop = Callable[[Sample, str], None]
 """Ends a sample at a stop string."""
 
 
-async def chunks(flight: Flight, tokenizer: Tokenizer | None, stop: Stop) -> AsyncGenerator[Chunk, None]:
-    """Yield what the samples of a flight have to show, until all have ended. Raises the first error among them."""
-    transcripts = [_transcript(sample, tokenizer) for sample in flight.samples]
-    unfinished = set(range(len(flight.samples)))
+async def chunks(reader: Reader, tokenizer: Tokenizer | None, stop: Stop) -> AsyncGenerator[Chunk, None]:
+    """Yield what the samples of a request have to show, until all have ended. Raises the first error among them."""
+    transcripts = [_transcript(sample, tokenizer) for sample in reader.request.samples]
+    unfinished = set(range(len(reader.request.samples)))
     while unfinished:
-        for sample in await flight.ready():
+        for sample in await reader.ready():
             if sample.index not in unfinished:
                 continue
             chunk = _chunk(sample, transcripts[sample.index], stop)
@@ -50,5 +51,5 @@ def _chunk(sample: Sample, transcript: Transcript | None, stop: Stop) -> Chunk:
         stop_reason=sample.stop_reason,
         usage=sample.usage if sample.ended else None,
         worker=sample.worker,
-        request_id=sample.flight.id,
+        request_id=sample.request.id,
     )

@@ -1,20 +1,24 @@
-"""Between the scheduler and the workers: every sample in flight is in both books or in neither."""
+"""Between the scheduler and the workers: every sample in flight is in both books or in neither.
+
+The dispatcher has no clock and does no I/O. It is told what happened and when, and answers with instructions; a
+running cluster (`preble.cluster.driver`) and a simulation (`preble.simulate.run`) carry them out.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
-from collections.abc import Callable
+import math
+from contextlib import suppress
 
-import msgspec
+from sortedcontainers import SortedKeyList
 
 from preble.backends import Delta, EngineRequest, Load
 from preble.core.copies import COPY_PRIORITY, Copy
 from preble.core.scheduler import Scheduler
 from preble.core.snapshot import WorkerState
 from preble.dispatch.copying import Copying
-from preble.dispatch.request import Flight, Sample
+from preble.dispatch.instructions import AskAgain, Instruction, Send, Wake
+from preble.dispatch.request import InFlightRequest, Sample
 from preble.errors import (
     DeadlineExceededError,
     EngineError,
@@ -24,10 +28,10 @@ from preble.errors import (
     PrebleError,
     WorkerLostError,
 )
-from preble.tokens import TOKEN_BYTES, unpack
-from preble.transport.schema import Abort, Failed, Step, Submit, ToWorker
+from preble.tokens import unpack
+from preble.transport.schema import Abort, Failed, Step, Submit
 from preble.tree import cache_salt
-from preble.types import ClusterStats, Counters, FinishReason, RequestOptions, SamplingParams, WorkerStats
+from preble.types import ClusterStats, Counters, FinishReason, SamplingParams, WorkerStats
 
 MAX_ATTEMPTS = 3
 """Workers tried before the death of the last one is the caller's problem."""
@@ -35,49 +39,51 @@ MAX_ATTEMPTS = 3
 REBALANCE_INTERVAL = 0.25
 """Seconds between looks for waiting requests that another worker would start much sooner."""
 
-_ONE_TOKEN = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
+_COPY_SAMPLING = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
 
 
 class Dispatcher:
-    """Submits samples, takes in what workers say of them, and tells the scheduler about both.
+    """Keeps the books of samples, attempts, moves and copies, and tells the scheduler what happens to them.
 
-    `send(worker, message)` queues a message; it is set by whoever owns the workers. Make calls on one event loop.
+    Every method takes `now`, seconds on a clock that does not go back, and those that may cause something to be done
+    return the instructions for it. They must be carried out in order.
     """
 
-    send: Callable[[str, ToWorker], None]
-
-    def __init__(self, scheduler: Scheduler, max_in_flight: int) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        max_in_flight: int | None = None,
+        rebalance_interval: float = REBALANCE_INTERVAL,
+    ) -> None:
+        """Beyond `max_in_flight` samples, if given, requests are refused. `rebalance_interval` of 0 means never."""
         self.loads: dict[str, Load] = {}
+        self.copying = Copying(scheduler)
         self._scheduler = scheduler
-        self._max_in_flight = max_in_flight
+        self._max_in_flight = math.inf if max_in_flight is None else max_in_flight
+        self._interval = rebalance_interval or math.inf
         self._samples: dict[str, Sample] = {}
-        self._flights: dict[str, Flight] = {}
-        self._by_wire: dict[int, Sample] = {}
-        self._wires = itertools.count(1)
-        self._copying = Copying(scheduler)
+        self._on_workers: dict[int, Sample] = {}
+        self._worker_request_ids = itertools.count(1)
+        self._deadlines: SortedKeyList[InFlightRequest] = SortedKeyList(key=lambda request: request.deadline)
         self._counts = dict.fromkeys(Counters.__struct_fields__, 0)
-        self._idle: list[asyncio.Future[None]] = []
-        self._tick: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop
-
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin, on this loop."""
-        self._loop = loop
-        self._tick = loop.call_later(REBALANCE_INTERVAL, self._rebalance)
-
-    def close(self, error: PrebleError) -> None:
-        """End all samples with `error`, and take no more."""
-        if self._tick is not None:
-            self._tick.cancel()
-        for sample in list(self._samples.values()):
-            self._end(sample, error=error)
-        self._copying.stop(self._loop.time())
-        self._tell_idle()
+        self._next_rebalance = math.inf
+        self._asked_at = math.inf
+        self._instructions: list[Instruction] = []
 
     @property
     def counters(self) -> Counters:
         """What was counted since the start."""
         return Counters(**self._counts)
+
+    @property
+    def in_flight(self) -> int:
+        """How many samples are in flight."""
+        return len(self._samples)
+
+    def sample_of(self, worker_request_id: int) -> Sample | None:
+        """The sample that has this number on its worker; None if it ended or moved, and for copies."""
+        return self._on_workers.get(worker_request_id)
 
     def stats(self) -> ClusterStats:
         """Counters, what the scheduler believes, and what engines reported last."""
@@ -90,118 +96,134 @@ class Dispatcher:
             workers=tuple(self._worker_stats(state) for state in snapshot.workers),
         )
 
-    def submit(
-        self,
-        flight: Flight,
-        tokens: bytes,
-        sampling: SamplingParams,
-        options: RequestOptions,
-        deadline: float | None,
-    ) -> None:
-        """Place and send all samples of a request. On an error some may be out: `release` the flight.
+    def start(self, now: float) -> list[Instruction]:
+        """Begin to look for what waits too long."""
+        self._next_rebalance = now + self._interval
+        self._ask_again()
+        return self._answer()
 
-        Raises InvalidRequestError if its id is in flight, OverloadedError, NoWorkersError, DeadlineExceededError.
+    def submit(self, request: InFlightRequest, now: float) -> list[Instruction]:
+        """Place all samples of a request. If that fails, none is in the books and nothing is to be done.
+
+        Raises OverloadedError, NoWorkersError, DeadlineExceededError.
         """
-        now = self._loop.time()
-        if self.knows(flight.id):
-            raise InvalidRequestError(f"{flight.id!r} is in flight", field="request_id", request_id=flight.id)
-        if len(self._samples) + sampling.n > self._max_in_flight:
-            raise OverloadedError(
-                f"{len(self._samples)} samples in flight, at most {self._max_in_flight}", retry_after=0.1
-            )
-        if deadline is not None:
-            if deadline <= now:
-                raise DeadlineExceededError("the deadline passed before the request was sent", request_id=flight.id)
-            flight.timer = self._loop.call_at(deadline, self._expire, flight)
-        self._flights[flight.id] = flight
-        for index in range(sampling.n):
-            sample = Sample(flight, index, tokens, _single(sampling, index), options, now)
-            flight.samples.append(sample)
-            self._samples[sample.id] = sample
-            self._counts["submitted"] += 1
-            self._place(sample)
+        self._require_room(request)
+        if request.deadline is not None and request.deadline <= now:
+            raise DeadlineExceededError("the deadline passed before the request was sent", request_id=request.id)
+        try:
+            for sample in request.samples:
+                self._samples[sample.id] = sample
+                self._counts["submitted"] += 1
+                self._place(sample, now)
+        except BaseException:
+            for sample in request.samples:
+                if sample.id in self._samples:
+                    self._end(sample, now, reason="abort")
+            self._instructions.clear()
+            raise
+        if request.deadline is not None:
+            self._deadlines.add(request)
+            self._ask_again()
+        return self._answer()
 
-    def knows(self, id: str) -> bool:
-        """Whether a request of this id was submitted and is not released yet."""
-        return id in self._flights
-
-    def release(self, flight: Flight) -> None:
-        """The reader is gone: end and abort what still runs. Harmless if nothing does."""
-        if self._flights.get(flight.id) is flight:
-            del self._flights[flight.id]
-        if flight.timer is not None:
-            flight.timer.cancel()
-        for sample in flight.samples:
-            if not sample.ended:
+    def release(self, request: InFlightRequest, now: float) -> list[Instruction]:
+        """Its reader is gone: end and abort what still runs. Harmless if nothing does."""
+        for sample in request.samples:
+            if sample.id in self._samples:
                 self._abort(sample)
-                self._end(sample, reason="abort")
+                self._end(sample, now, reason="abort")
+        return self._answer()
 
-    def stop(self, sample: Sample, stop: str) -> None:
+    def stop(self, sample: Sample, stop: str, now: float) -> list[Instruction]:
         """The text of a sample holds the stop string `stop`: it ends here."""
         if not sample.ended:
             self._abort(sample)
-            self._end(sample, reason="stop")
+            self._end(sample, now, reason="stop")
         sample.finish_reason, sample.stop_reason = "stop", stop
+        return self._answer()
 
-    def drain(self, worker: str) -> None:
-        """Send a worker nothing more. Raises ConfigurationError if it is not here."""
-        self._scheduler.drain_worker(worker, now=self._loop.time())
+    def close(self, error: PrebleError, now: float) -> list[Instruction]:
+        """End all samples with `error`, and forget all copies."""
+        for sample in list(self._samples.values()):
+            self._end(sample, now, error=error)
+        self.copying.stop(now)
+        return self._answer()
 
-    async def idle(self, worker: str | None = None) -> None:
-        """Wait until nothing is in flight, or nothing on `worker`."""
-        while self._scheduler.requests_on(worker) if worker else self._samples:
-            future = self._loop.create_future()
-            self._idle.append(future)
-            await future
-
-    def on_step(self, worker: str, step: Step) -> None:
+    def on_step(self, worker: str, step: Step, now: float) -> list[Instruction]:
         """Take in what a worker said."""
-        now = self._loop.time()
         self.loads[worker] = step.load
         for evicted in step.evicted:
             self._scheduler.evicted(worker, evicted.tokens, evicted.keep, cache_salt=evicted.cache_salt, now=now)
         if step.timings:
             self._scheduler.observe(worker, step.timings, now=now)
-        for wire, delta in step.deltas:
-            sample = self._by_wire.get(wire)
+        for id, delta in step.deltas:
+            sample = self._on_workers.get(id)
             if sample is not None:
                 self._take_in(sample, delta, now)
-            elif wire in self._copying:
-                self._copying.take_in(wire, delta, now)
-                self._tell_idle()
+            elif id in self.copying:
+                self.copying.take_in(id, delta, now)
         for failed in step.failed:
-            self.on_failed(worker, failed.id, _error(failed))
+            self._fail(worker, failed.id, _error(failed), now)
+        return self._answer()
 
-    def on_failed(self, worker: str, wire: int, error: PrebleError) -> None:
-        """A worker could not serve a request: it ends with `error`."""
-        sample = self._by_wire.get(wire)
-        if sample is not None:
-            error.worker, error.request_id = worker, sample.flight.id
-            self._end(sample, error=error)
-        elif wire in self._copying:
-            self._copying.end(wire, self._loop.time())
-            self._tell_idle()
+    def on_failed(self, worker: str, worker_request_id: int, error: PrebleError, now: float) -> list[Instruction]:
+        """A request could not be sent to its worker, or served by it: it ends with `error`."""
+        self._fail(worker, worker_request_id, error, now)
+        return self._answer()
 
-    def on_lost(self, worker: str, error: WorkerLostError) -> None:
+    def on_lost(self, worker: str, error: WorkerLostError, now: float) -> list[Instruction]:
         """A worker died: forget it, and send its samples elsewhere with what they have generated so far.
 
         Raises ConfigurationError if it is not here.
         """
-        now = self._loop.time()
         orphans = self._scheduler.remove_worker(worker, now=now)
-        self._copying.lost(worker, now)
+        self.copying.lost(worker, now)
         self.loads.pop(worker, None)
         for orphan in orphans:
             if (sample := self._samples.get(str(orphan))) is not None:  # else it was a copy
-                self._retry(sample, error)
-        self._tell_idle()
+                self._retry(sample, error, now)
+        return self._answer()
+
+    def on_time(self, now: float) -> list[Instruction]:
+        """The time that `AskAgain` named has come: end what is late, move what waits too long, copy hot prefixes."""
+        now, self._asked_at = max(now, self._asked_at), math.inf  # timers may go off a little early
+        while self._deadlines and self._deadlines[0].deadline <= now:
+            self._expire(self._deadlines.pop(0), now)
+        if self._next_rebalance <= now:
+            self._next_rebalance = now + self._interval
+            self._rebalance(now)
+        self._ask_again()
+        return self._answer()
 
     def check(self) -> None:
-        """Raise AssertionError if the books of samples, wires and scheduler disagree."""
-        assert set(self._by_wire) == {s.wire for s in self._samples.values()}, "wires and samples differ"
-        in_flight = len(self._samples) + len(self._copying)
+        """Raise AssertionError if the books of samples, worker request ids and scheduler disagree."""
+        numbers = {sample.worker_request_id for sample in self._samples.values()}
+        assert set(self._on_workers) == numbers, "worker request ids and samples differ"
+        in_flight = len(self._samples) + len(self.copying)
         assert self._scheduler.snapshot().requests == in_flight, "scheduler and samples differ"
+        assert not any(sample.ended for sample in self._samples.values()), "a sample that ended is in flight"
+        late = {request.id for request in self._deadlines}
+        assert late == {sample.request.id for sample in self._samples.values() if sample.request.deadline is not None}
         self._scheduler.check()
+
+    def _ask_again(self) -> None:
+        """Say when something is due next, if that is sooner than what was said last."""
+        due = self._next_rebalance
+        if self._deadlines:
+            due = min(due, self._deadlines[0].deadline)
+        if due < self._asked_at:
+            self._asked_at = due
+            self._instructions.append(AskAgain(due))
+
+    def _answer(self) -> list[Instruction]:
+        instructions, self._instructions = self._instructions, []
+        return instructions
+
+    def _require_room(self, request: InFlightRequest) -> None:
+        if len(self._samples) + len(request.samples) > self._max_in_flight:
+            raise OverloadedError(
+                f"{len(self._samples)} samples in flight, at most {self._max_in_flight}", retry_after=0.1
+            )
 
     def _worker_stats(self, state: WorkerState) -> WorkerStats:
         engine = self.loads.get(state.worker, Load(0, 0, 0))
@@ -216,68 +238,74 @@ class Dispatcher:
             used_tokens=engine.used_tokens,
         )
 
-    def _place(self, sample: Sample) -> None:
+    def _place(self, sample: Sample, now: float) -> None:
         """Let the scheduler choose, and send."""
-        self._dispatch(sample, self._choose(sample))
+        self._dispatch(sample, self._choose(sample, now), now)
 
-    def _choose(self, sample: Sample) -> str:
+    def _choose(self, sample: Sample, now: float) -> str:
         """Return the scheduler's choice of a worker. What was generated before becomes prompt."""
-        options = sample.options
-        return self._scheduler.submit(
+        options = sample.request.options
+        sample.placement = self._scheduler.submit(
             sample.id,
-            sample.prompt + bytes(sample.output),
-            max_tokens=_remaining(sample).max_tokens,
+            sample.tokens,
+            max_tokens=sample.max_tokens,
             session=options.session,
             priority=options.priority,
             namespace=options.served_by,
             tenant=options.shared_with,
-            now=self._loop.time(),
-        ).worker
+            now=now,
+        )
+        return sample.placement.worker
 
-    def _dispatch(self, sample: Sample, worker: str) -> None:
-        sample.dispatched(worker, next(self._wires))
-        self._by_wire[sample.wire] = sample
-        # A worker that is gone is noticed by its exit, which sends the sample elsewhere with the others.
-        with contextlib.suppress(WorkerLostError):
-            prompt, sampling, options = sample.prompt + bytes(sample.output), _remaining(sample), sample.options
-            salt = cache_salt(options.served_by, options.shared_with)
-            remaining = sample.flight.remaining(self._loop.time())
-            request = EngineRequest(sample.wire, prompt, sampling, options.priority, salt, remaining, options.lora)
-            self.send(sample.worker, Submit(request))
+    def _dispatch(self, sample: Sample, worker: str, now: float) -> None:
+        sample.dispatched(worker, next(self._worker_request_ids))
+        self._on_workers[sample.worker_request_id] = sample
+        options = sample.request.options
+        request = EngineRequest(
+            sample.worker_request_id,
+            sample.tokens,
+            sample.remaining(),
+            priority=options.priority,
+            cache_salt=cache_salt(options.served_by, options.shared_with),
+            remaining=sample.request.remaining(now),
+            lora=options.lora,
+        )
+        self._instructions.append(Send(worker, Submit(request)))
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
-        if delta.admitted and not sample.counted:
-            if delta.cached_tokens is not None:
-                sample.count(delta.cached_tokens)
+        if delta.admitted:
             self._scheduler.started(sample.id, cached_tokens=delta.cached_tokens, now=now)
-        if delta.tokens and not sample.computed:
-            sample.mark_computed(now)
+        if delta.tokens and len(sample.output) == sample.offset:
             self._scheduler.first_token(sample.id, now=now)
-        sample.append(delta)
+        sample.append(delta, now)
         if delta.finish_reason == "abort":
             self._go_elsewhere(sample, now)
         elif delta.finish_reason is not None:
-            self._end(sample, reason=delta.finish_reason)
-        elif delta.tokens and sample.flight.streaming:
-            sample.flight.wake(sample)
+            self._end(sample, now, reason=delta.finish_reason)
+        elif delta.tokens and sample.request.streaming:
+            self._instructions.append(Wake(sample))
 
-    def _end(self, sample: Sample, *, reason: FinishReason | None = None, error: PrebleError | None = None) -> None:
+    def _fail(self, worker: str, worker_request_id: int, error: PrebleError, now: float) -> None:
+        sample = self._on_workers.get(worker_request_id)
+        if sample is not None:
+            error.worker, error.request_id = worker, sample.request.id
+            self._end(sample, now, error=error)
+        elif worker_request_id in self.copying:
+            self.copying.end(worker_request_id, now)
+
+    def _end(
+        self, sample: Sample, now: float, *, reason: FinishReason | None = None, error: PrebleError | None = None
+    ) -> None:
         """Take a sample out of all books, once."""
-        now = self._loop.time()
         del self._samples[sample.id]
-        self._by_wire.pop(sample.wire, None)
-        with contextlib.suppress(KeyError):  # never placed: the scheduler refused it
+        self._on_workers.pop(sample.worker_request_id, None)
+        with suppress(KeyError):  # never placed: the scheduler refused it
             self._scheduler.finish(sample.id, output=bytes(sample.output[sample.offset :]), now=now)
         sample.end(now, reason=reason, error=error)
+        if sample.request.deadline is not None and all(each.ended for each in sample.request.samples):
+            self._deadlines.discard(sample.request)
         self._count(sample)
-        self._tell_idle()
-
-    def _tell_idle(self) -> None:
-        """Something left a worker: let those look who wait for it to be idle."""
-        for future in self._idle:
-            if not future.done():
-                future.set_result(None)
-        self._idle.clear()
+        self._instructions.append(Wake(sample))
 
     def _count(self, sample: Sample) -> None:
         usage, counts = sample.usage, self._counts
@@ -287,77 +315,73 @@ class Dispatcher:
         counts["output_tokens"] += usage.output_tokens
 
     def _abort(self, sample: Sample) -> None:
-        self._by_wire.pop(sample.wire, None)
-        with contextlib.suppress(PrebleError):  # what it says of a request that it could not be told of is ignored
-            self.send(sample.worker, Abort((sample.wire,)))
+        """Take a sample from its worker; what that still says of it is not believed."""
+        self._on_workers.pop(sample.worker_request_id, None)
+        self._instructions.append(Send(sample.worker, Abort((sample.worker_request_id,))))
 
     def _go_elsewhere(self, sample: Sample, now: float) -> None:
         """A worker aborted a sample of its own accord: it stops."""
         self._scheduler.finish(sample.id, output=bytes(sample.output[sample.offset :]), now=now)
-        self._retry(sample, WorkerLostError("the worker stopped", worker=sample.worker))
-        self._tell_idle()
+        self._retry(sample, WorkerLostError("the worker stopped", worker=sample.worker), now)
 
-    def _retry(self, sample: Sample, error: WorkerLostError) -> None:
-        self._by_wire.pop(sample.wire, None)
-        if len(sample.output) // TOKEN_BYTES >= sample.sampling.max_tokens:
-            self._end(sample, reason="length")  # which is all that the worker had still to say
+    def _retry(self, sample: Sample, error: WorkerLostError, now: float) -> None:
+        self._on_workers.pop(sample.worker_request_id, None)
+        if sample.max_tokens <= 0:
+            self._end(sample, now, reason="length")  # which is all that the worker had still to say
             return
         if sample.attempts >= MAX_ATTEMPTS:
-            self._end(sample, error=_lost(sample, str(error)))
+            self._end(sample, now, error=_lost(sample, error))
             return
         self._counts["retried"] += 1
+        sample.retries += 1
         try:
-            self._place(sample)
+            self._place(sample, now)
         except NoWorkersError:
-            self._end(sample, error=_lost(sample, str(error)))
+            self._end(sample, now, error=_lost(sample, error))
         except PrebleError as refused:
-            self._end(sample, error=refused)
+            self._end(sample, now, error=refused)
 
-    def _expire(self, flight: Flight) -> None:
-        for sample in flight.samples:
+    def _expire(self, request: InFlightRequest, now: float) -> None:
+        for sample in request.samples:
             if not sample.ended:
                 self._abort(sample)
-                error = DeadlineExceededError("the deadline passed", worker=sample.worker, request_id=flight.id)
-                self._end(sample, error=error)
+                error = DeadlineExceededError("the deadline passed", worker=sample.worker, request_id=request.id)
+                self._end(sample, now, error=error)
 
-    def _rebalance(self) -> None:
-        self._tick = self._loop.call_later(REBALANCE_INTERVAL, self._rebalance)
-        for move in self._scheduler.rebalance(self._loop.time()):
+    def _rebalance(self, now: float) -> None:
+        for move in self._scheduler.rebalance(now):
             sample = self._samples[str(move.id)]
-            if not sample.moved:
-                self._move(sample)
-        for copy in self._scheduler.copies(self._loop.time()):
-            self._copy(copy)
+            if not sample.reconsidered:
+                self._reconsider(sample, now)
+        for copy in self._scheduler.copies(now):
+            self._copy(copy, now)
 
-    def _move(self, sample: Sample) -> None:
+    def _reconsider(self, sample: Sample, now: float) -> None:
         """Let the policy choose anew for a waiting sample, and take it there; once, so that none wanders.
 
         If its own worker is chosen again, it keeps its place in the queue there.
         """
-        sample.moved = True
-        self._scheduler.finish(sample.id, now=self._loop.time())
+        sample.reconsidered = True
+        self._scheduler.finish(sample.id, now=now)
         try:
-            worker = self._choose(sample)
-            if worker != sample.worker:
-                self._counts["moved"] += 1
-                self._abort(sample)
-                self._dispatch(sample, worker)
+            worker = self._choose(sample, now)
         except PrebleError as error:
             self._abort(sample)
-            self._end(sample, error=error)
-        self._tell_idle()
+            self._end(sample, now, error=error)
+            return
+        if worker != sample.worker:
+            sample.moved = True
+            self._counts["moved"] += 1
+            self._abort(sample)
+            self._dispatch(sample, worker, now)
 
-    def _copy(self, copy: Copy) -> None:
-        """Let a worker compute a prefix for later, if it keeps up with its requests."""
-        wire = next(self._wires)
-        self._copying.begin(copy, wire, self._loop.time())
-        try:
-            self.send(copy.target, Submit(EngineRequest(wire, copy.tokens, _ONE_TOKEN, COPY_PRIORITY)))
-        except PrebleError:
-            self._copying.end(wire, self._loop.time())
-            self._tell_idle()
-        else:
-            self._counts["copied"] += 1
+    def _copy(self, copy: Copy, now: float) -> None:
+        """Let a worker compute a prefix for later."""
+        id = next(self._worker_request_ids)
+        self.copying.begin(copy, id, now)
+        self._counts["copied"] += 1
+        request = EngineRequest(id, copy.tokens, _COPY_SAMPLING, priority=COPY_PRIORITY)
+        self._instructions.append(Send(copy.target, Submit(request)))
 
 
 def _error(failed: Failed) -> PrebleError:
@@ -366,24 +390,6 @@ def _error(failed: Failed) -> PrebleError:
     return EngineError(failed.reason)
 
 
-def _single(sampling: SamplingParams, index: int) -> SamplingParams:
-    """What sample `index` of a request asks of an engine."""
-    if sampling.n == 1:
-        return sampling
-    seed = None if sampling.seed is None else sampling.seed + index
-    return msgspec.structs.replace(sampling, n=1, seed=seed)
-
-
-def _remaining(sample: Sample) -> SamplingParams:
-    done = len(sample.output) // TOKEN_BYTES
-    if not done:
-        return sample.sampling
-    sampling = sample.sampling
-    return msgspec.structs.replace(
-        sampling, max_tokens=sampling.max_tokens - done, min_tokens=max(0, sampling.min_tokens - done)
-    )
-
-
-def _lost(sample: Sample, reason: str) -> WorkerLostError:
+def _lost(sample: Sample, error: WorkerLostError) -> WorkerLostError:
     tokens = unpack(bytes(sample.output))
-    return WorkerLostError(reason, worker=sample.worker, request_id=sample.flight.id, token_ids=tokens)
+    return WorkerLostError(str(error), worker=sample.worker, request_id=sample.request.id, token_ids=tokens)

@@ -1,10 +1,11 @@
-"""A request in flight: what its samples have produced, and who waits for it."""
+"""A request in flight and its samples: what they have produced so far, across all their attempts."""
 
 from __future__ import annotations
 
-import asyncio
+import msgspec
 
 from preble.backends import Delta
+from preble.core.scheduler import Placement
 from preble.errors import PrebleError
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.types import Choice, FinishReason, RequestOptions, SamplingParams, Timings, TokenLogprob, Usage
@@ -12,40 +13,65 @@ from preble.types import Choice, FinishReason, RequestOptions, SamplingParams, T
 _DAY = 86_400.0
 
 
-class Sample:
-    """One sample of a request: its tokens so far, across all its attempts.
+class InFlightRequest:
+    """A request with its `sampling.n` samples. `tokens` is the prompt, packed int32; times are on the caller's clock.
 
-    `id` is its name in the scheduler, `wire` its number on the worker it is on; a new attempt gets a new number, so
-    that what an earlier one still says is not believed. Times are seconds of the event loop's clock.
+    Its reader is woken for every delta if it is `streaming`, else only when a sample ends.
     """
 
-    __slots__ = (
-        "attempts", "cached_tokens", "computed", "counted", "ended", "ended_at", "error", "finish_reason",
-        "first_token_at", "flight", "id", "index", "logprobs", "moved", "offset", "options", "output", "prompt",
-        "sampling", "stop_reason", "submitted_at", "taken", "taken_logprobs", "wire", "worker",
-    )  # fmt: skip
+    __slots__ = ("deadline", "id", "options", "samples", "streaming", "submitted_at", "tokens")
 
     def __init__(
         self,
-        flight: Flight,
-        index: int,
-        prompt: bytes,
+        id: str,
+        tokens: bytes,
         sampling: SamplingParams,
         options: RequestOptions,
+        *,
         now: float,
+        deadline: float | None = None,
+        streaming: bool = False,
     ) -> None:
-        self.flight = flight
-        self.id = f"{flight.id}.{index}"
-        self.index = index
-        self.prompt = prompt
-        self.sampling = sampling
+        self.id = id
+        self.tokens = tokens
         self.options = options
         self.submitted_at = now
-        self.first_token_at = self.ended_at = 0.0
+        self.deadline = deadline
+        self.streaming = streaming
+        self.samples = [Sample(self, index, _single(sampling, index)) for index in range(sampling.n)]
+
+    def remaining(self, now: float) -> float | None:
+        """Seconds until the deadline, at most a day; None without one."""
+        return None if self.deadline is None else min(max(0.0, self.deadline - now), _DAY)
+
+
+class Sample:
+    """One sample of a request: its tokens so far, across all its attempts.
+
+    `id` is its name in the scheduler, `worker_request_id` its number on the worker that it is on. A new attempt gets a
+    new number, so that what an earlier one still says is not believed. The first `offset` bytes of `output` came from
+    earlier attempts: they are prompt to the present one. `placement` is the scheduler's last choice for it. A sample
+    is `reconsidered` for a move at most once, and was `moved` if that led to another worker.
+    """
+
+    __slots__ = (
+        "attempts", "cached_tokens", "ended", "ended_at", "error", "finish_reason", "first_token_at", "id", "index",
+        "logprobs", "moved", "offset", "output", "placement", "reconsidered", "request", "retries", "sampling",
+        "stop_reason", "taken", "taken_logprobs", "worker", "worker_request_id",
+    )  # fmt: skip
+
+    def __init__(self, request: InFlightRequest, index: int, sampling: SamplingParams) -> None:
+        self.request = request
+        self.id = f"{request.id}.{index}"
+        self.index = index
+        self.sampling = sampling
+        self.placement: Placement | None = None
         self.worker = ""
-        self.wire = -1
-        self.attempts = 0
-        self.counted = self.computed = self.moved = self.ended = False
+        self.worker_request_id = -1
+        self.attempts = self.retries = 0
+        self.reconsidered = self.moved = self.ended = False
+        self.first_token_at: float | None = None
+        self.ended_at = 0.0
         self.output = bytearray()
         self.offset = 0
         self.logprobs: list[TokenLogprob] = []
@@ -55,25 +81,30 @@ class Sample:
         self.stop_reason: str | int | None = None
         self.error: PrebleError | None = None
 
-    def dispatched(self, worker: str, wire: int) -> None:
+    @property
+    def tokens(self) -> bytes:
+        """What an engine has to take as its prompt: the request's, and what was generated so far."""
+        return self.request.tokens + bytes(self.output)
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens may still be generated."""
+        return self.sampling.max_tokens - len(self.output) // TOKEN_BYTES
+
+    def remaining(self) -> SamplingParams:
+        """What is left to ask of an engine."""
+        done = len(self.output) // TOKEN_BYTES
+        if not done:
+            return self.sampling
+        min_tokens = max(0, self.sampling.min_tokens - done)
+        return msgspec.structs.replace(self.sampling, max_tokens=self.max_tokens, min_tokens=min_tokens)
+
+    def dispatched(self, worker: str, worker_request_id: int) -> None:
         """A new attempt goes to `worker`; what was generated before counts as its prompt."""
         self.worker = worker
-        self.wire = wire
+        self.worker_request_id = worker_request_id
         self.attempts += 1
         self.offset = len(self.output)
-        self.counted = self.computed = False
-
-    def count(self, cached_tokens: int) -> None:
-        """The engine told, perhaps at the end only, how many tokens this attempt's prefill found cached."""
-        self.counted = True
-        if not self.offset:
-            self.cached_tokens = cached_tokens
-
-    def mark_computed(self, now: float) -> None:
-        """This attempt's prefill is done."""
-        self.computed = True
-        if not self.output:
-            self.first_token_at = now
 
     def take(self) -> tuple[tuple[int, ...], tuple[TokenLogprob, ...] | None]:
         """Return the token ids, and their log-probabilities if asked for, that were not taken before."""
@@ -98,11 +129,13 @@ class Sample:
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage(len(self.prompt) // TOKEN_BYTES, self.cached_tokens, len(self.output) // TOKEN_BYTES)
+        return Usage(len(self.request.tokens) // TOKEN_BYTES, self.cached_tokens, len(self.output) // TOKEN_BYTES)
 
     def choice(self, text: str) -> Choice:
         """What the caller gets of a sample that ended without an error; `text` is that of its tokens."""
         assert self.finish_reason is not None
+        assert self.first_token_at is not None
+        since = self.request.submitted_at
         return Choice(
             index=self.index,
             text=text,
@@ -112,58 +145,33 @@ class Sample:
             logprobs=None if self.sampling.logprobs is None else tuple(self.logprobs),
             worker=self.worker,
             usage=self.usage,
-            timings=Timings(self.first_token_at - self.submitted_at, self.ended_at - self.submitted_at),
+            timings=Timings(self.first_token_at - since, self.ended_at - since),
         )
 
-    def append(self, delta: Delta) -> None:
-        """Take in what the engine produced."""
+    def append(self, delta: Delta, now: float) -> None:
+        """Take in what the engine produced. `usage` counts what its first attempt found cached."""
+        if delta.cached_tokens is not None and not self.offset:
+            self.cached_tokens = delta.cached_tokens
+        if delta.tokens and self.first_token_at is None:
+            self.first_token_at = now
         self.output += delta.tokens
         if delta.logprobs:
             self.logprobs.extend(delta.logprobs)
         self.stop_reason = delta.stop_reason
 
     def end(self, now: float, *, reason: FinishReason | None = None, error: PrebleError | None = None) -> None:
-        """Mark as ended and wake the reader."""
+        """Mark as ended. Without a token, the first one counts as come now."""
         self.ended = True
         self.ended_at = now
-        if not self.output and not self.computed:
+        if self.first_token_at is None:
             self.first_token_at = now
         self.finish_reason = reason
         self.error = error
-        self.flight.wake(self)
 
 
-class Flight:
-    """A request with its samples, read by one consumer. Without `streaming` it is woken only when a sample ends."""
-
-    __slots__ = ("_ready", "_waiter", "id", "samples", "streaming", "timer")
-
-    def __init__(self, id: str, *, streaming: bool) -> None:
-        self.id = id
-        self.streaming = streaming
-        self.samples: list[Sample] = []
-        self.timer: asyncio.TimerHandle | None = None
-        self._ready: dict[int, Sample] = {}
-        self._waiter: asyncio.Future[None] | None = None
-
-    def remaining(self, now: float) -> float | None:
-        """Seconds until the deadline, at most a day; None without one."""
-        return None if self.timer is None else min(max(0.0, self.timer.when() - now), _DAY)
-
-    def wake(self, sample: Sample) -> None:
-        """There is something to read of `sample`."""
-        self._ready[sample.index] = sample
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def ready(self) -> list[Sample]:
-        """Wait for news and return the samples that have some. Raises the first error among them."""
-        if not self._ready:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        news = list(self._ready.values())
-        self._ready.clear()
-        for sample in news:
-            if sample.error is not None:
-                raise sample.error
-        return news
+def _single(sampling: SamplingParams, index: int) -> SamplingParams:
+    """What sample `index` of a request asks of an engine."""
+    if sampling.n == 1:
+        return sampling
+    seed = None if sampling.seed is None else sampling.seed + index
+    return msgspec.structs.replace(sampling, n=1, seed=seed)

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from preble.dispatch.request import Flight, Sample
+from preble.backends import Delta
+from preble.dispatch.request import InFlightRequest
 from preble.tokens import pack
 from preble.types import RequestOptions, SamplingParams
 
 
-@pytest.mark.parametrize(("computed_at", "ttft"), [(None, 3.0), (2.0, 1.0)])
-def test_without_a_token_the_first_one_counts_as_come_at_the_end(computed_at: float | None, ttft: float) -> None:
-    sample = Sample(Flight("1", streaming=False), 0, pack([1]), SamplingParams(), RequestOptions(), 1.0)
-    if computed_at is not None:
-        sample.mark_computed(computed_at)
+@pytest.mark.parametrize(("first_token_at", "ttft"), [(None, 3.0), (2.0, 1.0)])
+def test_without_a_token_the_first_one_counts_as_come_at_the_end(first_token_at: float | None, ttft: float) -> None:
+    (sample,) = InFlightRequest("1", pack([1]), SamplingParams(), RequestOptions(), now=1.0).samples
+    if first_token_at is not None:
+        sample.append(Delta(pack([5])), first_token_at)
+        sample.append(Delta(pack([6])), 3.0)
     sample.end(4.0, reason="stop")
     timings = sample.choice("").timings
     assert (timings.ttft, timings.latency) == (ttft, 3.0)
+
+
+def test_a_text_that_is_cut_keeps_the_time_of_its_first_token() -> None:
+    (sample,) = InFlightRequest("1", pack([1]), SamplingParams(), RequestOptions(), now=1.0).samples
+    sample.append(Delta(pack([5, 6])), 2.0)
+    ids, _ = sample.take()
+    assert sample.cut(0, ids, None) == ((), None)
+    sample.end(4.0, reason="stop")
+    assert (sample.choice("").timings.ttft, sample.usage.output_tokens) == (1.0, 0)

@@ -15,7 +15,7 @@ from preble.simulate import bounds
 from preble.simulate.traces import FORMATS, load
 from preble.simulate.traces.clients import PREFIX_RANGE, servegen
 
-TRACES = Path(__file__).parents[2] / "shared" / "workloads"
+TRACES = Path(__file__).parents[3] / "shared" / "workloads"
 CLIENTS = "arrivals/servegen_m-large_day1.csv.gz"
 SERVEGEN = """client,window_start_s,rate_rps,iat_cv,fit,p1,p2,input_mean,output_mean
 7,0,3.0,1.0,Gamma,1.0,0.5,400.0,100.0

@@ -1,0 +1,131 @@
+"""The dispatcher on an event loop: its clock, its timer, its messages to workers, and those who wait for its news."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from preble.cluster.reader import Reader
+from preble.core.scheduler import Scheduler
+from preble.dispatch.dispatcher import Dispatcher
+from preble.dispatch.instructions import AskAgain, Instruction, Send, Wake
+from preble.dispatch.request import InFlightRequest, Sample
+from preble.errors import InvalidRequestError, PrebleError, WorkerLostError
+from preble.transport.schema import Step, Submit, ToWorker
+from preble.types import ClusterStats
+
+
+class Driver:
+    """Tells the dispatcher what happens and when, and carries out its instructions. Make calls on one event loop."""
+
+    def __init__(self, scheduler: Scheduler, max_in_flight: int) -> None:
+        self._scheduler = scheduler
+        self._dispatcher = Dispatcher(scheduler, max_in_flight=max_in_flight)
+        self._readers: dict[str, Reader] = {}
+        self._idle: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._send: Callable[[str, ToWorker], None]
+
+    def start(self, loop: asyncio.AbstractEventLoop, send: Callable[[str, ToWorker], None]) -> None:
+        """Begin, on this loop. `send(worker, message)` queues a message for a worker, or raises a PrebleError."""
+        self._loop, self._send = loop, send
+        self._carry_out(self._dispatcher.start(loop.time()))
+
+    def close(self, error: PrebleError) -> None:
+        """End all samples with `error`, and take no more."""
+        self._carry_out(self._dispatcher.close(error, self._loop.time()))
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def stats(self) -> ClusterStats:
+        """Counters, what the scheduler believes, and what engines reported last."""
+        return self._dispatcher.stats()
+
+    def check(self) -> None:
+        """Raise AssertionError if the books of samples, worker request ids and scheduler disagree."""
+        self._dispatcher.check()
+
+    def submit(self, request: InFlightRequest) -> Reader:
+        """Place and send a request. Whoever gets its reader must `release` the request in the end.
+
+        Raises InvalidRequestError if its id is in use, OverloadedError, NoWorkersError, DeadlineExceededError.
+        """
+        if self.knows(request.id):
+            raise InvalidRequestError(f"{request.id!r} is in flight", field="request_id", request_id=request.id)
+        instructions = self._dispatcher.submit(request, self._loop.time())
+        reader = self._readers[request.id] = Reader(request)
+        self._carry_out(instructions)
+        return reader
+
+    def knows(self, id: str) -> bool:
+        """Whether a request of this id was submitted and is not released yet."""
+        return id in self._readers
+
+    def release(self, request: InFlightRequest) -> None:
+        """The reader is gone: end and abort what still runs."""
+        self._readers.pop(request.id, None)
+        self._carry_out(self._dispatcher.release(request, self._loop.time()))
+
+    def stop(self, sample: Sample, stop: str) -> None:
+        """The text of a sample holds the stop string `stop`: it ends here."""
+        self._carry_out(self._dispatcher.stop(sample, stop, self._loop.time()))
+
+    def drain(self, worker: str) -> None:
+        """Send a worker nothing more. Raises ConfigurationError if it is not here."""
+        self._scheduler.drain_worker(worker, now=self._loop.time())
+
+    async def idle(self, worker: str | None = None) -> None:
+        """Wait until nothing is in flight, or nothing on `worker`."""
+        while self._scheduler.requests_on(worker) if worker else self._dispatcher.in_flight:
+            future = self._loop.create_future()
+            self._idle.append(future)
+            await future
+
+    def on_step(self, worker: str, step: Step) -> None:
+        """Take in what a worker said."""
+        self._carry_out(self._dispatcher.on_step(worker, step, self._loop.time()))
+
+    def on_failed(self, worker: str, worker_request_id: int, error: PrebleError) -> None:
+        """A worker could not serve a request: it ends with `error`."""
+        self._carry_out(self._dispatcher.on_failed(worker, worker_request_id, error, self._loop.time()))
+
+    def on_lost(self, worker: str, error: WorkerLostError) -> None:
+        """A worker died: its samples go elsewhere. Raises ConfigurationError if it is not here."""
+        self._carry_out(self._dispatcher.on_lost(worker, error, self._loop.time()))
+
+    def _carry_out(self, instructions: Iterable[Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case Wake(sample):
+                    if (reader := self._readers.get(sample.request.id)) is not None:
+                        reader.wake(sample)
+                case Send(worker, message):
+                    self._deliver(worker, message)
+                case AskAgain(at):
+                    self._ask_at(at)
+        self._tell_idle()
+
+    def _deliver(self, worker: str, message: ToWorker) -> None:
+        try:
+            self._send(worker, message)
+        except WorkerLostError:
+            pass  # its loss is told by `on_lost`, which sends its samples elsewhere
+        except PrebleError as error:
+            if isinstance(message, Submit):  # what it says of a request that it could not be told to abort is ignored
+                self.on_failed(worker, message.request.id, error)
+
+    def _ask_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._on_time)
+
+    def _on_time(self) -> None:
+        self._carry_out(self._dispatcher.on_time(self._loop.time()))
+
+    def _tell_idle(self) -> None:
+        """Something may have left a worker: let those look who wait for it to be idle."""
+        for future in self._idle:
+            if not future.done():
+                future.set_result(None)
+        self._idle.clear()

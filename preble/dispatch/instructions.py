@@ -1,0 +1,32 @@
+"""What the dispatcher answers: things for its shell to do, in order."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from preble.dispatch.request import Sample
+from preble.transport.schema import ToWorker
+
+
+class Send(msgspec.Struct, frozen=True, gc=False):
+    """Send `message` to `worker`. If that fails for a request, tell the dispatcher by `on_failed`."""
+
+    worker: str
+    message: ToWorker
+
+
+class Wake(msgspec.Struct, frozen=True, gc=False):
+    """There is something to read of `sample`: tokens, or its end."""
+
+    sample: Sample
+
+
+class AskAgain(msgspec.Struct, frozen=True, gc=False):
+    """Call `on_time` at time `at`, in seconds on the caller's clock. It replaces an earlier such instruction."""
+
+    at: float
+
+
+Instruction: TypeAlias = Send | Wake | AskAgain
