@@ -15,7 +15,8 @@ from preble.wait_queue.disciplines import DISCIPLINES
 
 ROOT = Path(__file__).parent.parent
 SCHEDULING = ROOT / "docs" / "scheduling.md"
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GENERATED = {path.with_suffix(".md") for path in (ROOT / "docs" / "benchmarks").glob("*.json")}
+DOCUMENTS = [ROOT / "README.md", *sorted(set((ROOT / "docs").rglob("*.md")) - GENERATED)]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 """A block of Python, and what it prints if a block of text comes next."""
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
