@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from preble.core.arrays import Floats
 from preble.core.cost import CostModel, StepTiming
-
-Floats = NDArray[np.float64]
 
 BREAKS = (4, 8, 16, 32, 64)
 """New tokens at which the second line may begin; the one that fits best is taken."""

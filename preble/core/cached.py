@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Slots = NDArray[np.intp]
+from preble.core.arrays import Floats, Slots, indices
 
 
-class Cached(msgspec.Struct, frozen=True, gc=False):
+class CachedTokens(msgspec.Struct, frozen=True, gc=False):
     """Prompt tokens that slots need not compute: whole blocks, and never the last token. Worked out when asked for.
 
     `levels` are (tokens, mask of the slots that hold so many), from the root down, of a prompt of `length` tokens.
@@ -44,10 +41,3 @@ class Cached(msgspec.Struct, frozen=True, gc=False):
     def usable(self, depth: int) -> int:
         """Return how many of `depth` tokens held may be of use, before blocks."""
         return depth if depth < self.length else self.length - 1
-
-
-@lru_cache(maxsize=4096)
-def indices(mask: int) -> Slots:
-    """Return the slots whose bits are set in `mask`, as an index array that nobody may change."""
-    raw = np.frombuffer(mask.to_bytes((mask.bit_length() + 7) // 8, "little"), dtype=np.uint8)
-    return np.flatnonzero(np.unpackbits(raw, bitorder="little"))

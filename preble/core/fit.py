@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from preble.core.arrays import Floats
 from preble.core.cost import Coefficients, StepTiming
-
-Floats = NDArray[np.float64]
 
 _PRIOR_STEPS = 0.1
 """How many typical steps the preset is worth."""

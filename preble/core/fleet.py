@@ -8,7 +8,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from preble.core.cached import Cached, Floats
+from preble.core.arrays import Floats
+from preble.core.cached import CachedTokens
 from preble.core.cost import Coefficients, CostModel, StepTiming
 from preble.core.fit import Fit
 from preble.core.slot import Slot
@@ -153,9 +154,9 @@ class Fleet:
         """What to add to a cost by slot so that only those that serve `namespace` can be the least: 0 or infinity."""
         return self._parts.get(namespace, self._others).closed if self.restricted else 0.0
 
-    def cached(self, levels: Sequence[tuple[int, int]], length: int) -> Cached:
+    def cached(self, levels: Sequence[tuple[int, int]], length: int) -> CachedTokens:
         """Prompt tokens each slot need not compute, where masks of slots hold so many of them, from the root down."""
-        return Cached(levels, length, self._block, len(self.slots))
+        return CachedTokens(levels, length, self._block, len(self.slots))
 
     def prefill_seconds(self, cached: Floats, length: int) -> Floats:
         """Seconds each slot needs to prefill what it has not cached of a prompt of `length` tokens."""

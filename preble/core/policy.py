@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from preble.core.cached import Cached, Floats
+from preble.core.arrays import Floats
+from preble.core.cached import CachedTokens
 from preble.core.fleet import Fleet
 from preble.tree import Match
 
@@ -24,7 +25,7 @@ class Query:
         session: str | None,
         priority: int,
         match: Match,
-        believed: Cached,
+        believed: CachedTokens,
         namespace: str = "",
     ) -> None:
         self.length = length

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from preble.core.cached import Cached, Floats
+from preble.core.arrays import Floats
+from preble.core.cached import CachedTokens
 from preble.core.policy import Decision, Query
 from preble.types import plain_data
 
@@ -52,7 +53,7 @@ class _Entry(msgspec.Struct, gc=False):
     """A decision as it was made, cheap to keep; `Receipts.receipt` spells it out when asked."""
 
     decision: Decision
-    believed: Cached  # not the query: its match would keep the whole prompt
+    believed: CachedTokens  # not the query: its match would keep the whole prompt
     names: tuple[str | None, ...]
     predicted_ttft: float
     decided_at: float
@@ -104,7 +105,7 @@ class Receipts:
         )
 
 
-def candidates(decision: Decision, believed: Cached, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
+def candidates(decision: Decision, believed: CachedTokens, names: tuple[str | None, ...]) -> tuple[Candidate, ...]:
     """What a decision was made from: an entry per worker; cached is what is `believed` if it does not say otherwise."""
     terms = decision.terms()
     cached = believed.by_slot() if terms.cached is None else terms.cached

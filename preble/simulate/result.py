@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from preble.core.arrays import Floats
+
 Ints = NDArray[np.int64]
 
 

@@ -33,17 +33,17 @@ class Waiting:
         self.number = number
 
 
-Cached = Mapping[int, int]
+CachedLengths = Mapping[int, int]
 """Cached prompt tokens by request id."""
 
-Key = Callable[[Waiting, Cached, float], float]
+Key = Callable[[Waiting, CachedLengths, float], float]
 """Orders by what a request is, what is cached, and the time."""
 
 
 class Order(Protocol):
     """Orders the queue. What it yields need not be taken; `took` tells what was."""
 
-    def order(self, queue: Sequence[Waiting], cached: Cached, now: float) -> Iterator[Waiting]:
+    def order(self, queue: Sequence[Waiting], cached: CachedLengths, now: float) -> Iterator[Waiting]:
         """Yield the requests of `queue`, which come by rank and arrival, in the order of the discipline."""
 
     def took(self, waiting: Waiting) -> None:
@@ -56,7 +56,7 @@ class ByKey:
     def __init__(self, key: Key) -> None:
         self._key = key
 
-    def order(self, queue: Sequence[Waiting], cached: Cached, now: float) -> Iterator[Waiting]:
+    def order(self, queue: Sequence[Waiting], cached: CachedLengths, now: float) -> Iterator[Waiting]:
         """Yield by rank, then by key."""
         return iter(sorted(queue, key=lambda waiting: (waiting.rank, self._key(waiting, cached, now))))
 
@@ -71,7 +71,7 @@ class KLongestPrefix:
         self._k = k
         self._taken = 0
 
-    def order(self, queue: Sequence[Waiting], cached: Cached, now: float) -> Iterator[Waiting]:
+    def order(self, queue: Sequence[Waiting], cached: CachedLengths, now: float) -> Iterator[Waiting]:
         """Yield by rank, then as the name says, counting what was taken before."""
         count = self._taken
         for _, equals in groupby(queue, key=lambda waiting: waiting.rank):
@@ -101,7 +101,7 @@ class Groups:
         self._credit = [0] * (groups + 1)
         self._after: dict[int, list[int]] = {}
 
-    def order(self, queue: Sequence[Waiting], cached: Cached, now: float) -> Iterator[Waiting]:
+    def order(self, queue: Sequence[Waiting], cached: CachedLengths, now: float) -> Iterator[Waiting]:
         """Yield by rank, then interleave the groups."""
         credit = list(self._credit)
         self._after.clear()
@@ -131,12 +131,12 @@ class Groups:
             yield waiting
 
 
-def _uncached(waiting: Waiting, cached: Cached, now: float) -> float:
+def _uncached(waiting: Waiting, cached: CachedLengths, now: float) -> float:
     """Tokens to compute: at least one, or there would be no next token."""
     return max(1, waiting.length - cached[waiting.id])
 
 
-def _response_ratio(waiting: Waiting, cached: Cached, now: float) -> float:
+def _response_ratio(waiting: Waiting, cached: CachedLengths, now: float) -> float:
     """Highest response ratio next (Brinch Hansen 1971): the longest wait for each token to compute goes first."""
     return (waiting.arrived - now - _MOMENT) / _uncached(waiting, cached, now)
 

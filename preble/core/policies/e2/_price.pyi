@@ -1,4 +1,4 @@
-from preble.core.cached import Floats
+from preble.core.arrays import Floats
 
 def cheapest(
     load: Floats,

@@ -7,7 +7,7 @@ import math
 import msgspec
 import numpy as np
 
-from preble.core.cached import Floats
+from preble.core.arrays import Floats
 
 MEMORY = 30.0
 """Seconds over which arrivals are counted, about."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from preble.core.cached import Cached, Floats
+from preble.core.arrays import Floats
+from preble.core.cached import CachedTokens
 from preble.core.copies import COPY_PRIORITY, Copy
 from preble.core.fleet import Fleet, eviction_seconds, queue_delay, thawed
 from preble.core.policies.e2.future_delay import NO_DELAY, Arrivals, FutureDelay
@@ -143,7 +144,7 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
     fleet: bytes
     live: list[int]
     decode: bool
-    cached: Cached
+    cached: CachedTokens
     price: Floats | float
     weight: PrefillWeight
     tokens: float
@@ -161,7 +162,7 @@ class _Frozen(msgspec.Struct, frozen=True, gc=False):
         return Terms(load, prefill, eviction, held, self.weight.on(requests), future_delay)
 
 
-def _computed(query: Query, fleet: Fleet) -> Cached:
+def _computed(query: Query, fleet: Fleet) -> CachedTokens:
     """What each slot has computed of the prompt: `query.believed` without what is in flight."""
     levels = sorted((query.match.computed_length(slot), 1 << slot) for slot in fleet.live)
     return fleet.cached(levels, query.length)

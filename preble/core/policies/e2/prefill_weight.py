@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from preble.core.cached import Floats
+from preble.core.arrays import Floats
 
 Requests = TypeVar("Requests", float, Floats)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from preble.core.cached import Cached, Floats
+from preble.core.arrays import Floats
+from preble.core.cached import CachedTokens
 from preble.core.fleet import Fleet, queue_delay
 from preble.core.policies.e2.future_delay import FutureDelay
 from preble.core.policies.e2.prefill_weight import PrefillWeight
@@ -14,7 +15,7 @@ except ImportError:  # built without a compiler
 
 
 def cheapest(
-    fleet: Fleet, load: Floats, cached: Cached, weight: PrefillWeight, tokens: float, future_delay: FutureDelay
+    fleet: Fleet, load: Floats, cached: CachedTokens, weight: PrefillWeight, tokens: float, future_delay: FutureDelay
 ) -> tuple[int, int, int, int]:
     """Return the slot of least cost, the slot of least `load`, and after each how many prompt tokens are cached there.
 

@@ -7,17 +7,14 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from preble.core.cached import Floats, indices
+from preble.core.arrays import Floats, Slots, indices
 from preble.core.fleet import Fleet
 from preble.core.policies.e2_paper.window import Assignment, Trend, Trends, Window
 from preble.core.policy import Decision, Query, Terms
 from preble.core.request import Request
 from preble.tokens import TOKEN_BYTES
 from preble.tree import Match, RadixTree
-
-Slots = NDArray[np.intp]
 
 _FORGOTTEN_AT_ONCE = 32
 """Requests that left H whose pins are undone in one call: more than come in, so what left at once is soon gone."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preble.core.cached import Floats
+from preble.core.arrays import Floats
 
 _OUTPUT_GUESS = 64.0
 _SUMS = ("requests", "prefill", "step", "outputs", "tokens")

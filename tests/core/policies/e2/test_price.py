@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from preble.core.cached import Cached
+from preble.core.cached import CachedTokens
 from preble.core.cost import CostModel
 from preble.core.fleet import Fleet
 from preble.core.policies.e2 import price
@@ -45,7 +45,7 @@ def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @st.composite
-def fleets(draw: st.DrawFn) -> tuple[Fleet, Cached]:
+def fleets(draw: st.DrawFn) -> tuple[Fleet, CachedTokens]:
     """A fleet of which at least one worker takes requests, and what its workers have of a prompt."""
     slots = draw(st.integers(1, 20))
     blocks, presets = draw(st.sampled_from([(1,), (16,), (1, 16)])), draw(st.sampled_from([(COST,), (COST, SLOW)]))
@@ -165,5 +165,5 @@ def test_the_extension_refuses_the_table_of_another_fleet():
 
 @pytest.mark.parametrize("block", [1, 16, np.array([1, 16, 64])])
 def test_what_one_slot_has_is_its_entry_of_all(block):
-    cached = Cached([(20, 0b111), (70, 0b110), (LENGTH, 0b010)], LENGTH, block, 3)
+    cached = CachedTokens([(20, 0b111), (70, 0b110), (LENGTH, 0b010)], LENGTH, block, 3)
     assert [cached.on(slot) for slot in range(3)] == cached.by_slot().tolist()
