@@ -231,7 +231,7 @@ class HeldBlocks:
         for block in blocks:
             tree = self._trees.get(block.salt)
             if tree is None:
-                tree = self._trees[block.salt] = RadixTree(page=self.block_size)
+                tree = self._trees[block.salt] = RadixTree(block_size=self.block_size)
             tree.insert(_path(block), _WORKER, pin=False, computed=True)
 
     def _remove(self, name: Hash) -> None:

@@ -37,7 +37,7 @@ class BlockCache:
         self._page_bytes = block_size * TOKEN_BYTES
         self._free = list(range(self.total - 1, -1, -1))
         self._users = [0] * self.total
-        self._tree = RadixTree(page=block_size)
+        self._tree = RadixTree(block_size=block_size)
         self._evicted: list[Evicted] = []
 
     @property
@@ -60,7 +60,7 @@ class BlockCache:
         cached = min(match.tokens, self._cacheable(tokens))
         if cached:
             lease.shared = cached // self.block_size
-            lease.blocks = match.pages()[: lease.shared].tolist()
+            lease.blocks = match.payload()[: lease.shared].tolist()
             lease.node = self._tree.insert(tokens[: cached * TOKEN_BYTES], _WORKER)
             self._use(lease.blocks)
         return lease
@@ -93,8 +93,8 @@ class BlockCache:
         prefix = bytes(memoryview(tokens)[: whole * self._page_bytes])
         match = self._tree.match(prefix)
         if match.tokens > lease.shared * self.block_size:
-            self._move(lease, match.pages())
-        node = self._tree.insert(prefix, _WORKER, match=match, computed=True, pages=array("i", lease.blocks[:whole]))
+            self._move(lease, match.payload())
+        node = self._tree.insert(prefix, _WORKER, match=match, computed=True, payload=array("i", lease.blocks[:whole]))
         self._unpin(lease)
         lease.node, lease.shared = node, whole
 
@@ -111,7 +111,7 @@ class BlockCache:
     def reset(self) -> None:
         """Forget every cached prefix that no lease uses."""
         if self.leased == 0:
-            self._tree = RadixTree(page=self.block_size)
+            self._tree = RadixTree(block_size=self.block_size)
             self._free = list(range(self.total - 1, -1, -1))
             self._evicted = [Evicted(b"", 0)]
         else:
@@ -145,14 +145,14 @@ class BlockCache:
         length = len(tokens) // TOKEN_BYTES
         return (length - 1) // self.block_size * self.block_size if length else 0
 
-    def _move(self, lease: Lease, pages: array[int]) -> None:
-        own = lease.blocks[lease.shared : len(pages)]
-        shared = pages[lease.shared :]
+    def _move(self, lease: Lease, blocks: array[int]) -> None:
+        own = lease.blocks[lease.shared : len(blocks)]
+        shared = blocks[lease.shared :]
         self._use(shared)
         for block in own:
             self._disuse(block)
         self._free += own
-        lease.blocks[lease.shared : len(pages)] = shared
+        lease.blocks[lease.shared : len(blocks)] = shared
 
     def _use(self, blocks: Iterable[int]) -> None:
         for block in blocks:
@@ -168,6 +168,6 @@ class BlockCache:
             self._tree.unpin(lease.node, _WORKER)
 
     def _evict(self, blocks: int) -> None:
-        for path, keep, pages in self._tree.evict(_WORKER, blocks * self.block_size):
+        for path, keep, freed in self._tree.evict(_WORKER, blocks * self.block_size):
             self._evicted.append(Evicted(path, keep))
-            self._free += pages or ()
+            self._free += freed or ()

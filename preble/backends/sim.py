@@ -78,7 +78,7 @@ class SimCore:
             max_batched_tokens=options.max_batched_tokens,
             context_limit=options.context_limit,
             vocab_size=options.vocab_size,
-            local=LocalScheduler(discipline, page=options.block_size),
+            local=LocalScheduler(discipline, block_size=options.block_size),
         )
         self._seed = options.seed
         self._vocab_size = options.vocab_size

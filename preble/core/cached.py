@@ -14,28 +14,28 @@ class CachedTokens(msgspec.Struct, frozen=True, gc=False):
     """Prompt tokens that slots need not compute: whole blocks, and never the last token. Worked out when asked for.
 
     `levels` are (tokens, mask of the slots that hold so many), from the root down, of a prompt of `length` tokens.
-    `block` is the size of the slots' blocks, or an array of their sizes; there are `slots` of them.
+    `block_size` is that of all slots, in tokens, or an array of theirs; there are `slots` of them.
     """
 
     levels: Sequence[tuple[int, int]]
     length: int
-    block: int | Slots
+    block_size: int | Slots
     slots: int
 
     def on(self, slot: int) -> int:
         """Return the tokens on one slot."""
         for depth, mask in reversed(self.levels):
             if mask >> slot & 1:
-                usable = self.usable(depth)
-                return usable - usable % (self.block if isinstance(self.block, int) else int(self.block[slot]))
+                usable, size = self.usable(depth), self.block_size
+                return usable - usable % (size if isinstance(size, int) else int(size[slot]))
         return 0
 
     def by_slot(self) -> Floats:
         """Return the tokens on every slot."""
-        cached, block = np.zeros(self.slots), self.block
+        cached, size = np.zeros(self.slots), self.block_size
         for depth, mask in self.levels:
             usable, slots = self.usable(depth), indices(mask)
-            cached[slots] = usable - usable % (block if isinstance(block, int) else block[slots])
+            cached[slots] = usable - usable % (size if isinstance(size, int) else size[slots])
         return cached
 
     def usable(self, depth: int) -> int:

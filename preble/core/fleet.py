@@ -18,7 +18,7 @@ from preble.errors import ConfigurationError, NamespaceNotServedError, NoWorkers
 _LEARNING_RATE = 0.05
 _ROWS = (
     "load", "pending", "free", "eviction_seconds_per_token", "requests", "waiting", "overtakable",
-    "uncached", "block", "new", "product",
+    "uncached", "block_size", "new", "product",
 )  # fmt: skip
 _PRICED = 7  # the first rows are what policies price by
 _CONSTANT = 3  # the last rows do not change with every request
@@ -156,7 +156,7 @@ class Fleet:
 
     def cached(self, levels: Sequence[tuple[int, int]], length: int) -> CachedTokens:
         """Prompt tokens each slot need not compute, where masks of slots hold so many of them, from the root down."""
-        return CachedTokens(levels, length, self._block, len(self.slots))
+        return CachedTokens(levels, length, self._block_size, len(self.slots))
 
     def prefill_seconds(self, cached: Floats, length: int) -> Floats:
         """Seconds each slot needs to prefill what it has not cached of a prompt of `length` tokens."""
@@ -330,7 +330,7 @@ class Fleet:
         self._parts = {name: self._part(name) for name in named}
         self._others = self._part(None)
         blocks = [slot.block_size for slot in self.slots]
-        self._block = blocks[0] if len(set(blocks)) == 1 else np.array(blocks)
+        self._block_size = blocks[0] if len(set(blocks)) == 1 else np.array(blocks)
         self._priced()
 
     def _part(self, namespace: str | None) -> _Part:

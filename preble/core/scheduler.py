@@ -299,7 +299,7 @@ class Scheduler:
         if key is None:
             return
         if key:
-            self.tree.truncate(key, keep, slot, block=self.fleet.slots[slot].block_size)
+            self.tree.truncate(key, keep, slot, worker_block_size=self.fleet.slots[slot].block_size)
         else:
             self.tree.clear(slot)
         self._evicted(slot, key, keep, now)
@@ -409,7 +409,7 @@ class Scheduler:
         ledger.release(self.fleet, request)
         ledger.charge(self.fleet, request)
         if cached_tokens < believed:
-            self.tree.truncate(request.tokens, cached_tokens, slot, block=self.fleet.slots[slot].block_size)
+            self.tree.truncate(request.tokens, cached_tokens, slot, worker_block_size=self.fleet.slots[slot].block_size)
             self._evicted(slot, request.tokens, cached_tokens, now)
             self._resize(slot, now)
 

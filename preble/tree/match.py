@@ -53,10 +53,10 @@ class Match(msgspec.Struct, frozen=True, gc=False):
             depth = end[node]
         return depth
 
-    def pages(self) -> array[int]:
-        """Return the payload of the matched whole pages, one int each. Raises StateError if stale."""
-        payload = self.nodes.path_pages(self._cursor())
-        return payload[: self.tokens // self.nodes.page]
+    def payload(self) -> array[int]:
+        """Return the payload of the matched whole blocks, one int each. Raises StateError if stale."""
+        payload = self.nodes.path_payload(self._cursor())
+        return payload[: self.tokens // self.nodes.block_size]
 
     def _cursor(self) -> int:
         if self.stale:

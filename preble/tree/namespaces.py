@@ -22,7 +22,7 @@ class Namespaces:
     """Keys of prompts in a tree, and back.
 
     The key of a prompt without a salt is the prompt. With one, its first token is replaced by a negative number, which
-    is no token, that stands for the salt and that token together. So depths, lengths and pages stay what they are.
+    is no token, that stands for the salt and that token together. So depths, lengths and blocks stay what they are.
 
     `in_use` tells of a packed first token whether the tree, or a prompt on its way there, has it. Numbers that are not
     in use are forgotten: there are never more than about twice as many as in use. Every method is O(1), `in_use` apart.

@@ -27,7 +27,7 @@ Column: TypeAlias = NDArray[np.object_]
 
 
 class Nodes:
-    """Columns of a radix tree whose edges are whole pages of `page` tokens.
+    """Columns of a radix tree whose edges are whole blocks of `block_size` tokens.
 
     =========  ==============================  =============================  ==============================
     column     holds                           split: upper (new), lower      absorb: child takes the upper's
@@ -38,21 +38,21 @@ class Nodes:
     holders    mask: workers that have it      same, same                     (equal)
     computed   mask: those that computed it    same, same                     (equal)
     pins       requests that end exactly here  none, all                      (the upper had none)
-    children   first page -> node number       only the lower, unchanged      place under the upper's parent
-    pages      a payload int per page, or no   front, rest                    pages, in front of its own
+    children   first block -> node number      only the lower, unchanged      place under the upper's parent
+    payload    an int per block, or none       front, rest                    payload, in front of its own
     =========  ==============================  =============================  ==============================
 
     A number stays valid while its node lives; a split leaves it with the lower part, where requests end.
     """
 
     __slots__ = (
-        "children", "computed", "edge", "end", "free", "holders", "page", "pages", "parent", "pins", "stride", "tokens",
-        "version",
+        "block_size", "children", "computed", "edge", "end", "free", "holders", "parent", "payload", "pins", "stride",
+        "tokens", "version",
     )  # fmt: skip
 
-    def __init__(self, page: int) -> None:
-        self.page = page
-        self.stride = page * TOKEN_BYTES
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.stride = block_size * TOKEN_BYTES
         self.parent = array("i", [0])
         self.end = array("i", [0])
         self.pins = array("i", [0])
@@ -60,7 +60,7 @@ class Nodes:
         self.holders: Column = np.array([0], dtype=object)
         self.computed: Column = np.array([0], dtype=object)
         self.children: Column = np.array([None], dtype=object)
-        self.pages: dict[int, array[int]] = {}
+        self.payload: dict[int, array[int]] = {}
         self.free = array("i")
         self.tokens = 0
         self.version = 0
@@ -87,20 +87,20 @@ class Nodes:
         edge = self.edge
         return b"".join([edge[above] for above in reversed(self.path(node))])
 
-    def path_pages(self, node: int) -> array[int]:
+    def path_payload(self, node: int) -> array[int]:
         """Return the payload from the root to the end of `node`; nodes without payload add nothing."""
         payload = array("i")
         for above in reversed(self.path(node)):
-            payload.extend(self.pages.get(above, ()))
+            payload.extend(self.payload.get(above, ()))
         return payload
 
-    def add(self, parent: int, edge: bytes, pages: array[int] | None) -> int:
+    def add(self, parent: int, edge: bytes, payload: array[int] | None) -> int:
         """Add a child without holders under `parent` and return its number."""
         node = self._number()
         self._link(node, parent, edge)
         self.end[node] = self.end[parent] + len(edge) // TOKEN_BYTES
-        if pages is not None:
-            self.pages[node] = pages
+        if payload is not None:
+            self.payload[node] = payload
         self.tokens += len(edge) // TOKEN_BYTES
         return node
 
@@ -119,17 +119,17 @@ class Nodes:
         self.end[upper] = self.end[node] - (len(edge) - size) // TOKEN_BYTES
         self.holders[upper] = self.holders[node]
         self.computed[upper] = self.computed[node]
-        if (pages := self.pages.get(node)) is not None:
-            self.pages[upper] = pages[: size // self.stride]
-            self.pages[node] = pages[size // self.stride :]
+        if (payload := self.payload.get(node)) is not None:
+            self.payload[upper] = payload[: size // self.stride]
+            self.payload[node] = payload[size // self.stride :]
         return upper
 
     def absorb(self, upper: int) -> int:
-        """Merge `upper` into its only child and return the child. Both have equal masks, and both or neither pages."""
+        """Merge `upper` into its only child and return the child. Masks are equal; both or neither have payload."""
         (child,) = self.children[upper].values()
         self._link(child, self.parent[upper], self.edge[upper] + self.edge[child])
-        if (pages := self.pages.get(upper)) is not None:
-            self.pages[child] = pages + self.pages[child]
+        if (payload := self.payload.get(upper)) is not None:
+            self.payload[child] = payload + self.payload[child]
         self._forget(upper)
         return int(child)
 
@@ -171,7 +171,7 @@ class Nodes:
     def _forget(self, node: int) -> None:
         self.version += 1
         self.edge[node], self.holders[node], self.computed[node], self.children[node] = b"", 0, 0, None
-        self.pages.pop(node, None)
+        self.payload.pop(node, None)
         self.free.append(node)
 
     def check(self) -> None:
@@ -187,7 +187,7 @@ class Nodes:
         assert set(np.flatnonzero(self.holders)) == live - {0}, "masks of unreachable nodes"
         assert set(np.flatnonzero(self.computed)) <= live - {0}, "masks of unreachable nodes"
         assert all(self.children[node] is None for node in set(range(len(self.parent))) - live), "children of the dead"
-        assert set(self.pages) <= live - {0}, "pages of unreachable nodes"
+        assert set(self.payload) <= live - {0}, "payload of unreachable nodes"
         assert sorted([*live, *self.free]) == list(range(len(self.parent))), "a number is lost or used twice"
         assert self.tokens == sum(map(self.length, live)), "token count"
         assert all(children is None or children for children in self.children), "an empty dict of children"
@@ -196,12 +196,12 @@ class Nodes:
         edge, name = self.edge[child], f"node {child}"
         assert self.parent[child] == node, f"{name}: parent"
         assert edge, f"{name}: empty edge"
-        assert len(edge) % self.stride == 0, f"{name}: edge is not whole pages"
-        assert key == edge[: self.stride], f"{name}: key is not the first page of its edge"
+        assert len(edge) % self.stride == 0, f"{name}: edge is not whole blocks"
+        assert key == edge[: self.stride], f"{name}: key is not the first block of its edge"
         assert self.end[child] == self.end[node] + self.length(child), f"{name}: end"
         assert self.pins[child] >= 0, f"{name}: negative pins"
-        pages = self.pages.get(child)
-        assert pages is None or len(pages) * self.stride == len(edge), f"{name}: pages do not fit its edge"
+        payload = self.payload.get(child)
+        assert payload is None or len(payload) * self.stride == len(edge), f"{name}: payload does not fit its edge"
         assert self.holders[child], f"{name}: nobody holds it"
         assert not self.computed[child] & ~self.holders[child], f"{name}: computed without being held"
         if node:

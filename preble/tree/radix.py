@@ -21,26 +21,27 @@ MERGE_HOLDERS = 8
 class Eviction(NamedTuple):
     """A worker gave up the path `tokens` (packed, from the root) beyond its first `keep` tokens.
 
-    `pages` is the payload of what was given up, if the node left the tree with it, else None.
+    `payload` is the payload of what was given up, if the node left the tree with it, else None.
     """
 
     tokens: bytes
     keep: int
-    pages: array[int] | None
+    payload: array[int] | None
 
 
 class RadixTree:
     """Prefixes of packed tokens, each with the workers that hold it.
 
     Workers are small ints, nodes are numbers with 0 for the root. A worker *holds* a node if it has *computed* it (the
-    KV cache is known to be computed) or if one of its requests is *pinned* at or below it. `page` is the granularity in
-    tokens; the tail of a prompt that fills no page is ignored. Every method is O(path) unless it says otherwise.
+    KV cache is known to be computed) or if one of its requests is *pinned* at or below it. `block_size` is the
+    granularity in tokens; the tail of a prompt that fills no block is ignored. Every method is O(path) unless it says
+    otherwise.
     """
 
-    def __init__(self, *, page: int = 1) -> None:
-        if page < 1:
-            raise ValueError(f"page must be at least 1 token, not {page}")
-        self._nodes = Nodes(page)
+    def __init__(self, *, block_size: int = 1) -> None:
+        if block_size < 1:
+            raise ValueError(f"block_size must be at least 1 token, not {block_size}")
+        self._nodes = Nodes(block_size)
         self._holdings: list[Holding] = []
 
     @property
@@ -70,9 +71,9 @@ class RadixTree:
         """Return the packed tokens from the root to the end of `node`."""
         return self._nodes.path_tokens(node)
 
-    def pages(self, node: int) -> array[int]:
-        """Return the payload from the root to the end of `node`, an int per page."""
-        return self._nodes.path_pages(node)
+    def payload(self, node: int) -> array[int]:
+        """Return the payload from the root to the end of `node`, an int per block."""
+        return self._nodes.path_payload(node)
 
     def held_tokens(self, worker: int) -> int:
         """Return how many tokens `worker` holds."""
@@ -99,14 +100,14 @@ class RadixTree:
         nodes = self._nodes
         leaving = self._holdings[worker].leaving(nodes) if worker < len(self._holdings) else iter(())
         while tokens > 0 and (node := next(leaving, None)) is not None:
-            gone = min(nodes.length(node), tokens + -tokens % nodes.page)
+            gone = min(nodes.length(node), tokens + -tokens % nodes.block_size)
             yield node, gone
             tokens -= gone
 
     def has_prefix_token(self, first: bytes) -> bool:
-        """Return whether anyone holds a prefix whose first token is `first`, packed. O(prefixes) for larger pages."""
+        """Return whether anyone holds a prefix whose first token is `first`, packed. O(prefixes) for larger blocks."""
         firsts = self._nodes.children[0] or {}
-        return first in firsts or (self._nodes.page > 1 and any(page.startswith(first) for page in firsts))
+        return first in firsts or (self._nodes.block_size > 1 and any(block.startswith(first) for block in firsts))
 
     def match(self, tokens: bytes) -> Match:
         """Return how much of the packed `tokens` is held, and by whom. Changes nothing."""
@@ -122,24 +123,24 @@ class RadixTree:
         match: Match | None = None,
         pin: bool = True,
         computed: bool = False,
-        pages: array[int] | None = None,
+        payload: array[int] | None = None,
     ) -> int:
         """Make `worker` hold the packed `tokens` and return the node that ends there.
 
         `match` saves the walk; one that is stale or of other tokens is ignored. `pin` registers a request, to be
         undone by one `unpin` of the returned node; `computed` says that everything is computed. One of them is needed.
-        `pages` is the payload of all whole pages; only that of tokens new to the tree is kept. Without a pin, the
-        returned node may reach below the tokens. Returns 0, the root, if there is no whole page.
-        Raises ValueError for neither pin nor computed, or for pages of another length.
+        `payload` is the payload of all whole blocks; only that of tokens new to the tree is kept. Without a pin, the
+        returned node may reach below the tokens. Returns 0, the root, if there is no whole block.
+        Raises ValueError for neither pin nor computed, or for a payload of another length.
         """
         if not pin and not computed:
             raise ValueError("what is neither pinned nor computed is held by nobody")
         nodes = self._nodes
-        if pages is not None and len(pages) != len(tokens) // nodes.stride:
-            raise ValueError(f"{len(pages)} pages for {len(tokens) // nodes.stride} whole pages of tokens")
+        if payload is not None and len(payload) != len(tokens) // nodes.stride:
+            raise ValueError(f"a payload of {len(payload)} for {len(tokens) // nodes.stride} whole blocks of tokens")
         if match is None or match.version != nodes.version or match.prompt is not tokens or match.nodes is not nodes:
             match = self.match(tokens)
-        node = self._extend(match, pages)
+        node = self._extend(match, payload)
         if node:
             self._hold(node, worker, pin)
             if computed:
@@ -150,7 +151,7 @@ class RadixTree:
         """Register that `worker`, which has computed `node` and is pinned there, has computed `tokens` below it too.
 
         The same as inserting the path and the tokens as computed, without the walk where nobody else is below or at the
-        node: its edge grows. Needs a page of 1 and no payload. Raises StateError if the worker is not pinned there.
+        node: its edge grows. Needs blocks of 1 and no payload. Raises StateError if the worker is not pinned there.
         """
         nodes, bit = self._nodes, 1 << worker
         holding = self._pinned_holding(node, worker)
@@ -213,7 +214,7 @@ class RadixTree:
         self._merge(node)
 
     def evict(self, worker: int, tokens: int, *, paths: bool = True) -> list[Eviction]:
-        """Drop at least `tokens` tokens of `worker` in whole pages, least recently used leaf first, and say which.
+        """Drop at least `tokens` tokens of `worker` in whole blocks, least recently used leaf first, and say which.
 
         What its pins need stays, and becomes recently used; so less may be dropped. Parts of nodes go from their
         lower end. Without `paths` the evictions' `tokens` are empty: copying them is most of the work.
@@ -230,22 +231,22 @@ class RadixTree:
             else:
                 held = holding.tokens
                 path = self.path(node) if paths else b""
-                keep, pages = self._evict_leaf(node, worker, tokens)
-                evictions.append(Eviction(path, keep, pages))
+                keep, payload = self._evict_leaf(node, worker, tokens)
+                evictions.append(Eviction(path, keep, payload))
                 tokens -= held - holding.tokens
         return evictions
 
-    def truncate(self, tokens: bytes, keep: int, worker: int, *, block: int = 1) -> None:
+    def truncate(self, tokens: bytes, keep: int, worker: int, *, worker_block_size: int = 1) -> None:
         """Register that `worker` has nothing of the path `tokens` beyond its first `keep` tokens, nor anything below.
 
         Prefixes that leave the path at or before `keep` are untouched; so are those that leave it inside the next
-        `block` tokens, for a worker that keeps whole blocks: theirs is another block. What pins need stays held, but is
-        no longer computed. O(path + nodes below).
+        `worker_block_size` tokens, for a worker that keeps whole blocks: theirs is another block. What pins need stays
+        held, but is no longer computed. O(path + nodes below).
         """
         nodes, bit = self._nodes, 1 << worker
         match = self.match(tokens)
-        keep = max(0, keep - keep % nodes.page)
-        cut = (keep + block - 1) // nodes.page * nodes.page
+        keep = max(0, keep - keep % nodes.block_size)
+        cut = (keep + worker_block_size - 1) // nodes.block_size * nodes.block_size
         node, parent, whole = match.node, nodes.parent, match.offset == nodes.length(match.node)
         while nodes.end[parent[node]] > cut:
             node = parent[node]
@@ -285,15 +286,15 @@ class RadixTree:
             pins.clear()
             self.clear(worker)
 
-    def _extend(self, match: Match, pages: array[int] | None) -> int:
+    def _extend(self, match: Match, payload: array[int] | None) -> int:
         """Add what `match` lacks of its prompt; return the node where the prompt ends."""
         nodes, node, start = self._nodes, match.node, match.tokens * TOKEN_BYTES
         if match.offset * TOKEN_BYTES < len(nodes.edge[node]):
             node = self._split(node, match.offset * TOKEN_BYTES)
         stop = len(match.prompt) - len(match.prompt) % nodes.stride
         if start < stop:
-            new = None if pages is None else array("i", pages[match.tokens // nodes.page :])
-            node = nodes.add(node, match.prompt[start:stop], new)
+            own = None if payload is None else array("i", payload[match.tokens // nodes.block_size :])
+            node = nodes.add(node, match.prompt[start:stop], own)
         return node
 
     def _hold(self, leaf: int, worker: int, pin: bool) -> None:
@@ -336,7 +337,7 @@ class RadixTree:
         (child,) = children.values()
         holders = nodes.holders[node]
         # Without pins at the node, equal computed masks imply equal holders.
-        alike = nodes.computed[node] == nodes.computed[child] and (node in nodes.pages) == (child in nodes.pages)
+        alike = nodes.computed[node] == nodes.computed[child] and (node in nodes.payload) == (child in nodes.payload)
         if not alike or holders.bit_count() > MERGE_HOLDERS:
             return node
         for worker in _workers(holders):
@@ -359,17 +360,17 @@ class RadixTree:
         return above
 
     def _evict_leaf(self, node: int, worker: int, tokens: int) -> tuple[int, array[int] | None]:
-        """Drop up to `tokens` tokens, rounded up to pages, from the lower end of `node`, an unpinned leaf.
+        """Drop up to `tokens` tokens, rounded up to blocks, from the lower end of `node`, an unpinned leaf.
 
         Return the tokens kept of its path, and the payload dropped.
         """
         nodes, length, depth = self._nodes, self._nodes.length(node), self._nodes.end[node]
-        gone = min(length, tokens + -tokens % nodes.page)
+        gone = min(length, tokens + -tokens % nodes.block_size)
         if gone < length:
             self._split(node, (length - gone) * TOKEN_BYTES)
-        pages = nodes.pages.get(node) if nodes.holders[node] == 1 << worker else None
+        payload = nodes.payload.get(node) if nodes.holders[node] == 1 << worker else None
         self._merge(self._drop(node, worker))
-        return depth - gone, pages
+        return depth - gone, payload
 
     def _unmark_computed(self, held: list[int], worker: int) -> None:
         """Forget that `worker` computed the nodes `held`, children before parents; drop those that no pin needs."""

@@ -17,7 +17,7 @@ XOR_BYTES = 256
 def walk_in_python(
     prompt: bytes, stride: int, edge: Column, children: Column, holders: Column
 ) -> tuple[list[tuple[int, int]], int, int, int]:
-    """Return the levels, tokens, node and offset of a `Match`; `stride` is the bytes of a page, the rest columns."""
+    """Return the levels, tokens, node and offset of a `Match`; `stride` is the bytes of a block, the rest columns."""
     levels: list[tuple[int, int]] = []
     node = position = taken = mask = 0
     while (below := children[node]) is not None:

@@ -26,32 +26,38 @@ class LocalScheduler:
     them), `fcfs` (arrival), `lpm` (longest cached prefix), `shortest-prefill`, or `k-lpm` (longest prefix, but every
     `k`-th is the oldest). See `preble.wait_queue.disciplines`.
 
-    A follower, whose next uncached page is also in a prompt being prefilled now, is held back until that prefill
-    is done, rather than computed twice. `page` is the engine's block size in tokens.
+    A follower, whose next uncached block is also in a prompt being prefilled now, is held back until that prefill
+    is done, rather than computed twice. `block_size` is the engine's, in tokens.
 
     Nobody starves: once `patience` requests that came later have been taken before it, a request is next, whatever its
     rank, group or leader. A request that was preempted and comes back counts as new in this.
     """
 
     def __init__(
-        self, discipline: Discipline = DEFAULT, *, groups: int = 10, k: int = 4, page: int = 1, patience: int = 128
+        self,
+        discipline: Discipline = DEFAULT,
+        *,
+        groups: int = 10,
+        k: int = 4,
+        block_size: int = 1,
+        patience: int = 128,
     ) -> None:
         """Raise ConfigurationError for an unknown discipline, or a number below 1."""
         if discipline not in DISCIPLINES:
             raise ConfigurationError(f"discipline: unknown {discipline!r}, one of {', '.join(DISCIPLINES)}")
-        for name, value in (("groups", groups), ("k", k), ("page", page), ("patience", patience)):
+        for name, value in (("groups", groups), ("k", k), ("block_size", block_size), ("patience", patience)):
             if value < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, not {value}")
         self.discipline = discipline
         self.patience = patience
         own = {"groups": (groups,), "k-lpm": (k,)}
         self._order: Order = DISCIPLINES[discipline](*own.get(discipline, ()))
-        self._page = page
+        self._block_size = block_size
         self._waiting: dict[int, Waiting] = {}
         self._queue: SortedKeyList[Waiting] = SortedKeyList(key=lambda waiting: (waiting.rank, waiting.arrived))
         self._overtakers: SortedList[int] = SortedList()
         self._leading: dict[int, int] = {}
-        self._leaders = RadixTree(page=page)
+        self._leaders = RadixTree(block_size=block_size)
         self._new_leaders: dict[int, bytes] = {}
         self._arrivals = 0
 
@@ -163,4 +169,4 @@ class LocalScheduler:
         if not self._leading:
             return False
         shared = min(self._leaders.match(waiting.tokens).tokens, waiting.length - 1)
-        return shared - shared % self._page > cached
+        return shared - shared % self._block_size > cached

@@ -72,5 +72,5 @@ def make_batcher(
         context_limit=context_limit,
         eos_token_ids=eos_token_ids,
         vocab_size=1000,
-        local=LocalScheduler(discipline, page=max(1, block_size)),
+        local=LocalScheduler(discipline, block_size=max(1, block_size)),
     )

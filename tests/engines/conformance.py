@@ -221,7 +221,7 @@ class Running:
             if not evicted.tokens:
                 self.believed.clear()
             elif tree := self.believed.get(evicted.cache_salt):
-                tree.truncate(evicted.tokens, evicted.keep, 0, block=self.info.block_size)
+                tree.truncate(evicted.tokens, evicted.keep, 0, worker_block_size=self.info.block_size)
         tree = self.believed.get(salt)
         matched = min(tree.match(pack(tokens)).tokens, len(tokens) - 1) if tree else 0
         return matched - matched % self.info.block_size

@@ -12,8 +12,8 @@ def new_tree() -> Iterator[Callable[..., RadixTree]]:
     """Makes trees whose invariants are checked at the end of the test."""
     trees: list[RadixTree] = []
 
-    def make(page: int = 1) -> RadixTree:
-        trees.append(RadixTree(page=page))
+    def make(block_size: int = 1) -> RadixTree:
+        trees.append(RadixTree(block_size=block_size))
         return trees[-1]
 
     yield make

@@ -23,7 +23,7 @@ def test_match_changes_nothing(tree):
     before = state_of(tree)
     for tokens in ([], [1], [1, 2], [1, 2, 3, 9], [1, 2, 7, 8], [5]):
         match = tree.match(pack(tokens))
-        match.length(0), match.computed_length(1), match.pages(), match.holders, match.stale
+        match.length(0), match.computed_length(1), match.payload(), match.holders, match.stale
     assert state_of(tree) == before
     tree.unpin(node, 0)
 
@@ -56,8 +56,8 @@ def test_computed_length_leaves_out_what_is_in_flight(tree):
     assert match.computed_length(1) == 0
 
 
-def test_only_whole_pages_match(new_tree):
-    tree = new_tree(page=4)
+def test_only_whole_blocks_match(new_tree):
+    tree = new_tree(block_size=4)
     tree.insert(pack(range(11)), 0)
     assert tree.tokens == 8
     assert tree.match(pack(range(11))).tokens == 8
@@ -69,7 +69,7 @@ def test_only_whole_pages_match(new_tree):
 def test_nothing_matches_nothing(tree):
     match = tree.match(pack([1, 2]))
     assert (match.tokens, match.levels, match.holders, match.length(0), match.computed_length(0)) == (0, [], 0, 0, 0)
-    assert not match.pages()
+    assert not match.payload()
 
 
 def test_stale_match_keeps_lengths_but_is_no_cursor(tree):
@@ -83,7 +83,7 @@ def test_stale_match_keeps_lengths_but_is_no_cursor(tree):
     with pytest.raises(StateError):
         match.computed_length(0)
     with pytest.raises(StateError):
-        match.pages()
+        match.payload()
 
 
 def test_insert_ignores_a_stale_match(tree):

@@ -23,19 +23,19 @@ amounts = st.integers(0, 12)
 class Model(RuleBasedStateMachine):
     """A worker holds a set of prefixes, closed under shortening: those that it computed, and those that pins need."""
 
-    @initialize(page=st.sampled_from([1, 4]))
-    def start(self, page: int) -> None:
-        self.page = page
-        self.tree = RadixTree(page=page)
+    @initialize(block_size=st.sampled_from([1, 4]))
+    def start(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.tree = RadixTree(block_size=block_size)
         self.computed: list[set[Prefix]] = [set() for _ in range(WORKERS)]
         self.pins: list[tuple[int, Prefix, int]] = []
         self.match = self.tree.match(b"")
 
     def whole(self, tokens: Prefix) -> Prefix:
-        return tokens[: len(tokens) - len(tokens) % self.page]
+        return tokens[: len(tokens) - len(tokens) % self.block_size]
 
     def prefixes(self, tokens: Prefix) -> set[Prefix]:
-        return {tokens[:end] for end in range(self.page, len(tokens) + 1, self.page)}
+        return {tokens[:end] for end in range(self.block_size, len(tokens) + 1, self.block_size)}
 
     def pinned(self, worker: int) -> set[Prefix]:
         return set().union(*(self.prefixes(tokens) for owner, tokens, _ in self.pins if owner == worker))
@@ -92,7 +92,7 @@ class Model(RuleBasedStateMachine):
         self.tree.mark_computed(node, worker)
         self.computed[worker] |= self.prefixes(tokens)
 
-    @precondition(lambda self: self.page == 1 and self.pins)
+    @precondition(lambda self: self.block_size == 1 and self.pins)
     @rule(data=st.data(), output=prompts)
     def end(self, data: st.DataObject, output: Prefix) -> None:
         """A request ends and leaves its output below its prompt."""
@@ -110,8 +110,8 @@ class Model(RuleBasedStateMachine):
 
     @rule(worker=workers, amount=amounts)
     def evict(self, worker: int, amount: int) -> None:
-        spare = (len(self.held(worker)) - len(self.pinned(worker))) * self.page
-        wanted = min(spare, amount + -amount % self.page)
+        spare = (len(self.held(worker)) - len(self.pinned(worker))) * self.block_size
+        wanted = min(spare, amount + -amount % self.block_size)
         victims = [(unpack(self.tree.path(node)), gone) for node, gone in self.tree.victims(worker, amount)]
         assert sum(gone for _, gone in victims) == wanted
         evictions = self.tree.evict(worker, amount)
@@ -122,21 +122,21 @@ class Model(RuleBasedStateMachine):
             gone = self.prefixes(path) - self.prefixes(path[:keep])
             assert gone <= self.held(worker) - self.pinned(worker)
             self.computed[worker] -= gone
-            assert all(prefix[:-1] in {(), *self.held(worker)} or self.page > 1 for prefix in self.held(worker))
+            assert all(prefix[:-1] in {(), *self.held(worker)} or self.block_size > 1 for prefix in self.held(worker))
             wanted -= len(path) - keep
         assert wanted == 0
 
     @rule(tokens=prompts, keep=amounts, worker=workers)
     def truncate(self, tokens: Prefix, keep: int, worker: int) -> None:
         self.tree.truncate(pack(tokens), keep, worker)
-        next_page = self.whole(tokens)[: keep - keep % self.page + self.page]
-        if len(next_page) > keep - keep % self.page:
-            self.computed[worker] -= {held for held in self.computed[worker] if held[: len(next_page)] == next_page}
+        next_block = self.whole(tokens)[: keep - keep % self.block_size + self.block_size]
+        if len(next_block) > keep - keep % self.block_size:
+            self.computed[worker] -= {held for held in self.computed[worker] if held[: len(next_block)] == next_block}
 
-    @precondition(lambda self: self.page == 1)
+    @precondition(lambda self: self.block_size == 1)
     @rule(tokens=prompts, keep=amounts, block=st.integers(2, 4), worker=workers)
     def truncate_block(self, tokens: Prefix, keep: int, block: int, worker: int) -> None:
-        self.tree.truncate(pack(tokens), keep, worker, block=block)
+        self.tree.truncate(pack(tokens), keep, worker, worker_block_size=block)
         gone = tokens[: keep + block]
         if len(gone) == keep + block:
             self.computed[worker] -= {held for held in self.computed[worker] if held[: keep + block] == gone}
@@ -162,8 +162,10 @@ class Model(RuleBasedStateMachine):
     def agrees(self) -> None:
         self.tree.check()
         held = [self.held(worker) for worker in range(WORKERS)]
-        assert [self.tree.held_tokens(worker) for worker in range(WORKERS)] == [len(one) * self.page for one in held]
-        assert self.tree.tokens == len(set().union(*held)) * self.page
+        assert [self.tree.held_tokens(worker) for worker in range(WORKERS)] == [
+            len(one) * self.block_size for one in held
+        ]
+        assert self.tree.tokens == len(set().union(*held)) * self.block_size
         assert [self.tree.oldest(worker) is None for worker in range(WORKERS)] == [not one for one in held]
         for _, tokens, node in self.pins:
             assert unpack(self.tree.path(node)) == tokens
@@ -175,43 +177,43 @@ TestModel = Model.TestCase
 
 
 class Payload(RuleBasedStateMachine):
-    """One worker with a payload: the pages of a path are those that first stored it, and are freed exactly once."""
+    """One worker with a payload: the payload of a path are those that first stored it, and are freed exactly once."""
 
-    @initialize(page=st.sampled_from([1, 4]))
-    def start(self, page: int) -> None:
-        self.page = page
-        self.tree = RadixTree(page=page)
+    @initialize(block_size=st.sampled_from([1, 4]))
+    def start(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.tree = RadixTree(block_size=block_size)
         self.stored: dict[Prefix, int] = {}
         self.fresh = 0
 
     def prefixes(self, tokens: Prefix) -> list[Prefix]:
-        return [tokens[:end] for end in range(self.page, len(tokens) + 1, self.page)]
+        return [tokens[:end] for end in range(self.block_size, len(tokens) + 1, self.block_size)]
 
     @rule(tokens=prompts)
     def store(self, tokens: Prefix) -> None:
         whole = self.prefixes(tokens)
-        pages = array("i", range(self.fresh, self.fresh + len(whole)))
+        payload = array("i", range(self.fresh, self.fresh + len(whole)))
         self.fresh += len(whole)
-        self.tree.insert(pack(tokens), 0, pin=False, computed=True, pages=pages)
-        for prefix, page in zip(whole, pages, strict=True):
-            self.stored.setdefault(prefix, page)
+        self.tree.insert(pack(tokens), 0, pin=False, computed=True, payload=payload)
+        for prefix, one in zip(whole, payload, strict=True):
+            self.stored.setdefault(prefix, one)
 
     @rule(tokens=prompts)
     def look(self, tokens: Prefix) -> None:
         match = self.tree.match(pack(tokens))
-        assert list(match.pages()) == [self.stored[one] for one in self.prefixes(tokens) if one in self.stored]
+        assert list(match.payload()) == [self.stored[one] for one in self.prefixes(tokens) if one in self.stored]
 
     @rule(amount=amounts)
     def evict(self, amount: int) -> None:
-        for packed, keep, pages in self.tree.evict(0, amount):
+        for packed, keep, payload in self.tree.evict(0, amount):
             gone = [one for one in self.prefixes(unpack(packed)) if len(one) > keep]
-            assert pages is not None
-            assert list(pages) == [self.stored.pop(one) for one in gone]
+            assert payload is not None
+            assert list(payload) == [self.stored.pop(one) for one in gone]
 
     @invariant()
     def agrees(self) -> None:
         self.tree.check()
-        assert self.tree.tokens == len(self.stored) * self.page
+        assert self.tree.tokens == len(self.stored) * self.block_size
 
 
 Payload.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)

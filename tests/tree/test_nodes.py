@@ -16,8 +16,8 @@ from preble.tree.nodes import Nodes
 
 @pytest.fixture
 def nodes() -> Nodes:
-    """One node of three pages with a child, held by 0, 1 and 2, computed by 0 and 1, with two pins."""
-    nodes = Nodes(page=2)
+    """One node of three blocks with a child, held by 0, 1 and 2, computed by 0 and 1, with two pins."""
+    nodes = Nodes(block_size=2)
     node = nodes.add(0, pack([1, 2, 3, 4, 5, 6]), array("i", [10, 11, 12]))
     nodes.holders[node], nodes.computed[node], nodes.pins[node] = 0b111, 0b011, 2
     child = nodes.add(node, pack([7, 8]), array("i", [13]))
@@ -37,16 +37,16 @@ def test_split_rules(nodes):
     assert (nodes.pins[upper], nodes.pins[1]) == (0, 2)
     assert nodes.children[upper] == {pack([3, 4]): 1}
     assert nodes.children[1] == {pack([7, 8]): 2}
-    assert (list(nodes.pages[upper]), list(nodes.pages[1])) == ([10], [11, 12])
+    assert (list(nodes.payload[upper]), list(nodes.payload[1])) == ([10], [11, 12])
     assert (nodes.count, nodes.tokens) == (3, 8)
 
 
 def test_absorb_undoes_a_split(nodes):
-    before = nodes.path_tokens(2), list(nodes.path_pages(2)), nodes.tokens, nodes.count
+    before = nodes.path_tokens(2), list(nodes.path_payload(2)), nodes.tokens, nodes.count
     upper = nodes.split(1, nodes.stride)
     assert nodes.absorb(upper) == 1
     nodes.check()
-    assert (nodes.path_tokens(2), list(nodes.path_pages(2)), nodes.tokens, nodes.count) == before
+    assert (nodes.path_tokens(2), list(nodes.path_payload(2)), nodes.tokens, nodes.count) == before
     assert nodes.pins[1] == 2
     assert nodes.children[0] == {pack([1, 2]): 1}
 
@@ -54,7 +54,7 @@ def test_absorb_undoes_a_split(nodes):
 def test_numbers_are_reused(nodes):
     nodes.remove(2)
     assert nodes.add(1, pack([9, 9]), None) == 2
-    assert 2 not in nodes.pages
+    assert 2 not in nodes.payload
     assert nodes.pins[2] == 0
 
 
@@ -83,7 +83,7 @@ def test_every_change_of_shape_has_its_version(nodes):
         lambda nodes: nodes.pins.__setitem__(1, -1),
         lambda nodes: nodes.edge.__setitem__(2, pack([7])),
         lambda nodes: nodes.edge.__setitem__(2, pack([8, 8])),
-        lambda nodes: nodes.pages.__setitem__(1, array("i", [10])),
+        lambda nodes: nodes.payload.__setitem__(1, array("i", [10])),
         lambda nodes: nodes.children.__setitem__(2, {}),
         lambda nodes: nodes.free.append(2),
         lambda nodes: setattr(nodes, "tokens", 1),

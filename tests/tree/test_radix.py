@@ -10,9 +10,9 @@ from preble.tree import RadixTree
 from preble.tree.radix import MERGE_HOLDERS
 
 
-def store(tree: RadixTree, tokens, worker: int = 0, pages=None) -> int:
+def store(tree: RadixTree, tokens, worker: int = 0, payload=None) -> int:
     """A request that came, was computed and went: its prefix stays."""
-    node = tree.insert(pack(tokens), worker, computed=True, pages=None if pages is None else array("i", pages))
+    node = tree.insert(pack(tokens), worker, computed=True, payload=None if payload is None else array("i", payload))
     tree.unpin(node, worker)
     return node
 
@@ -35,7 +35,7 @@ def test_insert_returns_the_node_where_the_tokens_end(tree):
 
 
 def test_nothing_to_insert_is_the_root(new_tree):
-    tree = new_tree(page=4)
+    tree = new_tree(block_size=4)
     assert tree.insert(pack([1, 2, 3]), 0) == tree.insert(b"", 0) == 0
     tree.mark_computed(0, 0)
     tree.touch(0, 0)
@@ -70,8 +70,8 @@ def test_a_split_keeps_what_is_in_flight_in_flight(tree):
     assert tree.match(pack([1, 2, 9])).computed_length(1) == 3
 
 
-def test_pages_divide_edges(new_tree):
-    tree = new_tree(page=2)
+def test_blocks_divide_edges(new_tree):
+    tree = new_tree(block_size=2)
     tree.insert(pack([1, 2, 3, 4]), 0)
     tree.insert(pack([1, 2, 3, 9]), 0)
     assert (tree.nodes, tree.tokens) == (3, 6)
@@ -83,9 +83,9 @@ def test_neither_pinned_nor_computed_is_refused(tree):
     assert tree.nodes == 0
 
 
-def test_a_page_has_a_token():
-    with pytest.raises(ValueError, match="page"):
-        RadixTree(page=0)
+def test_a_block_has_a_token():
+    with pytest.raises(ValueError, match="block_size"):
+        RadixTree(block_size=0)
 
 
 def test_many_workers(tree):
@@ -253,7 +253,7 @@ def test_what_many_workers_hold_stays_split(tree):
 
 def test_with_and_without_payload_stay_apart(tree):
     store(tree, [1, 2])
-    store(tree, [1, 2, 3], pages=[7, 8, 9])
+    store(tree, [1, 2, 3], payload=[7, 8, 9])
     assert tree.nodes == 2
 
 
@@ -288,8 +288,8 @@ def test_eviction_takes_parts_from_the_lower_end(tree):
     assert tree.held_tokens(0) == 3
 
 
-def test_eviction_rounds_up_to_pages(new_tree):
-    tree = new_tree(page=4)
+def test_eviction_rounds_up_to_blocks(new_tree):
+    tree = new_tree(block_size=4)
     store(tree, range(12))
     assert evicted(tree, 5) == [(tuple(range(12)), 4)]
 
@@ -303,10 +303,10 @@ def test_evictions_without_paths_still_say_how_much_is_kept():
 
 
 def test_eviction_leaves_what_others_hold(tree):
-    store(tree, [1, 2, 3], 0, pages=[7, 8, 9])
-    store(tree, [1, 2, 3], 1, pages=[7, 8, 9])
+    store(tree, [1, 2, 3], 0, payload=[7, 8, 9])
+    store(tree, [1, 2, 3], 1, payload=[7, 8, 9])
     (one,) = tree.evict(0, 3)
-    assert one.pages is None
+    assert one.payload is None
     assert (tree.held_tokens(0), tree.held_tokens(1)) == (0, 3)
 
 
@@ -384,8 +384,8 @@ def test_truncate_of_a_path_that_leaves_the_tree_beyond_keep(tree):
     assert tree.held_tokens(0) == 1
 
 
-def test_truncate_keeps_whole_pages_only(new_tree):
-    tree = new_tree(page=4)
+def test_truncate_keeps_whole_blocks_only(new_tree):
+    tree = new_tree(block_size=4)
     store(tree, range(12))
     tree.truncate(pack(range(12)), 7, 0)
     assert tree.held_tokens(0) == 4
@@ -450,34 +450,34 @@ def test_unknown_workers_hold_nothing(tree):
 # --- payload ---
 
 
-def test_only_new_pages_are_stored(new_tree):
-    tree = new_tree(page=2)
-    store(tree, [1, 2, 3, 4], pages=[10, 11])
-    node = store(tree, [1, 2, 5, 6, 7], pages=[20, 21])
-    assert list(tree.pages(node)) == [10, 21]
-    assert list(tree.match(pack([1, 2, 3, 4])).pages()) == [10, 11]
-    assert list(tree.match(pack([1, 2, 3])).pages()) == [10]
+def test_only_the_payload_of_new_blocks_is_stored(new_tree):
+    tree = new_tree(block_size=2)
+    store(tree, [1, 2, 3, 4], payload=[10, 11])
+    node = store(tree, [1, 2, 5, 6, 7], payload=[20, 21])
+    assert list(tree.payload(node)) == [10, 21]
+    assert list(tree.match(pack([1, 2, 3, 4])).payload()) == [10, 11]
+    assert list(tree.match(pack([1, 2, 3])).payload()) == [10]
 
 
-def test_evicted_pages_come_back(new_tree):
-    tree = new_tree(page=2)
-    store(tree, range(8), pages=[10, 11, 12, 13])
-    assert [list(one.pages) for one in tree.evict(0, 3)] == [[12, 13]]
-    assert [list(one.pages) for one in tree.evict(0, 99)] == [[10, 11]]
+def test_the_payload_of_what_is_evicted_comes_back(new_tree):
+    tree = new_tree(block_size=2)
+    store(tree, range(8), payload=[10, 11, 12, 13])
+    assert [list(one.payload) for one in tree.evict(0, 3)] == [[12, 13]]
+    assert [list(one.payload) for one in tree.evict(0, 99)] == [[10, 11]]
 
 
-def test_pages_must_fit_the_tokens(new_tree):
-    tree = new_tree(page=2)
-    with pytest.raises(ValueError, match="pages"):
-        store(tree, range(8), pages=[1, 2, 3])
+def test_the_payload_must_fit_the_tokens(new_tree):
+    tree = new_tree(block_size=2)
+    with pytest.raises(ValueError, match="payload"):
+        store(tree, range(8), payload=[1, 2, 3])
     assert tree.nodes == 0
 
 
-def test_the_given_pages_are_copied(tree):
-    pages = array("i", [1, 2])
-    node = tree.insert(pack([5, 6]), 0, pages=pages)
-    pages[0] = 99
-    assert list(tree.pages(node)) == [1, 2]
+def test_the_given_payload_is_copied(tree):
+    payload = array("i", [1, 2])
+    node = tree.insert(pack([5, 6]), 0, payload=payload)
+    payload[0] = 99
+    assert list(tree.payload(node)) == [1, 2]
 
 
 # --- check ---
@@ -539,10 +539,10 @@ def test_an_output_without_a_pin_is_refused(tree):
 def test_truncate_by_blocks_leaves_other_blocks_that_begin_alike(tree):
     store(tree, [1, 2, 3, 4, 5, 6, 7, 8])
     store(tree, [1, 2, 3, 9, 9, 9, 9, 9])
-    tree.truncate(pack([1, 2, 3, 4, 5, 6, 7, 8]), 0, 0, block=4)
+    tree.truncate(pack([1, 2, 3, 4, 5, 6, 7, 8]), 0, 0, worker_block_size=4)
     assert tree.match(pack([1, 2, 3, 9, 9, 9, 9, 9])).length(0) == 8
     assert tree.match(pack([1, 2, 3, 4, 5, 6, 7, 8])).length(0) == 3
-    tree.truncate(pack([1, 2, 3, 9, 9, 9, 9, 9]), 0, 0, block=4)
+    tree.truncate(pack([1, 2, 3, 9, 9, 9, 9, 9]), 0, 0, worker_block_size=4)
     assert tree.nodes == 0
 
 
@@ -550,23 +550,23 @@ def test_truncate_by_blocks_leaves_other_blocks_that_begin_alike(tree):
 def test_truncate_by_blocks_does_not_depend_on_what_others_hold(tree, others):
     store(tree, [1, 2, 3], 0)
     store(tree, others, 1)
-    tree.truncate(pack([1, 2, 3, 4, 5, 6, 7, 8]), 1, 0, block=4)
+    tree.truncate(pack([1, 2, 3, 4, 5, 6, 7, 8]), 1, 0, worker_block_size=4)
     assert (tree.held_tokens(0), tree.held_tokens(1)) == (1, len(others))
 
 
 def test_truncate_by_blocks_takes_what_is_left_of_a_block(tree):
     store(tree, [1, 2, 3, 4, 5, 6])
-    tree.truncate(pack([1, 2, 3, 4, 5, 6]), 4, 0, block=4)
+    tree.truncate(pack([1, 2, 3, 4, 5, 6]), 4, 0, worker_block_size=4)
     assert tree.held_tokens(0) == 4
-    tree.truncate(pack([1, 2, 3, 4]), 0, 0, block=4)
+    tree.truncate(pack([1, 2, 3, 4]), 0, 0, worker_block_size=4)
     assert tree.held_tokens(0) == 0
 
 
-def test_a_truncation_inside_a_block_splits_at_a_page() -> None:
-    tree = RadixTree(page=4)
+def test_a_truncation_inside_a_block_of_the_worker_splits_at_one_of_the_tree() -> None:
+    tree = RadixTree(block_size=4)
     for worker in range(MERGE_HOLDERS + 2):  # so many that the halves stay apart
         tree.insert(pack([*range(12), 50, 50, 50, 50]), worker, pin=False, computed=True)
         tree.insert(pack(list(range(32))), worker, pin=False, computed=True)
-    tree.truncate(pack(list(range(32))), 8, 0, block=6)
+    tree.truncate(pack(list(range(32))), 8, 0, worker_block_size=6)
     tree.check()
     assert tree.match(pack(list(range(32)))).length(0) == 12, "the other path is that of another block"

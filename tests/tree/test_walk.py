@@ -34,8 +34,8 @@ def test_common_prefix_is_exact(same, ours, theirs, before, seed):
 
 @native
 @given(st.lists(st.tuples(prompts, st.integers(0, 70)), max_size=8), prompts, st.sampled_from([1, 2, 4]))
-def test_both_walks_find_the_same(inserted, prompt, page):
-    tree = RadixTree(page=page)
+def test_both_walks_find_the_same(inserted, prompt, block_size):
+    tree = RadixTree(block_size=block_size)
     for tokens, worker in inserted:
         tree.insert(pack([token for token in tokens for _ in range(30)]), worker)
     nodes = tree._nodes

@@ -196,9 +196,9 @@ def test_a_proposal_that_did_not_fit_does_not_count_against_its_group():
     assert take(local, 3, cached) == [0, 1, 2]
 
 
-def hold(page: int = 1) -> LocalScheduler:
+def hold(block_size: int = 1) -> LocalScheduler:
     """Request 1 is being prefilled."""
-    local = LocalScheduler(page=page)
+    local = LocalScheduler(block_size=block_size)
     local.add(1, prompt(7, 7, 7, 1), now=0.0)
     local.admit(1)
     return local
@@ -252,23 +252,23 @@ def test_the_same_prompt_is_held_though_its_last_token_is_always_computed():
     assert picks(local, cached=LENGTH - 1) == [2]
 
 
-def test_the_last_page_is_always_computed_so_it_is_not_waited_for():
-    local = hold(page=4)
+def test_the_last_block_is_always_computed_so_it_is_not_waited_for():
+    local = hold(block_size=4)
     local.add(2, prompt(7, 7, 7, 1), now=1.0)
     assert picks(local, cached=LENGTH - 8) == []
     assert picks(local, cached=LENGTH - 4) == [2]
 
 
-def test_less_than_a_page_in_common_holds_nobody():
-    local = hold(page=4)
+def test_less_than_a_block_in_common_holds_nobody():
+    local = hold(block_size=4)
     local.add(2, prompt(7, 7, 7, 2), now=1.0)
     assert picks(local) == [2]
     local.add(3, prompt(7, 7, 7, 1, 3), now=1.0)
     assert picks(local) == [2]
 
 
-def test_a_prompt_shorter_than_a_page_leads_nobody():
-    local = LocalScheduler(page=16)
+def test_a_prompt_shorter_than_a_block_leads_nobody():
+    local = LocalScheduler(block_size=16)
     for id in (1, 2):
         local.add(id, prompt(7, length=5), now=0.0)
     local.admit(1)
@@ -374,8 +374,8 @@ steps = st.lists(
 
 @given(steps, st.sampled_from(get_args(Discipline)), st.sampled_from([1, 2]))
 @settings(max_examples=150, deadline=None)
-def test_whatever_happens_every_request_is_admitted_once_or_removed(steps, discipline: Discipline, page: int):
-    local, leading, left, admitted = LocalScheduler(discipline, page=page), [], set(), []
+def test_whatever_happens_every_request_is_admitted_once_or_removed(steps, discipline: Discipline, block_size: int):
+    local, leading, left, admitted = LocalScheduler(discipline, block_size=block_size), [], set(), []
 
     def admit(slots: int) -> None:
         for id in local.pick(slots, cached=cold, now=0.0):
@@ -535,7 +535,7 @@ def test_k_counts_what_was_taken_before():
     assert [take(local, 1, cached) for _ in range(5)] == [[4], [0], [3], [1], [2]]
 
 
-@pytest.mark.parametrize("name", ["groups", "k", "page", "patience"])
+@pytest.mark.parametrize("name", ["groups", "k", "block_size", "patience"])
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(ConfigurationError, match=name):
         LocalScheduler(**{name: 0})

@@ -38,7 +38,7 @@ class Running:
             process.events, replay=process.replay, topic=TOPIC, take=self._take, lost=self._held.forget
         )
         self._admission = Admission(
-            LocalScheduler(discipline, page=limits.info.block_size),
+            LocalScheduler(discipline, block_size=limits.info.block_size),
             cached=self._held.match,
             refresh=self._feed.drain,
             max_running=limits.info.max_running,

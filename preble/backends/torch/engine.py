@@ -75,7 +75,7 @@ class TorchEngine:
             if value < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, not {value}")
         self._folder = Path(model)
-        self._local = LocalScheduler(discipline, page=block_size)
+        self._local = LocalScheduler(discipline, block_size=block_size)
         self._dtype = dtype
         self._device = _device(device)
         self._load_format = load_format

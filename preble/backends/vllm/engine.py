@@ -83,7 +83,7 @@ class VllmEngine:
         self._llm, self._last_step = await _launch(config, self._mode, self._steps)
         self._info = info = describe(config, self._discipline)
         self._admission = Admission(
-            LocalScheduler(self._discipline, page=info.block_size),
+            LocalScheduler(self._discipline, block_size=info.block_size),
             cached=self._held.match,
             refresh=self._drain,
             max_running=info.max_running,

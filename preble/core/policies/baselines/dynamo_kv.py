@@ -21,19 +21,19 @@ class DynamoKv:
     when placed, released at the first token or the end); D by its own tree of unfinished prompts.
     """
 
-    def __init__(self, *, block: int = 16) -> None:
-        """`block` is in tokens."""
-        self.unfinished = Unfinished(block=block)
+    def __init__(self, *, block_size: int = 16) -> None:
+        """`block_size` is in tokens."""
+        self.unfinished = Unfinished(block_size=block_size)
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
         """Return the live slot of least cost."""
-        live, block = fleet.require_live(), self.unfinished.block
-        waiting = ((fleet.uncached[live] + query.length) / block).tolist()
+        live, block_size = fleet.require_live(), self.unfinished.block_size
+        waiting = ((fleet.uncached[live] + query.length) / block_size).tolist()
         active = self.unfinished.match(query.match.prompt)
         costs = [
-            max(0.0, tokens - query.match.computed_length(slot) // block)
-            + (self.unfinished.tokens(slot) - active.length(slot)) // block
-            + query.length // block
+            max(0.0, tokens - query.match.computed_length(slot) // block_size)
+            + (self.unfinished.tokens(slot) - active.length(slot)) // block_size
+            + query.length // block_size
             for slot, tokens in zip(live, waiting, strict=True)
         ]
         return Decision(least(live, costs, fleet), "least blocks")

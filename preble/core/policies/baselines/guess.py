@@ -9,8 +9,8 @@ import msgspec
 
 from preble.tree import Match, RadixTree
 
-PAGE = 16
-"""Tokens of a page of the index of SGLang's rule and of SMG's: what does not fill one is not seen."""
+BLOCK_SIZE = 16
+"""Tokens of a block of the index of SGLang's rule and of SMG's: what does not fill one is not seen."""
 
 
 class GuessIndex:
@@ -21,9 +21,9 @@ class GuessIndex:
     used tokens, leaves first. `entered` counts the prompts sent to each slot.
     """
 
-    def __init__(self, *, limit: int, interval: float, page: int = 1) -> None:
-        """`page` is the granularity in tokens: what does not fill one is not seen."""
-        self.tree = RadixTree(page=page)
+    def __init__(self, *, limit: int, interval: float, block_size: int = 1) -> None:
+        """`block_size` is the granularity in tokens: what does not fill one is not seen."""
+        self.tree = RadixTree(block_size=block_size)
         self.limit = limit
         self.interval = interval
         self.entered: Counter[int] = Counter()
@@ -35,10 +35,10 @@ class GuessIndex:
         self._match = self.tree.match(tokens)
         return self._match
 
-    def enter(self, tokens: bytes, slot: int, now: float, *, pages: array[int] | None = None) -> None:
-        """Believe that `slot` holds the packed `tokens`; `pages` is a payload for what is new in the tree."""
+    def enter(self, tokens: bytes, slot: int, now: float, *, payload: array[int] | None = None) -> None:
+        """Believe that `slot` holds the packed `tokens`; `payload` is a payload for what is new in the tree."""
         self.entered[slot] += 1
-        self.tree.insert(tokens, slot, match=self._match, pin=False, computed=True, pages=pages)
+        self.tree.insert(tokens, slot, match=self._match, pin=False, computed=True, payload=payload)
         self._match = None
         if now >= self._cut_at + self.interval:
             self._cut_at = now
@@ -70,4 +70,4 @@ class CacheAware(msgspec.Struct, frozen=True, kw_only=True):
 
     def index(self) -> GuessIndex:
         """Return an empty index."""
-        return GuessIndex(page=PAGE, limit=self.limit, interval=self.interval)
+        return GuessIndex(block_size=BLOCK_SIZE, limit=self.limit, interval=self.interval)

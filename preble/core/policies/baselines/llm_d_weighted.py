@@ -10,11 +10,11 @@ from preble.core.request import Request
 from preble.tokens import TOKEN_BYTES
 from preble.tree import RadixTree
 
-BLOCK = 64
+BLOCK_SIZE = 64
 """Tokens of a block of the index; the original's least, whatever smaller block the engine has."""
 LONGEST = 131_072
 """Prompt tokens that are looked at."""
-UNKNOWN = 31_250 * BLOCK
+UNKNOWN = 31_250 * BLOCK_SIZE
 """The index's limit for a worker that was never a candidate."""
 
 
@@ -36,8 +36,8 @@ class LlmDWeighted:
         self.queue = queue
         self.kv = kv
         self.prefix = prefix
-        self.index = RadixTree(page=BLOCK)
-        self.running = Unfinished(block=1)
+        self.index = RadixTree(block_size=BLOCK_SIZE)
+        self.running = Unfinished(block_size=1)
         self._limits: dict[int, int] = {}
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
@@ -46,11 +46,11 @@ class LlmDWeighted:
         waiting = fleet.waiting[live].tolist()
         most, spread = max(waiting), max(waiting) - min(waiting)
         match = self.index.match(query.match.prompt[: LONGEST * TOKEN_BYTES])
-        whole = max(1, min(query.length, LONGEST) // BLOCK) * BLOCK
+        whole = max(1, min(query.length, LONGEST) // BLOCK_SIZE) * BLOCK_SIZE
         costs = []
         for slot, count in zip(live, waiting, strict=True):
             kv_tokens = fleet.slots[slot].kv_tokens
-            self._limits[slot] = kv_tokens // fleet.slots[slot].block_size * BLOCK
+            self._limits[slot] = kv_tokens // fleet.slots[slot].block_size * BLOCK_SIZE
             short_queue = (most - count) / spread if spread else 1.0
             free = 1.0 - min(1.0, self.running.tokens(slot) / kv_tokens)
             costs.append(-(self.queue * short_queue + self.kv * free + self.prefix * match.length(slot) / whole))

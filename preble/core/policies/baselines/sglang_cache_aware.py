@@ -6,7 +6,7 @@ from array import array
 from typing import Any
 
 from preble.core.fleet import Fleet
-from preble.core.policies.baselines.guess import PAGE, CacheAware
+from preble.core.policies.baselines.guess import BLOCK_SIZE, CacheAware
 from preble.core.policies.baselines.ties import fewest_ever
 from preble.core.policy import Decision, Query
 from preble.core.request import Request
@@ -14,7 +14,7 @@ from preble.tree import Match
 
 
 class SglangCacheAware:
-    """The old rule of SGLang's router (lightseekorg/smg 73da68ca, its gRPC form: tokens in pages of 16).
+    """The old rule of SGLang's router (lightseekorg/smg 73da68ca, its gRPC form: tokens in blocks of 16).
 
     If the busiest worker has more than `absolute` requests more than the idlest and more than `relative` times as many,
     prefixes are ignored: least requests. Else, if more than `threshold` of the prompt is believed cached anywhere: the
@@ -43,8 +43,8 @@ class SglangCacheAware:
 
     def placed(self, request: Request, now: float) -> None:
         """Enter the prompt."""
-        first = array("i", [request.slot]) * (request.length // PAGE)
-        self.index.enter(request.tokens, request.slot, now, pages=first)
+        first = array("i", [request.slot]) * (request.length // BLOCK_SIZE)
+        self.index.enter(request.tokens, request.slot, now, payload=first)
 
     def worker_removed(self, slot: int, now: float) -> None:
         """Forget the worker."""
@@ -57,7 +57,7 @@ class SglangCacheAware:
 
 def _tenant(match: Match, live: list[int]) -> int:
     holders = match.levels[-1][1]
-    first = match.pages()[-1]
+    first = match.payload()[-1]
     if holders >> first & 1 and first in live:
         return first
     return next((slot for slot in live if holders >> slot & 1), live[0])

@@ -23,7 +23,7 @@ class SmgGate:
     A spill makes a new holder, so that hot prefixes spread. Off by default in the original, and left out: decay by
     waiting tokens, softmax, the switch by KV use. Constants: those of its command line, but the limit is for the whole
     tree there and for each worker here; of its library 0.5, 32, 1.1, 10 000.
-    State: own guess index in pages of 16 tokens, entered for the final target; counts of requests in flight.
+    State: own guess index in blocks of 16 tokens, entered for the final target; counts of requests in flight.
     """
 
     def __init__(self, **options: Any) -> None:

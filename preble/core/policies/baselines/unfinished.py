@@ -15,10 +15,10 @@ class Unfinished:
     A block that several requests of a slot share counts once there.
     """
 
-    def __init__(self, *, block: int) -> None:
-        """`block` is in tokens; the rest of a prompt that fills none does not count."""
-        self.block = block
-        self.tree = RadixTree(page=block)
+    def __init__(self, *, block_size: int) -> None:
+        """`block_size` is in tokens; the rest of a prompt that fills none does not count."""
+        self.block_size = block_size
+        self.tree = RadixTree(block_size=block_size)
         self._places: dict[Hashable, tuple[int, int]] = {}
 
     def match(self, tokens: bytes) -> Match:

@@ -173,7 +173,7 @@ class E2Paper:
     def evicted(self, slot: int, tokens: bytes, keep: int, now: float) -> None:
         """Forget what is cached no more."""
         if tokens:
-            self.tree.truncate(tokens, keep, _cache(slot), block=self._fleet.slots[slot].block_size)
+            self.tree.truncate(tokens, keep, _cache(slot), worker_block_size=self._fleet.slots[slot].block_size)
         else:
             self.tree.clear(_cache(slot))
 

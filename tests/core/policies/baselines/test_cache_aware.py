@@ -1,4 +1,4 @@
-"""SGLang's rule, and the gate that took its place in SMG. Both see pages of 16 tokens."""
+"""SGLang's rule, and the gate that took its place in SMG. Both see blocks of 16 tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES = [SglangCacheAware, SmgGate]
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("matched", "why"), [(48, "miss"), (63, "miss"), (64, "prefix")])
 def test_a_match_counts_above_the_threshold(new_scheduler: NewScheduler, rule: type, matched: int, why: str):
-    """Whole pages only: 63 tokens are 48, which is 0.3 of the prompt and so not more."""
+    """Whole blocks only: 63 tokens are 48, which is 0.3 of the prompt and so not more."""
     scheduler = new_scheduler("ab", policy=rule(), kv_tokens=10_000)
     send(scheduler, "a", PROMPT[:matched])
     assert ask(scheduler, PROMPT) == ("a" if why == "prefix" else "b", why)
