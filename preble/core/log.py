@@ -64,7 +64,7 @@ class RemoveWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
     now: float
 
 
-class Submit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="submit"):
+class Submitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="submit"):
     """A request was placed: the arguments, and from `chosen` on the receipt. `tokens` are packed int32, in base64."""
 
     id: Id
@@ -136,7 +136,7 @@ Event: TypeAlias = (
     | AddWorker
     | DrainWorker
     | RemoveWorker
-    | Submit
+    | Submitted
     | Started
     | FirstToken
     | Finish

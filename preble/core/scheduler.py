@@ -26,7 +26,7 @@ from preble.core.log import (
     Rebalance,
     RemoveWorker,
     Started,
-    Submit,
+    Submitted,
     check_loggable,
 )
 from preble.core.policies import policy_named
@@ -465,9 +465,9 @@ def _submitted(
     assigned_by_caller: str | None,
     placement: Placement,
     choice: tuple[Candidate, ...],
-) -> Submit:
+) -> Submitted:
     """The line of a decision: what was asked, and its receipt."""
-    return Submit(
+    return Submitted(
         id=cast(Id, request.id),
         tokens=tokens,
         max_tokens=request.max_tokens,

@@ -76,7 +76,7 @@ class Replay:
     def take(self, event: log.Event, *, first: int = 10) -> None:
         """Run one event; of differing requests, the `first` are kept."""
         match event:
-            case log.Submit():
+            case log.Submitted():
                 self._submit(event, first)
             case log.Started():
                 cached = event.cached_tokens if self.exact else self._believed[event.id]
@@ -125,7 +125,7 @@ class Replay:
             found = tuple((move.id, move.source, move.target) for move in self.scheduler.rebalance(event.now))
             self.comparison.moves_differing += found != event.moves
 
-    def _submit(self, event: log.Submit, first: int) -> None:
+    def _submit(self, event: log.Submitted, first: int) -> None:
         if event.id in self._believed and not self.exact:
             # Its worker was removed in the log; here it may be on another one.
             self.scheduler.finish(event.id, now=event.now)
@@ -143,7 +143,7 @@ class Replay:
         self._believed[event.id] = replayed.cached_tokens
         self._compare(event, replayed, first)
 
-    def _compare(self, event: log.Submit, replayed: Placement, first: int) -> None:
+    def _compare(self, event: log.Submitted, replayed: Placement, first: int) -> None:
         recorded = Placement(event.chosen, event.cached_tokens, event.reason, event.predicted_ttft)
         comparison = self.comparison
         comparison.requests += 1

@@ -112,7 +112,7 @@ def test_a_submission_has_all_it_takes_and_its_receipt():
         "r", [5, 6], max_tokens=3, session="s", priority=-1, namespace="m", tenant="t", worker="b", now=2.5
     )
     event = log.decode(lines[-1])
-    assert isinstance(event, log.Submit)
+    assert isinstance(event, log.Submitted)
     assert (event.id, event.tokens, event.max_tokens, event.now) == ("r", pack([5, 6]), 3, 2.5)
     assert (event.session, event.priority, event.namespace, event.tenant) == ("s", -1, "m", "t")
     assert (event.worker, event.chosen, event.reason) == ("b", "b", "assigned by caller")
