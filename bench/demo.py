@@ -24,7 +24,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.engines import engine_options
+from bench.engines import SIMULATED, TRANSLATED, engine_options
 from bench.figure import draw
 from bench.live import Record, play, summary
 from bench.progress import progress
@@ -133,9 +133,9 @@ async def serve(policy: str, setting: Setting) -> list[Record]:
 
 def cluster(model: str, backend: str, policy: str, **options: Any) -> PrebleCluster:
     """Return a cluster, not yet started. The simulated engine gets the times of a small model on a CPU."""
-    if backend == "sim":
-        options |= {"cost": "small-cpu", "time_scale": 1.0, "context_limit": 8192}
-    elif backend != "torch":
+    if backend in SIMULATED:
+        options |= SIMULATED[backend] | {"context_limit": 8192}
+    elif backend in TRANSLATED:
         options = engine_options(backend, context_limit=CONTEXT, max_running=64, max_batched_tokens=512, **options)
     return PrebleCluster(
         model,

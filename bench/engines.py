@@ -10,6 +10,9 @@ Sizes = Mapping[str, int]
 TIMED = ("sim", "torch")
 """Backends that report what each of their steps takes, so that a cost model can be fitted to them."""
 
+SIMULATED: dict[str, dict[str, Any]] = {"sim": {"cost": "small-cpu", "time_scale": 1.0}}
+"""Backends that compute nothing, and the options with which they take the time of a small model on a CPU."""
+
 _VLLM_BLOCK = 32
 """On a CPU, vLLM's blocks are multiples of this."""
 
@@ -18,10 +21,10 @@ def engine_options(backend: str, **sizes: int) -> dict[str, Any]:
     """Return the options for an engine of these sizes, in tokens and requests, that computes in float32.
 
     `sizes` are those of the `torch` engine: kv_tokens, context_limit, block_size, max_running, max_batched_tokens. What
-    is not given is left to the engine. Other backends than vllm and sglang get them as they are.
+    is not given is left to the engine. Backends that are not in TRANSLATED get them as they are.
     """
-    in_its_words = _WORDS.get(backend)
-    return in_its_words(sizes) if in_its_words else dict(sizes)
+    translate = TRANSLATED.get(backend, dict[str, Any])
+    return translate(sizes)
 
 
 def _vllm(sizes: Sizes) -> dict[str, Any]:
@@ -49,7 +52,8 @@ def _sglang(sizes: Sizes) -> dict[str, Any]:
     )
 
 
-_WORDS: dict[str, Callable[[Sizes], dict[str, Any]]] = {"vllm": _vllm, "sglang": _sglang}
+TRANSLATED: dict[str, Callable[[Sizes], dict[str, Any]]] = {"vllm": _vllm, "sglang": _sglang}
+"""Backends that have names of their own for sizes, and what puts sizes into these."""
 
 
 def _renamed(sizes: Sizes, **names: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.engines import TIMED
+from bench.engines import SIMULATED, TIMED
 from bench.live import ratios, side_by_side
 from bench.live.calibrate import PHASES, Calibration, calibrate, calibration
 from bench.live.comparison import HEADERS, Row, cells, flat, measured, simulated
@@ -36,6 +36,7 @@ from bench.live.shapes import shapes
 from bench.live.traffic import LIVE, paced, workload
 from bench.progress import progress
 from bench.report import command_line, completed, page, positive, save
+from preble.backends import find_backend
 from preble.core.cost import CostModel
 from preble.core.policies import POLICIES
 from preble.simulate import Request, simulate
@@ -51,8 +52,6 @@ DEFAULTS = {
 }  # fmt: skip
 """By what is compared: workloads, policies, utilisation."""
 QUICK_POLICIES = ("round-robin", "e2")
-MODELS = ("torch", "vllm", "sglang")
-"""Backends that need a model."""
 PATHS = ("--json", "--markdown", "--out", "--model")
 
 
@@ -111,7 +110,7 @@ async def beside_simulation(
 def described(arguments: argparse.Namespace) -> Setting:
     """Return the setting that the command line asks for, with a model made if the engine needs one."""
     model = arguments.model
-    if model is None and arguments.backend in MODELS:
+    if model is None and find_backend(arguments.backend).needs_model:
         model = str(make_model(arguments.out / "model"))
     return Setting(
         backend=arguments.backend,
@@ -122,8 +121,8 @@ def described(arguments: argparse.Namespace) -> Setting:
         block_size=16,
         max_running=64,
         max_batched_tokens=512,
-        vocabulary=vocabulary_of(None if arguments.backend == "sim" else model),  # the sim engine has its own
-        options={"cost": "small-cpu", "time_scale": 1.0} if arguments.backend == "sim" else {},
+        vocabulary=vocabulary_of(None if arguments.backend in SIMULATED else model),  # such an engine has its own
+        options=SIMULATED.get(arguments.backend, {}),
     )
 
 

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="under a minute once the routers are installed; real servers take longer"
     )
     options = parser.parse_args(argv)
-    if options.engine == "sim" and (options.rounds or options.requests):
+    if options.engine not in KINDS and (options.rounds or options.requests):
         parser.error("--rounds and --requests are for real servers, see --engine")
     figures = Figures()
     try:
@@ -90,7 +90,7 @@ def _report(figures: Figures, skipped: Skipped, options: argparse.Namespace) -> 
     more = {"spread": figures.spread, "skipped": skipped, "quick": options.quick, "engine": options.engine}
     save(options.json, "peers", figures.metrics, **more)
     sides, title, about = SIDES, "Public routers beside Preble", __doc__
-    if options.engine != "sim":
+    if options.engine in KINDS:
         sides, about = over_engines.SIDES, over_engines.__doc__
         title = f"SGLang's router and Preble over real {options.engine} servers"
     rows = table(figures, skipped, tuple(sides))
@@ -100,7 +100,7 @@ def _report(figures: Figures, skipped: Skipped, options: argparse.Namespace) -> 
 
 
 async def _measured(options: argparse.Namespace) -> tuple[Rounds, Skipped]:
-    if options.engine == "sim":
+    if options.engine not in KINDS:
         rounds, skipped = await measure(QUICK if options.quick else FULL)
         return added(rounds), skipped
     scale = over_engines.QUICK if options.quick else over_engines.FULL

@@ -30,12 +30,17 @@ _ENVIRONMENT = {
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """The command of a server but for its sizes, the option that names the model, and where its cache is emptied."""
+    """The command of a server but for its sizes, the option that names the model, and where its cache is emptied.
+
+    `events` are what its configuration of KV events needs beside the address; `block_size` is in tokens.
+    """
 
     module: str
     model: str
     options: Mapping[str, Any]
     reset: str
+    events: Mapping[str, Any] = {}
+    block_size: int = 16
 
 
 _SGLANG = {
@@ -45,7 +50,12 @@ _SGLANG = {
 }  # fmt: skip
 KINDS = {
     "vllm": Kind(
-        "vllm.entrypoints.openai.api_server", "--model", {"enable_prompt_tokens_details": True}, "/reset_prefix_cache"
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        {"enable_prompt_tokens_details": True},
+        "/reset_prefix_cache",
+        events={"enable_kv_cache_events": True},
+        block_size=32,
     ),
     "sglang": Kind("sglang.launch_server", "--model-path", _SGLANG, "/flush_cache?timeout=5"),
 }
@@ -87,7 +97,7 @@ async def servers(
         kind,
         kv_tokens=kv_tokens,
         context_limit=context,
-        block_size=32 if kind == "vllm" else 16,
+        block_size=KINDS[kind].block_size,
         max_running=_MAX_RUNNING,
         max_batched_tokens=_MAX_BATCHED_TOKENS,
     )
@@ -118,9 +128,7 @@ async def _server(kind: str, model: Path, sizes: Mapping[str, Any], folder: Path
 def command(kind: str, model: Path, sizes: Mapping[str, Any], port: int, events: str) -> list[str]:
     """Return the command to serve a model folder on `port` and to publish KV events at `events`."""
     described = KINDS[kind]
-    publisher = {"publisher": "zmq", "endpoint": events, "topic": "kv"}
-    if kind == "vllm":
-        publisher = {"enable_kv_cache_events": True, **publisher}
+    publisher = {**described.events, "publisher": "zmq", "endpoint": events, "topic": "kv"}
     return [
         *(sys.executable, "-m", described.module, described.model, str(model), "--served-model-name", NAME),
         *("--host", "127.0.0.1", "--port", str(port), "--kv-events-config", msgspec.json.encode(publisher).decode()),

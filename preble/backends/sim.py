@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, NoReturn
 from zlib import crc32
 
 import msgspec
@@ -133,14 +133,23 @@ class SimCore:
 class SimEngine:
     """An engine that needs no model: for tests, overhead measurements and studies of scheduling.
 
-    Options are the fields of SimOptions; `model` is a name only, and so are adapters: any will do. Raises
-    ConfigurationError naming what is wrong.
+    Options are the fields of SimOptions; `model` is a name only, and so are adapters: any will do. `crash` ends the
+    process, or whatever stands for it, with the given status; it must not return. Time is the running event loop's, so
+    that a loop with a virtual clock simulates in no time. Raises ConfigurationError naming what is wrong.
     """
 
-    def __init__(self, *, model: str | None = None, discipline: Discipline = DEFAULT, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        discipline: Discipline = DEFAULT,
+        crash: Callable[[int], NoReturn] = os._exit,
+        **options: Any,
+    ) -> None:
         self.options = checked_options(options, SimOptions, "sim")
         self.core = SimCore(self.options, discipline)
         self._model = model or "sim"
+        self._crash = crash
         self._steps = StepLoop(self.core.batcher, self._execute, _now)
         self._requests = 0
         self._started = 0.0
@@ -216,7 +225,7 @@ class SimEngine:
     async def _misbehave(self) -> None:
         options, elapsed = self.options, _now() - self._started
         if _due(options.crash_after, self._requests) or _due(options.crash_at, elapsed):
-            os._exit(CRASH_STATUS)
+            self._crash(CRASH_STATUS)
         if _due(options.hang_after, self._requests) or _due(options.hang_at, elapsed):
             await asyncio.Event().wait()
         if self._stall is not None and elapsed >= self._stall[0]:

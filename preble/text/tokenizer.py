@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,13 +77,13 @@ class Tokenizer:
 
     async def encode_async(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Do what `encode` does, in a thread if the text is long: the library releases the GIL meanwhile."""
-        if not isinstance(text, str) or len(text) <= INLINE_CHARACTERS or self._inline(len(text)):
+        now = asyncio.get_running_loop().time()
+        if not isinstance(text, str) or len(text) <= INLINE_CHARACTERS or self._inline(len(text), now):
             return self.encode(text, add_special_tokens=add_special_tokens)
         return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
 
-    def _inline(self, characters: int) -> bool:
-        """Whether a longer text may have the loop now."""
-        now = time.monotonic()
+    def _inline(self, characters: int, now: float) -> bool:
+        """Return whether a longer text may be tokenized on the event loop at the time `now`."""
         if characters > MEDIUM_CHARACTERS or now < self._next_medium:
             return False
         self._next_medium = now + _SECONDS_BETWEEN

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from typing import NoReturn
 
 import pytest
 
@@ -240,6 +241,17 @@ def test_a_crash_ends_the_process_at_the_request_it_was_told():
     assert crashed.returncode == CRASH_STATUS
     assert "0 length" in crashed.stdout
     assert "1 length" not in crashed.stdout
+
+
+async def test_what_a_crash_ends_can_be_chosen():
+    def crash(status: int) -> NoReturn:
+        raise RuntimeError(f"crashed with {status}")
+
+    engine = SimEngine(crash_after=1, crash=crash)
+    await engine.start()
+    with pytest.raises(EngineError, match=f"crashed with {CRASH_STATUS}"):
+        await read(engine, request(0, [1], max_tokens=2))
+    await engine.close()
 
 
 # --- options ---

@@ -241,7 +241,7 @@ class OpenAIEngine:
 
     def _pause(self, failures: int, error: PrebleError) -> float:
         options = self.options
-        return pause(failures, first=options.backoff, limit=options.backoff_limit, told=error.retry_after)
+        return pause(failures, first=options.backoff, limit=options.backoff_limit, retry_after=error.retry_after)
 
 
 async def _next(events: AsyncGenerator[bytes, None], reader: Reader) -> bytes | None:

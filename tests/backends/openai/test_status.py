@@ -61,5 +61,5 @@ def test_pauses_grow_up_to_a_limit_and_are_no_shorter_than_told():
     for failures in range(1, 40):
         grown = min(30.0, 0.1 * 2 ** (failures - 1))
         assert grown / 2 <= pause(failures, first=0.1, limit=30.0) <= grown
-    assert pause(1, first=0.1, limit=30.0, told=5.0) == 5.0
-    assert pause(1, first=0.1, limit=30.0, told=500.0) == 30.0
+    assert pause(1, first=0.1, limit=30.0, retry_after=5.0) == 5.0
+    assert pause(1, first=0.1, limit=30.0, retry_after=500.0) == 30.0
