@@ -77,11 +77,6 @@ class StepLoop:
         self._task: asyncio.Task[None] | None = None
         self._broken: str | None = None
 
-    @property
-    def broken(self) -> bool:
-        """True after a step has failed, or the loop was closed."""
-        return self._broken is not None
-
     def start(self) -> None:
         """Start stepping, in the running event loop."""
         self._task = asyncio.create_task(self._run(), name="preble-engine-steps")

@@ -15,7 +15,7 @@ class Worker:
     Once it is `gone` nothing is heard of it. The scheduler is told `believed_cost`, by default the engine's own.
     """
 
-    __slots__ = ("believed_cost", "core", "discipline", "draining", "gone", "index", "options", "stepping", "timings")
+    __slots__ = ("believed_cost", "core", "discipline", "gone", "index", "options", "stepping", "timings")
 
     def __init__(
         self,
@@ -31,7 +31,6 @@ class Worker:
         self.believed_cost = believed_cost
         self.core = SimCore(options, discipline)
         self.stepping = False
-        self.draining = False
         self.gone = False
         self.timings: list[StepTiming] = []
 

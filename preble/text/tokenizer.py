@@ -55,11 +55,6 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing narrower
             raise ModelError(f"{file} is not a tokenizer: {error}") from None
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids known here, special ones included; the model may have more."""
-        return int(self._rust.get_vocab_size())
-
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of `text`; `add_special_tokens=False` where a chat template has put them in already.
 

@@ -11,6 +11,10 @@ import preble
 from preble.testing import make_model
 from preble.text import Tokenizer
 
+BYTE_LEVEL_IDS = 1003
+SENTENCE_PIECE_IDS = 900
+"""Sizes of the vocabularies of the fixtures below."""
+
 
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory) -> Path:
@@ -23,6 +27,7 @@ def byte_level(model_path) -> Tokenizer:
     rust = RustTokenizer.from_file(str(model_path / "tokenizer.json"))
     rust.add_tokens([AddedToken("<tool 🙂 call>"), AddedToken("déjà")])
     rust.add_special_tokens([AddedToken("<|fin 終|>", special=True)])
+    assert rust.get_vocab_size() == BYTE_LEVEL_IDS
     return Tokenizer(rust)
 
 
@@ -42,6 +47,7 @@ def sentence_piece() -> Tokenizer:
     alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special + alphabet, show_progress=False)
     rust.train_from_iterator([source.read_text(encoding="utf-8")], trainer)
+    assert rust.get_vocab_size() == SENTENCE_PIECE_IDS
     document = json.loads(rust.to_str())
     document["added_tokens"] = [entry for entry in document["added_tokens"] if entry["content"] in special]
     return Tokenizer(RustTokenizer.from_str(json.dumps(document)))

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from preble.text import Detokenizer
 from preble.text.detokenizer import HELD_TOKENS
+from tests.text.conftest import BYTE_LEVEL_IDS, SENTENCE_PIECE_IDS
 
 TEXTS = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from(" ab🙂👩‍👩‍👧漢字é\u0301\n")))
 SAMPLES = [
@@ -30,7 +31,7 @@ def stream(tokenizer, ids, sizes, **options):
 
 @given(data=st.data(), sizes=st.lists(st.integers(1, 5), min_size=1), skip=st.booleans())
 def test_byte_level_pieces_join_to_the_decoded_ids_whatever_they_are(byte_level, data, sizes, skip):
-    ids = data.draw(st.lists(st.integers(0, byte_level.vocab_size + 3), max_size=60))
+    ids = data.draw(st.lists(st.integers(0, BYTE_LEVEL_IDS + 3), max_size=60))
     assert "".join(stream(byte_level, ids, sizes, skip_special_tokens=skip)) == byte_level.decode(
         ids, skip_special_tokens=skip
     )
@@ -69,7 +70,7 @@ def test_sentence_piece_text_joins_to_the_decoded_ids(sentence_piece, text, size
 
 @given(data=st.data(), skip=st.booleans())
 def test_sentence_piece_special_ids_are_skipped_or_shown_without_losing_spaces(sentence_piece, data, skip):
-    whole = [token for token in range(259, sentence_piece.vocab_size) if sentence_piece.decode([token])]
+    whole = [token for token in range(259, SENTENCE_PIECE_IDS) if sentence_piece.decode([token])]
     ids = data.draw(st.lists(st.sampled_from([0, 1, 2, *whole[:20], *whole[-200:]]), max_size=40))
     assert "".join(stream(sentence_piece, ids, [1], skip_special_tokens=skip)) == sentence_piece.decode(
         ids, skip_special_tokens=skip
