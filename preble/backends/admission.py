@@ -1,4 +1,4 @@
-"""The queue in front of an engine that batches by itself: who may enter it, and when."""
+"""The wait queue in front of an engine that batches by itself (vLLM, SGLang): which request enters it, and when."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from preble.tree import Namespaces
 from preble.wait_queue.local import LocalScheduler
 
 
-class _Ticket:
-    """One request at the door, and its key in the queue.
+class _Entry:
+    """One request that waits or is inside the engine, and its key in the queue.
 
-    It is `inside` when it has been let in, and has `begun` when its task, a moment later, goes to the engine.
+    It is `inside` from the moment that it is admitted, and has `begun` when its own task, which runs a moment later,
+    hands it to the engine.
     """
 
     __slots__ = ("begun", "entered", "inside", "key", "refused")
@@ -28,15 +29,17 @@ class _Ticket:
 
 
 class Admission:
-    """Lets requests into an engine in the order of a `LocalScheduler`, as few as keep its batch full.
+    """Lets requests into an engine in the order of a `LocalScheduler`, no more of them than keep its batch full.
 
-    The engine has its own waiting line, which knows neither our order nor our moves: it is kept short. Inside are at
-    most `max_running` requests and `spare` that wait there for the next slot, so that none stays empty for the time
-    of a round trip. Of those, no more are to be prefilled than it takes to have `ahead` tokens behind the first: one
-    step is being computed, and the next must find its tokens there. How much of the first is left, nobody says.
+    The engine has a wait queue of its own, which does not know our order and from which requests cannot be moved to
+    another worker, so that queue is kept short. At most `max_running + spare` requests are inside the engine: the
+    `spare` ones fill a slot that becomes free without waiting for a round trip. A further request is admitted only
+    while the prompts inside that wait for their prefill, without the oldest of them, have fewer than `prefill_ahead`
+    uncached tokens in all. The oldest does not count because nobody knows how much of it is computed already; the
+    others are what the engine's next step can take.
 
-    `cached(tokens, salt)` gives the tokens of a packed prompt that the engine need not compute; `refresh`, called
-    before the queue is looked at, learns what the cache holds by now. Needs a running loop.
+    `cached(tokens, salt)` returns how many leading tokens of a packed prompt the engine need not compute. `refresh` is
+    called before the queue is looked at, to bring that up to date. Needs a running event loop.
     """
 
     def __init__(
@@ -46,16 +49,16 @@ class Admission:
         cached: Callable[[bytes, str], int],
         refresh: Callable[[], None] = lambda: None,
         max_running: int,
-        ahead: int,
+        prefill_ahead: int,
         spare: int = 2,
     ) -> None:
         self._local = local
         self._cached = cached
         self._refresh = refresh
         self._room = max_running + spare
-        self._ahead = ahead
+        self._prefill_ahead = prefill_ahead
         self._namespaces = Namespaces(self._in_use)
-        self._tickets: dict[int, _Ticket] = {}
+        self._entries: dict[int, _Entry] = {}
         self._inside = 0
         self._prefilling: dict[int, int] = {}  # tokens to compute of those inside, in the order they came in
         self._pending = 0
@@ -64,102 +67,103 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Requests at the door."""
+        """Number of requests that have not been admitted."""
         return self._local.waiting
 
     @property
     def inside(self) -> int:
-        """Requests that were let in and have not left."""
+        """Number of requests that were admitted and have not ended."""
         return self._inside
 
     def __contains__(self, id: int) -> bool:
-        return id in self._tickets
+        return id in self._entries
 
     @asynccontextmanager
     async def enter(self, request: EngineRequest) -> AsyncIterator[bool]:
-        """Wait until the request may go into the engine, for which it must `begin`. Yields False if it was refused.
+        """Wait until the request is admitted; yield True then, or False if it was refused.
 
-        Inside the block it has its place there. A request whose time is up is not let in: it waits until it is refused
-        or cancelled. Raises InvalidRequestError if a request of this id is here already.
+        It has its place in the engine until the block ends, and calls `begin` when it goes there. A request whose time
+        is up is not admitted: it waits until it is refused or cancelled. Raises InvalidRequestError if another request
+        has the same id.
         """
-        ticket = self._add(request)
+        entry = self._add(request)
         try:
-            await ticket.entered
-            yield not ticket.refused
+            await entry.entered
+            yield not entry.refused
         finally:
             self._leave(request.id)
 
     def begin(self, id: int) -> bool:
-        """Say that a request that was let in goes to the engine now; return False if it was refused and must not."""
-        ticket = self._tickets[id]
-        ticket.begun = not ticket.refused
-        return ticket.begun
+        """Note that an admitted request goes to the engine now. Return False if it was refused and must not go."""
+        entry = self._entries[id]
+        entry.begun = not entry.refused
+        return entry.begun
 
     def refuse(self, id: int) -> bool:
-        """End the waiting of a request that has not begun; return whether there was one."""
-        ticket = self._tickets.get(id)
-        if ticket is None or ticket.begun:
+        """Refuse a request that has not gone to the engine yet; return whether there was one."""
+        entry = self._entries.get(id)
+        if entry is None or entry.begun:
             return False
-        ticket.refused = True
-        if not ticket.entered.done():
+        entry.refused = True
+        if not entry.entered.done():
             self._local.remove(id)
-            ticket.entered.set_result(None)
+            entry.entered.set_result(None)
         return True
 
     def refuse_all(self) -> None:
-        """End the waiting of all."""
-        for id in list(self._tickets):
+        """Refuse all requests that have not gone to the engine yet."""
+        for id in list(self._entries):
             self.refuse(id)
 
     def prefilled(self, id: int) -> None:
-        """The request's first token is there: its prompt is computed, and others may follow."""
+        """Note that a request's first token has come: its prompt is computed, and others may follow."""
         if id in self._prefilling:
             self._pending -= self._prefilling.pop(id)
             self._local.prefilled(id)
             self._soon()
 
     def pause(self) -> None:
-        """Let nobody in until `resume`."""
+        """Admit no request until `resume`."""
         self._paused = True
 
     def resume(self) -> None:
-        """Let requests in again."""
+        """Admit requests again."""
         self._paused = False
         self._soon()
 
     def check(self) -> None:
-        """Raise AssertionError if queue, tickets and counts disagree."""
+        """Raise AssertionError if queue, entries and counts disagree."""
         self._local.check()
         self._namespaces.check()
-        tickets = self._tickets.values()
-        assert self._inside == sum(ticket.inside for ticket in tickets), "the count of those inside is off"
+        entries = self._entries.values()
+        assert self._inside == sum(entry.inside for entry in entries), "the count of those inside is off"
         assert self._pending == sum(self._prefilling.values()), "the count of pending tokens is off"
-        inside = {id for id, ticket in self._tickets.items() if ticket.inside}
+        inside = {id for id, entry in self._entries.items() if entry.inside}
         assert self._prefilling.keys() <= inside, "some are prefilled that are not inside"
-        waiting = sum(not ticket.entered.done() for ticket in tickets)
+        waiting = sum(not entry.entered.done() for entry in entries)
         assert self._local.waiting == waiting, "the queue holds others than those who wait"
         assert self._inside <= self._room, "more inside than there is room"
 
-    def _add(self, request: EngineRequest) -> _Ticket:
-        if request.id in self._tickets:
+    def _add(self, request: EngineRequest) -> _Entry:
+        if request.id in self._entries:
             raise InvalidRequestError(f"{request.id} is in use", field="id")
         now = asyncio.get_running_loop().time()
         deadline = None if request.remaining is None else now + request.remaining
         key = self._namespaces.key(request.cache_salt, request.tokens)
         self._local.add(request.id, key, priority=request.priority, deadline=deadline, now=now)
-        ticket = self._tickets[request.id] = _Ticket(key)
+        entry = self._entries[request.id] = _Entry(key)
         self._soon()
-        return ticket
+        return entry
 
     def _leave(self, id: int) -> None:
-        ticket = self._tickets.pop(id)
+        entry = self._entries.pop(id)
         self._local.remove(id)
         self._pending -= self._prefilling.pop(id, 0)
-        self._inside -= ticket.inside
+        self._inside -= entry.inside
         self._soon()
 
     def _soon(self) -> None:
-        """Look at the queue at the end of this iteration of the loop, once for all that happens in it."""
+        """Look at the queue once at the end of this iteration of the event loop, whatever else happens in it."""
         if self._due is None:
             self._due = asyncio.get_running_loop().call_soon(self._open)
 
@@ -176,21 +180,21 @@ class Admission:
 
     def _has_room(self) -> bool:
         behind = self._pending - next(iter(self._prefilling.values()), 0)
-        return self._inside < self._room and (behind < self._ahead or not self._prefilling)
+        return self._inside < self._room and (behind < self._prefill_ahead or not self._prefilling)
 
     def _admit(self, id: int) -> None:
         self._local.admit(id)
-        ticket = self._tickets[id]
-        ticket.inside = True
-        self._prefilling[id] = max(1, len(ticket.key) // TOKEN_BYTES - self._cached_of(ticket.key))
+        entry = self._entries[id]
+        entry.inside = True
+        self._prefilling[id] = max(1, len(entry.key) // TOKEN_BYTES - self._cached_of(entry.key))
         self._inside += 1
         self._pending += self._prefilling[id]
-        if not ticket.entered.done():
-            ticket.entered.set_result(None)
+        if not entry.entered.done():
+            entry.entered.set_result(None)
 
     def _cached_of(self, key: bytes) -> int:
         salt, tokens = self._namespaces.prompt(key)
         return self._cached(tokens, salt)
 
     def _in_use(self, first: bytes) -> bool:
-        return any(ticket.key.startswith(first) for ticket in self._tickets.values())
+        return any(entry.key.startswith(first) for entry in self._entries.values())

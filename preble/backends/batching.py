@@ -16,7 +16,7 @@ from preble.tree import Namespaces
 from preble.types import FinishReason, SamplingParams, TokenLogprob
 from preble.wait_queue.local import LocalScheduler
 
-Sample = tuple[int, TokenLogprob | None]
+SampledToken = tuple[int, TokenLogprob | None]
 """One sampled token, and its log-probability if the request asked for it."""
 
 
@@ -24,19 +24,19 @@ class Sequence:
     """One request inside an engine.
 
     `tokens` are prompt and output as packed int32, `blocks` the KV blocks of the sequence in order, and `computed`
-    the number of leading tokens whose KV is in them; `lost` is what it was when last preempted. `first` stands for the
-    first token in the cache, if salted.
+    is the number of leading tokens whose KV is in them; `computed_before_preemption` is what that was when the sequence
+    was last preempted. `first` replaces the first token in keys of the cache if the request has a cache salt.
     """
 
     __slots__ = (
         "arrived",
         "computed",
+        "computed_before_preemption",
         "deadline",
         "done",
         "first",
         "id",
         "lease",
-        "lost",
         "prefilling",
         "priority",
         "prompt_tokens",
@@ -55,7 +55,7 @@ class Sequence:
         self.arrived = now
         self.deadline = None if request.remaining is None else now + request.remaining
         self.computed = 0
-        self.lost = 0
+        self.computed_before_preemption = 0
         self.lease: Lease | None = None
         self.prefilling = False
         self.started = False
@@ -82,10 +82,10 @@ class Sequence:
         return self.lease.blocks if self.lease else []
 
 
-class Chunk(msgspec.Struct, frozen=True, gc=False):
+class TokenSpan(msgspec.Struct, frozen=True, gc=False):
     """Compute `tokens[start : start + count]` of `sequence`; `samples` says that a token is sampled at its end.
 
-    A decode is a chunk of one token that samples.
+    A decode is a span of one token that samples.
     """
 
     sequence: Sequence
@@ -102,7 +102,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
 class Batcher:
     """Sequences waiting and running on one engine, its KV blocks, and the steps to take.
 
-    Each step: `plan`, compute the chunks, `commit` what was sampled. Requests may be added and aborted at any time,
+    Each step: `plan`, compute the spans, `commit` what was sampled. Requests may be added and aborted at any time,
     also between the two. Decodes go first, one token each; what is left of `max_batched_tokens` goes to prefills
     in order of admission, then to requests that `local` proposes. A request is admitted with room for all its tokens
     so far; when a decode finds no room, the latest admitted sequence is preempted: it waits again, and its tokens
@@ -165,23 +165,23 @@ class Batcher:
             self._finish(sequence)
             self._deltas.append((id, Delta(b"", finish_reason="abort")))
 
-    def plan(self, now: float) -> list[Chunk]:
-        """Return the chunks of the next step, at most `max_batched_tokens` tokens; empty if there is nothing to do."""
-        chunks = self._decodes()
-        budget = self._max_batched_tokens - len(chunks)
+    def plan(self, now: float) -> list[TokenSpan]:
+        """Return the spans of the next step, at most `max_batched_tokens` tokens; empty if there is nothing to do."""
+        spans = self._decodes()
+        budget = self._max_batched_tokens - len(spans)
         for sequence in self._running.values():
             if budget and sequence.length - sequence.computed > 1:
-                chunks.append(_prefill(sequence, budget))
-                budget -= chunks[-1].count
-        return chunks + self._admissions(budget, now)
+                spans.append(_prefill(sequence, budget))
+                budget -= spans[-1].count
+        return spans + self._admissions(budget, now)
 
-    def commit(self, chunks: Iterable[Chunk], sampled: list[Sample], now: float) -> None:
-        """Take in a step. `sampled` has one entry for each chunk that samples, in order."""
+    def commit(self, spans: Iterable[TokenSpan], sampled: list[SampledToken], now: float) -> None:
+        """Take in a step. `sampled` has one entry for each span that samples, in order."""
         samples = iter(sampled)
-        for chunk in chunks:
-            sample = next(samples) if chunk.samples else None
-            if not chunk.sequence.done:
-                self._advance(chunk, sample)
+        for span in spans:
+            sample = next(samples) if span.samples else None
+            if not span.sequence.done:
+                self._advance(span, sample)
 
     def deltas(self) -> list[tuple[int, Delta]]:
         """Return and forget what the requests have to be told, in order."""
@@ -215,20 +215,20 @@ class Batcher:
             assert sequence.computed <= len(sequence.blocks) * self.cache.block_size, "computed tokens without blocks"
             assert sequence.computed < sequence.length <= self.limit, "a sequence is longer or shorter than it may be"
 
-    def _decodes(self) -> list[Chunk]:
-        chunks: list[Chunk] = []
+    def _decodes(self) -> list[TokenSpan]:
+        spans: list[TokenSpan] = []
         for sequence in list(self._running.values()):
             length = sequence.length
             # The victims are later in the list than the sequence that needs room, or it is the last one itself.
             if sequence.lease and length - sequence.computed == 1 and self._has_room(sequence, sequence.lease, length):
-                chunks.append(Chunk(sequence, length - 1, 1, True))
-        return chunks
+                spans.append(TokenSpan(sequence, length - 1, 1, True))
+        return spans
 
     def _has_room(self, sequence: Sequence, lease: Lease, length: int) -> bool:
         while not self.cache.extend(lease, length):
-            victim = next(reversed(self._running.values()))
-            self._preempt(victim)
-            if victim is sequence:
+            latest = next(reversed(self._running.values()))
+            self._preempt(latest)
+            if latest is sequence:
                 return False
         return True
 
@@ -236,7 +236,7 @@ class Batcher:
         self.preemptions += 1
         self._release(sequence)
         sequence.lease = None
-        sequence.lost, sequence.computed = sequence.computed, 0
+        sequence.computed_before_preemption, sequence.computed = sequence.computed, 0
         self.local.remove(sequence.id)
         # Its first arrival keeps its place in the queue.
         self.local.add(
@@ -247,18 +247,18 @@ class Batcher:
             now=sequence.arrived,
         )
 
-    def _admissions(self, budget: int, now: float) -> list[Chunk]:
-        chunks: list[Chunk] = []
+    def _admissions(self, budget: int, now: float) -> list[TokenSpan]:
+        spans: list[TokenSpan] = []
         if not budget or not self.local.waiting:
-            return chunks
+            return spans
         slots = self._max_running - len(self._running)
         for picked in self.local.pick(slots, cached=self.cache.match, now=now):
             sequence = self._sequences[picked]
             if not budget or not self._admit(sequence):
                 break
-            chunks.append(_prefill(sequence, budget))
-            budget -= chunks[-1].count
-        return chunks
+            spans.append(_prefill(sequence, budget))
+            budget -= spans[-1].count
+        return spans
 
     def _admit(self, sequence: Sequence) -> bool:
         lease = self.cache.acquire(sequence.key)
@@ -271,15 +271,15 @@ class Batcher:
         sequence.lease = lease
         sequence.prefilling = True
         sequence.computed = lease.shared * self.cache.block_size
-        self.recomputed += max(0, sequence.lost - sequence.computed)
+        self.recomputed += max(0, sequence.computed_before_preemption - sequence.computed)
         if not sequence.started:
             sequence.started = True
             self._deltas.append((sequence.id, Delta(b"", cached_tokens=sequence.computed)))
         return True
 
-    def _advance(self, chunk: Chunk, sample: Sample | None) -> None:
-        sequence = chunk.sequence
-        sequence.computed = chunk.start + chunk.count
+    def _advance(self, span: TokenSpan, sample: SampledToken | None) -> None:
+        sequence = span.sequence
+        sequence.computed = span.start + span.count
         if sequence.prefilling:
             self._store(sequence)
         if sample is not None:
@@ -335,25 +335,25 @@ class Batcher:
         return Evicted(tokens, evicted.keep, salt) if salt else evicted
 
 
-def step_timing(chunks: Iterable[Chunk], seconds: float) -> StepTiming:
-    """Describe a step of these chunks that took so many seconds."""
-    new = context = prefill_context = product = decodes = 0
-    for chunk in chunks:
-        end = chunk.start + chunk.count
-        new += chunk.count
+def step_timing(spans: Iterable[TokenSpan], seconds: float) -> StepTiming:
+    """Describe a step of these spans that took so many seconds."""
+    computed = context = prefill_context = product = decodes = 0
+    for span in spans:
+        end = span.start + span.count
+        computed += span.count
         context += end
-        if chunk.count == 1:
+        if span.count == 1:
             decodes += 1
         else:
             prefill_context += end
-            product += chunk.count * end
-    return StepTiming(new, context, prefill_context, product, decodes, seconds)
+            product += span.count * end
+    return StepTiming(computed, context, prefill_context, product, decodes, seconds)
 
 
-def _prefill(sequence: Sequence, budget: int) -> Chunk:
+def _prefill(sequence: Sequence, budget: int) -> TokenSpan:
     missing = sequence.length - sequence.computed
     count = min(missing, budget)
-    return Chunk(sequence, sequence.computed, count, count == missing)
+    return TokenSpan(sequence, sequence.computed, count, count == missing)
 
 
 def _check_sizes(

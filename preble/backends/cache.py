@@ -34,7 +34,7 @@ class BlockCache:
         self.block_size = block_size
         self.total = kv_tokens // block_size
         self.leased = 0
-        self._page_bytes = block_size * TOKEN_BYTES
+        self._block_bytes = block_size * TOKEN_BYTES
         self._free = list(range(self.total - 1, -1, -1))
         self._users = [0] * self.total
         self._tree = RadixTree(block_size=block_size)
@@ -90,7 +90,7 @@ class BlockCache:
         whole = computed // self.block_size
         if whole <= lease.shared:
             return
-        prefix = bytes(memoryview(tokens)[: whole * self._page_bytes])
+        prefix = bytes(memoryview(tokens)[: whole * self._block_bytes])
         match = self._tree.match(prefix)
         if match.tokens > lease.shared * self.block_size:
             self._move(lease, match.payload())

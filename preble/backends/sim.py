@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
-from preble.backends.batching import Batcher, Chunk, Sample, Sequence, step_timing
+from preble.backends.batching import Batcher, SampledToken, Sequence, TokenSpan, step_timing
 from preble.backends.checks import checked_options
 from preble.backends.stepping import StepLoop
 from preble.core.cost import CostModel, cost_model
@@ -82,7 +82,7 @@ class SimCore:
         )
         self._seed = options.seed
         self._vocab_size = options.vocab_size
-        self._chunks: list[Chunk] = []
+        self._chunks: list[TokenSpan] = []
         self._began = 0.0
 
     def begin(self, now: float) -> float | None:
@@ -98,21 +98,21 @@ class SimCore:
         self._chunks = []
         return timing
 
-    def duration(self, chunks: list[Chunk]) -> float:
+    def duration(self, spans: list[TokenSpan]) -> float:
         """Return the seconds that the cost model gives for a step."""
-        prefills = [(chunk.count, chunk.start + chunk.count) for chunk in chunks if chunk.count > 1]
-        decodes = [chunk.start + 1 for chunk in chunks if chunk.count == 1]
+        prefills = [(span.count, span.start + span.count) for span in spans if span.count > 1]
+        decodes = [span.start + 1 for span in spans if span.count == 1]
         return self.cost.step(prefills, len(decodes), sum(decodes))
 
-    def sample(self, chunks: list[Chunk]) -> list[Sample]:
-        """Return the next token of each chunk that samples."""
-        return [self._next(chunk.sequence) for chunk in chunks if chunk.samples]
+    def sample(self, spans: list[TokenSpan]) -> list[SampledToken]:
+        """Return the next token of each span that samples."""
+        return [self._next(span.sequence) for span in spans if span.samples]
 
     def check(self) -> None:
         """Raise AssertionError if the batcher's invariants do not hold."""
         self.batcher.check()
 
-    def _next(self, sequence: Sequence) -> Sample:
+    def _next(self, sequence: Sequence) -> SampledToken:
         sampling = sequence.sampling
         seed = self._seed + (sampling.seed or 0 if sampling.temperature else 0)
         position = len(sequence.tokens) // TOKEN_BYTES
@@ -209,11 +209,11 @@ class SimEngine:
         """Abort everything and stop."""
         await self._steps.close()
 
-    async def _execute(self, chunks: list[Chunk]) -> list[Sample]:
+    async def _execute(self, spans: list[TokenSpan]) -> list[SampledToken]:
         await self._misbehave()
         if self.options.time_scale:
-            await self._pass(self.core.duration(chunks) * self.options.time_scale)
-        return self.core.sample(chunks)
+            await self._pass(self.core.duration(spans) * self.options.time_scale)
+        return self.core.sample(spans)
 
     async def _pass(self, seconds: float) -> None:
         # Timers of event loops are coarse: what the last step overslept is taken off this one.

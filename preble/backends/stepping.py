@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from preble.backends import Delta, EngineRequest, Evicted, Load, StepTiming
-from preble.backends.batching import Batcher, Chunk, Sample, step_timing
+from preble.backends.batching import Batcher, SampledToken, TokenSpan, step_timing
 from preble.errors import EngineError, InvalidRequestError
 
-Execute = Callable[[list[Chunk]], Awaitable[list[Sample]]]
-"""Compute the chunks of a step; return one sample for each chunk that samples, in order."""
+Execute = Callable[[list[TokenSpan]], Awaitable[list[SampledToken]]]
+"""Compute the spans of a step; return one sample for each span that samples, in order."""
 
 
 _TIMINGS_KEPT = 256
@@ -154,14 +154,14 @@ class StepLoop:
         It counts as begun when the one before it ended: what was done in between, such as handing out that one's
         tokens, kept the engine from computing too.
         """
-        chunks = self.batcher.plan(self._clock())
+        spans = self.batcher.plan(self._clock())
         self._deliver()
-        if not chunks:
+        if not spans:
             return None
-        sampled = await self._execute(chunks)
+        sampled = await self._execute(spans)
         ended = self._clock()
-        self.batcher.commit(chunks, sampled, ended)
-        self._timings.append(step_timing(chunks, ended - began))
+        self.batcher.commit(spans, sampled, ended)
+        self._timings.append(step_timing(spans, ended - began))
         self._deliver()
         # An execute that never waits must still let requests and aborts in.
         await asyncio.sleep(0)

@@ -11,7 +11,7 @@ from functools import partial
 from preble.backends import Delta, EngineInfo, EngineRequest
 from preble.backends.openai.engine import OpenAIEngine
 from preble.backends.openai.options import base_url
-from preble.backends.openai.retokenize import Text
+from preble.backends.openai.retokenize import TextTokenizer
 from preble.errors import (
     ConfigurationError,
     EngineError,
@@ -60,7 +60,7 @@ class ReplicaPool:
         on_lost: Callable[[str, WorkerLostError], None],
         on_found: Callable[[str, EngineInfo], None],
     ) -> None:
-        self.text: Text | None = None
+        self.text: TextTokenizer | None = None
         self.names = _names(urls)
         self._kv_events = _paired(self.names, kv_events)
         self._make_engine = make_engine

@@ -5,7 +5,7 @@ A block that is stale, shared wrongly, or written by two sequences changes every
 
 from __future__ import annotations
 
-from preble.backends.batching import Batcher, Chunk, Sample
+from preble.backends.batching import Batcher, SampledToken, TokenSpan
 from preble.tokens import unpack
 from preble.types import TokenLogprob
 from preble.wait_queue.local import LocalScheduler
@@ -29,26 +29,26 @@ def expected_output(prompt: tuple[int, ...], count: int) -> list[int]:
     return output
 
 
-def logprob(chunk: Chunk, token: int) -> TokenLogprob | None:
-    return None if chunk.sequence.sampling.logprobs is None else TokenLogprob(token, -1.0)
+def logprob(span: TokenSpan, token: int) -> TokenLogprob | None:
+    return None if span.sequence.sampling.logprobs is None else TokenLogprob(token, -1.0)
 
 
 class HashModel:
-    """Executes chunks over a pool of KV slots."""
+    """Executes spans over a pool of KV slots."""
 
     def __init__(self, batcher: Batcher) -> None:
         self.block_size = batcher.cache.block_size
         self.slots = [-1] * (batcher.cache.total * self.block_size)
 
-    def execute(self, chunks: list[Chunk]) -> list[Sample]:
-        computed = [(chunk, self._compute(chunk) % VOCAB) for chunk in chunks]
-        return [(token, logprob(chunk, token)) for chunk, token in computed if chunk.samples]
+    def execute(self, spans: list[TokenSpan]) -> list[SampledToken]:
+        computed = [(span, self._compute(span) % VOCAB) for span in spans]
+        return [(token, logprob(span, token)) for span, token in computed if span.samples]
 
-    def _compute(self, chunk: Chunk) -> int:
-        blocks, size = chunk.sequence.blocks, self.block_size
-        start = chunk.start
+    def _compute(self, span: TokenSpan) -> int:
+        blocks, size = span.sequence.blocks, self.block_size
+        start = span.start
         state = self.slots[blocks[(start - 1) // size] * size + (start - 1) % size] if start else 0
-        for position, token in enumerate(unpack(chunk.tokens), start):
+        for position, token in enumerate(unpack(span.tokens), start):
             state = following(state, token)
             self.slots[blocks[position // size] * size + position % size] = state
         return state

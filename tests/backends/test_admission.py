@@ -25,7 +25,7 @@ class Door:
     """An admission, and requests that stay inside until they are told to leave."""
 
     def __init__(self, cached: Callable[[bytes, str], int] = lambda tokens, salt: 0, **options: Any) -> None:
-        options = {"max_running": 2, "ahead": 1000, "spare": 0} | options
+        options = {"max_running": 2, "prefill_ahead": 1000, "spare": 0} | options
         self.admission = Admission(LocalScheduler("fcfs"), cached=cached, **options)
         self.order: list[int] = []
         self.refused: list[int] = []
@@ -77,7 +77,7 @@ async def test_as_many_are_inside_as_run_and_a_few_more():
 
 async def test_prompts_are_let_in_for_two_steps_beyond_the_first_and_one_always():
     """Of the first almost nothing may be left: a step that found only that would compute next to nothing."""
-    door = Door(max_running=9, ahead=LENGTH + 1)
+    door = Door(max_running=9, prefill_ahead=LENGTH + 1)
     await door.arrive(*map(request, range(5)))
     assert door.order == [0, 1, 2]
     door.admission.prefilled(0)
@@ -85,7 +85,7 @@ async def test_prompts_are_let_in_for_two_steps_beyond_the_first_and_one_always(
     await settle()
     assert door.order == [0, 1, 2, 3]
     await door.empty()
-    narrow = Door(ahead=0)
+    narrow = Door(prefill_ahead=0)
     await narrow.arrive(*map(request, range(2)))
     assert narrow.order == [0]
     await narrow.empty()
@@ -108,7 +108,7 @@ async def test_what_was_let_in_a_moment_ago_can_still_be_refused():
 
 
 async def test_what_is_cached_takes_no_room():
-    door = Door(cached=lambda tokens, salt: LENGTH - 1, max_running=9, ahead=3)
+    door = Door(cached=lambda tokens, salt: LENGTH - 1, max_running=9, prefill_ahead=3)
     await door.arrive(*map(request, range(6)))
     assert door.order == [0, 1, 2, 3]
     await door.empty()

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from preble.backends import Delta, EngineRequest
-from preble.backends.batching import Batcher, Chunk
+from preble.backends.batching import Batcher, TokenSpan
 from preble.errors import ConfigurationError, ContextLengthError, InvalidRequestError
 from preble.tokens import pack, unpack
 from preble.types import SamplingParams, TokenLogprob
@@ -26,7 +26,7 @@ class Driver:
     batcher: Batcher
     told: dict[int, list[Delta]] = field(default_factory=dict)
     now: float = 0.0
-    flight: list[Chunk] | None = None
+    flight: list[TokenSpan] | None = None
 
     def __post_init__(self) -> None:
         self.model = HashModel(self.batcher)
@@ -38,7 +38,7 @@ class Driver:
     def add(self, *args, **kwargs) -> None:
         self.batcher.add(request(*args, **kwargs), self.now)
 
-    def begin(self) -> list[Chunk]:
+    def begin(self) -> list[TokenSpan]:
         self.now += 1
         assert self.now < 3000, "requests do not end"
         self.flight = self.batcher.plan(self.now)
@@ -50,10 +50,10 @@ class Driver:
         self.flight = None
         self.collect()
 
-    def step(self) -> list[Chunk]:
-        chunks = self.begin()
+    def step(self) -> list[TokenSpan]:
+        spans = self.begin()
         self.end()
-        return chunks
+        return spans
 
     def finish(self) -> None:
         while not self.batcher.idle:
@@ -186,7 +186,7 @@ def test_a_follower_waits_for_its_leaders_prefill_and_hits_it_while_the_leader_r
     driver = Driver(make_batcher(max_batched_tokens=16))
     driver.add(0, range(40), max_tokens=50)
     driver.add(1, [*range(39), 99], max_tokens=1)
-    planned = [[chunk.sequence.id for chunk in driver.step()] for _ in range(4)]
+    planned = [[span.sequence.id for span in driver.step()] for _ in range(4)]
     assert planned == [[0], [0], [0], [0, 1]]
     assert driver.cached(1) == 36
     assert driver.reason(0) is None
@@ -219,13 +219,13 @@ def test_reset_cache_makes_the_next_request_start_from_nothing():
 def test_prefills_are_chunked_to_the_budget_and_sample_once():
     driver = Driver(make_batcher(max_batched_tokens=16))
     driver.add(0, range(40), max_tokens=1)
-    chunks = [chunk for _ in range(3) for chunk in driver.step()]
-    assert [(chunk.start, chunk.count, chunk.samples) for chunk in chunks] == [
+    spans = [span for _ in range(3) for span in driver.step()]
+    assert [(span.start, span.count, span.samples) for span in spans] == [
         (0, 16, False),
         (16, 16, False),
         (32, 8, True),
     ]
-    assert unpack(chunks[1].tokens) == tuple(range(16, 32))
+    assert unpack(spans[1].tokens) == tuple(range(16, 32))
 
 
 def test_decodes_go_first_and_prefills_get_the_rest_of_the_budget():
@@ -234,7 +234,7 @@ def test_decodes_go_first_and_prefills_get_the_rest_of_the_budget():
     driver.add(1, [2], max_tokens=9)
     driver.step()
     driver.add(2, range(100, 140), max_tokens=1)
-    assert [(chunk.sequence.id, chunk.count) for chunk in driver.step()] == [(0, 1), (1, 1), (2, 14)]
+    assert [(span.sequence.id, span.count) for span in driver.step()] == [(0, 1), (1, 1), (2, 14)]
 
 
 def test_a_running_prefill_goes_on_before_new_requests_are_admitted():
@@ -242,7 +242,7 @@ def test_a_running_prefill_goes_on_before_new_requests_are_admitted():
     driver.add(0, range(20), max_tokens=1)
     driver.step()
     driver.add(1, range(100, 120), max_tokens=1, priority=-1)
-    assert [(chunk.sequence.id, chunk.count) for chunk in driver.step()] == [(0, 4), (1, 12)]
+    assert [(span.sequence.id, span.count) for span in driver.step()] == [(0, 4), (1, 12)]
 
 
 def test_admitted_prompts_share_the_budget():
@@ -250,8 +250,8 @@ def test_admitted_prompts_share_the_budget():
     driver.add(0, range(12), max_tokens=1)
     driver.add(1, range(100, 112), max_tokens=1)
     driver.add(2, range(200, 212), max_tokens=1)
-    assert [(chunk.sequence.id, chunk.count) for chunk in driver.step()] == [(0, 12), (1, 4)]
-    assert [(chunk.sequence.id, chunk.count) for chunk in driver.step()] == [(1, 8), (2, 8)]
+    assert [(span.sequence.id, span.count) for span in driver.step()] == [(0, 12), (1, 4)]
+    assert [(span.sequence.id, span.count) for span in driver.step()] == [(1, 8), (2, 8)]
 
 
 def test_a_block_is_spared_for_each_running_decode():
@@ -281,7 +281,7 @@ def test_a_lower_priority_number_is_admitted_first():
     driver = Driver(make_batcher(max_running=1))
     driver.add(0, [1], priority=1, max_tokens=1)
     driver.add(1, [2], priority=0, max_tokens=1)
-    assert [chunk.sequence.id for chunk in driver.step()] == [1]
+    assert [span.sequence.id for span in driver.step()] == [1]
 
 
 def test_the_one_that_must_end_sooner_is_admitted_first_and_none_after_its_time():
@@ -337,7 +337,7 @@ def test_a_preempted_request_keeps_its_place_before_later_arrivals():
         driver.step()
     while 0 in driver.batcher:
         driver.step()
-    assert [chunk.sequence.id for chunk in driver.begin()] == [1, 2]
+    assert [span.sequence.id for span in driver.begin()] == [1, 2]
 
 
 # --- ends ---

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from preble.backends import Delta, EngineRequest, Load, StepTiming
-from preble.backends.batching import Batcher, Chunk, Sample
+from preble.backends.batching import Batcher, SampledToken, TokenSpan
 from preble.backends.stepping import StepLoop
 from preble.errors import EngineError, InvalidRequestError
 from preble.tokens import pack, unpack
@@ -30,13 +30,13 @@ class Gate:
         self.steps = 0
         self.error: Exception | None = None
 
-    async def execute(self, chunks: list[Chunk]) -> list[Sample]:
+    async def execute(self, spans: list[TokenSpan]) -> list[SampledToken]:
         self.steps += 1
         self.inside.set()
         await self.open.wait()
         if self.error:
             raise self.error
-        return self.model.execute(chunks)
+        return self.model.execute(spans)
 
     async def entered(self) -> None:
         async with asyncio.timeout(LIMIT):
@@ -180,7 +180,7 @@ async def test_a_failed_step_fails_every_open_request_and_later_ones(loop, gate)
 
 
 async def test_too_few_samples_are_a_failed_step_not_a_hang():
-    async def execute(chunks: list[Chunk]) -> list[Sample]:
+    async def execute(spans: list[TokenSpan]) -> list[SampledToken]:
         return []
 
     loop = StepLoop(make_batcher(), execute, itertools.count().__next__)
@@ -248,9 +248,9 @@ async def test_a_step_counts_from_the_end_of_the_one_before_it():
     batcher = make_batcher()
     model = HashModel(batcher)
 
-    async def execute(chunks: list[Chunk]) -> list[Sample]:
+    async def execute(spans: list[TokenSpan]) -> list[SampledToken]:
         now[0] += 10.0
-        return model.execute(chunks)
+        return model.execute(spans)
 
     loop = StepLoop(batcher, execute, lambda: now[0])
     loop.start()

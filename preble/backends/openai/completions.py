@@ -9,9 +9,9 @@ from msgspec import Meta
 
 from preble.backends import Delta, EngineRequest
 from preble.backends.openai.http import decoded
-from preble.backends.openai.retokenize import Retokenizer, Text, prompt_text
+from preble.backends.openai.retokenize import Retokenizer, TextTokenizer, prompt_text
 from preble.backends.openai.sse import DONE
-from preble.backends.openai.status import ErrorBody, of_event
+from preble.backends.openai.status import ErrorBody, error_of_event
 from preble.errors import EngineError, InvalidRequestError
 from preble.tokens import pack, unpack
 from preble.types import FinishReason, SamplingParams, TokenLogprob
@@ -88,7 +88,7 @@ class TextCompletions:
 
     path = PATH
 
-    def __init__(self, model: str, text: Text, *, ids: bool) -> None:
+    def __init__(self, model: str, text: TextTokenizer, *, ids: bool) -> None:
         self._model = model
         self._text = text
         self._ids = ids
@@ -125,7 +125,7 @@ class CompletionReader:
             return self.end()
         message = decoded(event, _events)
         if message.error is not None:
-            raise of_event(message.error)
+            raise error_of_event(message.error)
         if message.usage and message.usage.prompt_tokens_details:
             self._cached = message.usage.prompt_tokens_details.cached_tokens
         return self._read(message.choices[0]) if message.choices else None

@@ -13,11 +13,11 @@ from preble.backends.openai.completions import PATH, CompletionReader, TextCompl
 from preble.backends.openai.http import Http, decoded
 from preble.backends.openai.metrics import Sizes, sglang_sizes, vllm_sizes
 from preble.backends.openai.options import Protocol, ReplicaOptions
-from preble.backends.openai.retokenize import Text
+from preble.backends.openai.retokenize import TextTokenizer
 from preble.backends.openai.sglang import Generate, GenerateReader
 from preble.errors import ConfigurationError, EngineError, InvalidRequestError, PrebleError
 
-Speech: TypeAlias = TokenCompletions | TextCompletions | Generate
+CompletionApi: TypeAlias = TokenCompletions | TextCompletions | Generate
 """How requests are put to a server."""
 
 Reader: TypeAlias = CompletionReader | GenerateReader
@@ -43,7 +43,7 @@ class Described(msgspec.Struct, frozen=True):
     """What was found out."""
 
     info: EngineInfo
-    speech: Speech
+    api: CompletionApi
     protocol: Protocol
     vllm: bool
 
@@ -68,7 +68,7 @@ _models = msgspec.json.Decoder(_Models)
 _probe = msgspec.json.Decoder(_Probe)
 
 
-async def describe(http: Http, options: ReplicaOptions, *, model: str | None, text: Text | None) -> Described:
+async def describe(http: Http, options: ReplicaOptions, *, model: str | None, text: TextTokenizer | None) -> Described:
     """Ask a healthy server what it is. `model` is a folder with its tokenizer and config.json, if there is one.
 
     Raises ConfigurationError if it serves no such model, or needs a tokenizer that is not there.
@@ -91,7 +91,7 @@ async def describe(http: Http, options: ReplicaOptions, *, model: str | None, te
     )
     if protocol == "sglang" and info.vocab_size == _ANY_ID:
         _logger.warning("%s: give model= or vocab_size, since SGLang dies of ids outside its vocabulary", http.url)
-    return Described(info, await _speech(http, protocol, card.id, text), protocol, vllm)
+    return Described(info, await _api(http, protocol, card.id, text), protocol, vllm)
 
 
 async def _card(http: Http, options: ReplicaOptions) -> ModelCard:
@@ -108,7 +108,7 @@ async def _protocol(http: Http, model: str) -> Protocol:
     return "tokens" if await _answers_ids(http, model, return_token_ids=True) else "text"
 
 
-async def _speech(http: Http, protocol: Protocol, model: str, text: Text | None) -> Speech:
+async def _api(http: Http, protocol: Protocol, model: str, text: TextTokenizer | None) -> CompletionApi:
     if protocol == "sglang":
         return Generate()
     if protocol == "tokens":

@@ -17,9 +17,9 @@ from preble.backends.openai.discovery import Described, Reader, describe
 from preble.backends.openai.events import KvEvents
 from preble.backends.openai.http import Http
 from preble.backends.openai.metrics import sglang_load, vllm_load
-from preble.backends.openai.opened import AbortedError, OpenRequest
 from preble.backends.openai.options import replica_options
-from preble.backends.openai.retokenize import Text
+from preble.backends.openai.request_state import AbortedError, RequestState
+from preble.backends.openai.retokenize import TextTokenizer
 from preble.errors import (
     ConfigurationError,
     EngineError,
@@ -47,7 +47,7 @@ class OpenAIEngine:
     """
 
     def __init__(
-        self, *, model: str | None = None, api_key: str | None = None, text: Text | None = None, **options: Any
+        self, *, model: str | None = None, api_key: str | None = None, text: TextTokenizer | None = None, **options: Any
     ) -> None:
         self.options = replica_options(options)
         self.text = text
@@ -59,7 +59,7 @@ class OpenAIEngine:
         self._load: Load | None = None
         self._cleared: list[Evicted] = []
         self._events: KvEvents | None = None
-        self._open: dict[int, OpenRequest] = {}
+        self._open: dict[int, RequestState] = {}
 
     async def start(self) -> EngineInfo:
         """Wait until the server is healthy, however long that takes, and find out what it is. Once more after a loss.
@@ -87,7 +87,7 @@ class OpenAIEngine:
         EngineError if it fails.
         """
         self._check(request)
-        opened = self._open[request.id] = OpenRequest(self._within(request))
+        opened = self._open[request.id] = RequestState(self._within(request))
         failures = 0
         try:
             while not opened.finished:
@@ -167,20 +167,20 @@ class OpenAIEngine:
         address, replay = self.options.kv_events, self.options.kv_replay
         self._events = KvEvents(address, replay=replay, block_size=info.block_size) if address else None
 
-    async def _attempt(self, opened: OpenRequest) -> AsyncGenerator[Delta, None]:
+    async def _attempt(self, opened: RequestState) -> AsyncGenerator[Delta, None]:
         """Put what is left of a request to the server, once."""
         if opened.exhausted:
-            yield opened.took(Delta(b"", finish_reason="length"))
+            yield opened.record(Delta(b"", finish_reason="length"))
             return
         http, described = self._started()
         request = opened.rest()
-        reader = described.speech.reader(request)
-        async with aclosing(http.stream(described.speech.path, described.speech.body(request))) as events:
+        reader = described.api.reader(request)
+        async with aclosing(http.stream(described.api.path, described.api.body(request))) as events:
             while not opened.finished:
                 event = await opened.unless_aborted(_next(events, reader))
                 delta = reader.end() if event is None else reader.read(event)
                 if delta is not None:
-                    yield opened.took(delta)
+                    yield opened.record(delta)
                 elif event is None:
                     raise UnreachableError(f"{http.url}: the stream broke off")
             await _drain(events)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from preble.backends.openai.sse import EventStream
-from preble.backends.openai.status import seconds, typed
+from preble.backends.openai.status import error_of_status, retry_after_seconds
 from preble.errors import ConfigurationError, EngineError, PrebleError, UnreachableError
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ _KEEP_ALIVE = 4.0  # seconds, below the 5 after which uvicorn closes an idle con
 class Http:
     """Speaks to the server at `url`. Make it inside a running event loop.
 
-    All methods raise UnreachableError if there is no connection or it breaks, and what `status.typed` says for an
-    answer that is not 2xx.
+    All methods raise UnreachableError if there is no connection or it breaks, and the error that
+    `status.error_of_status` returns for a response whose status is not 2xx.
     """
 
     def __init__(self, url: str, *, api_key: str | None, connect_timeout: float, idle_timeout: float) -> None:
@@ -94,7 +94,9 @@ class Http:
         if not 200 <= response.status < 300:
             body = await response.content.read(_MAX_ERROR_BODY)
             hidden = self.hidden(body.decode(errors="replace")).encode()
-            raise typed(response.status, hidden, retry_after=seconds(response.headers.get("Retry-After")))
+            raise error_of_status(
+                response.status, hidden, retry_after=retry_after_seconds(response.headers.get("Retry-After"))
+            )
 
     def _broken(self, error: Exception) -> PrebleError:
         # Errors of the library hold the request's headers: only their text goes on, and not as a cause.

@@ -8,7 +8,7 @@ from typing import Protocol
 _ANCHOR = "\n"
 
 
-class Text(Protocol):
+class TextTokenizer(Protocol):
     """What is needed of a tokenizer."""
 
     byte_level: bool
@@ -20,7 +20,7 @@ class Text(Protocol):
         """Return the text of `ids`."""
 
 
-def prompt_text(text: Text, ids: Sequence[int]) -> str:
+def prompt_text(text: TextTokenizer, ids: Sequence[int]) -> str:
     """Return the text of a prompt, without the special tokens in front that a server adds itself."""
     front = text.encode("")
     own = ids[len(front) :] if front and list(ids[: len(front)]) == front else ids
@@ -30,7 +30,7 @@ def prompt_text(text: Text, ids: Sequence[int]) -> str:
 class Retokenizer:
     """Turns pieces of text into ids whose text is the same. They need not be the ids that the model chose."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: TextTokenizer) -> None:
         self._text = text
         self._anchor = [] if text.byte_level else text.encode(_ANCHOR, add_special_tokens=False)
 

@@ -11,7 +11,7 @@ from preble.backends import Delta, EngineRequest
 from preble.backends.openai.completions import TokenId, routing_fields
 from preble.backends.openai.http import decoded
 from preble.backends.openai.sse import DONE
-from preble.backends.openai.status import ErrorBody, of_event
+from preble.backends.openai.status import ErrorBody, error_of_event
 from preble.errors import EngineError
 from preble.tokens import pack, unpack
 from preble.types import FinishReason, SamplingParams, TokenLogprob
@@ -96,7 +96,7 @@ class GenerateReader:
             return None
         message = decoded(event, _events)
         if message.error is not None:
-            raise of_event(message.error)
+            raise error_of_event(message.error)
         return self._read(message.output_ids, message.meta_info) if message.meta_info else None
 
     def end(self) -> Delta | None:
@@ -144,7 +144,7 @@ def _finish(finish: _Finish | None) -> FinishReason | None:
         return "stop" if finish.type == "stop" else "length"
     status = finish.status_code or 0
     if finish.type == "abort" and finish.message and status:
-        raise of_event(ErrorBody(finish.message, status))
+        raise error_of_event(ErrorBody(finish.message, status))
     if finish.type == "abort":
         return "abort"
     raise EngineError(f"the server ended the request: {finish.type[:100]}")

@@ -33,7 +33,7 @@ class _Body(msgspec.Struct):
     detail: str | None = None
 
 
-def typed(status: int, body: bytes, *, retry_after: float | None = None) -> PrebleError:
+def error_of_status(status: int, body: bytes, *, retry_after: float | None = None) -> PrebleError:
     """Return the error of an answer with this status.
 
     Refused credentials, paths or models are ConfigurationError, too much load OverloadedError with the server's
@@ -52,13 +52,13 @@ def typed(status: int, body: bytes, *, retry_after: float | None = None) -> Preb
     return EngineError(message)
 
 
-def of_event(error: ErrorBody) -> PrebleError:
+def error_of_event(error: ErrorBody) -> PrebleError:
     """Return the error that an event of a stream tells of."""
     status = error.code if isinstance(error.code, int) and 400 <= error.code < 600 else 500
-    return typed(status, error.message.encode())
+    return error_of_status(status, error.message.encode())
 
 
-def seconds(header: str | None) -> float | None:
+def retry_after_seconds(header: str | None) -> float | None:
     """Return what a Retry-After header says, in seconds; None for a date or nonsense."""
     try:
         value = float(header or "")

@@ -13,8 +13,8 @@ from typing import Any
 
 from preble.backends import EngineInfo
 from preble.backends.scratch import scratch_folder
-from preble.backends.sglang.answer import aborted
 from preble.backends.sglang.options import arguments, set_environment
+from preble.backends.sglang.response import aborted
 from preble.backends.sglang.sampling import Limits
 from preble.errors import ConfigurationError, EngineError, ModelError
 from preble.wait_queue.disciplines import Discipline
@@ -55,12 +55,12 @@ class Process:
             os.unlink(self._manager.load_snapshot_reader.path)
 
     @property
-    def chunk(self) -> int:
+    def max_prefill_tokens(self) -> int:
         """Most tokens that one step prefills."""
-        return self._chunk or int(self._manager.config_value("max_prefill_tokens"))
+        return self._chunked_prefill_size or int(self._manager.config_value("max_prefill_tokens"))
 
     @property
-    def _chunk(self) -> int | None:
+    def _chunked_prefill_size(self) -> int | None:
         """The tokens of a prompt's chunk; None if a prompt that is alone is computed in one step, however long."""
         size = int(self._manager.config_value("chunked_prefill_size") or 0)
         return size if size > 0 else None
@@ -81,7 +81,7 @@ class Process:
             max_running=int(state["effective_max_running_requests_per_dp"]),
             eos_token_ids=_eos_token_ids(manager),
             cost="small-cpu" if self.cpu else "mistral-7b-a6000",
-            max_batched_tokens=self._chunk,
+            max_batched_tokens=self._chunked_prefill_size,
             discipline=discipline,
         )
         return Limits(info, bool(manager.config_value("enable_deterministic_inference")), manager.tokenizer is not None)

@@ -12,9 +12,9 @@ from preble.backends import Delta, EngineRequest, Evicted, Load, StepTiming
 from preble.backends.admission import Admission
 from preble.backends.block_events import Cleared, HeldBlocks, decode
 from preble.backends.event_feed import EventFeed
-from preble.backends.sglang.answer import Answer
 from preble.backends.sglang.options import TOPIC
 from preble.backends.sglang.process import Process
+from preble.backends.sglang.response import Response
 from preble.backends.sglang.sampling import Limits, check, parameters
 from preble.backends.sglang.steps import Steps
 from preble.errors import EngineError
@@ -42,9 +42,9 @@ class Running:
             cached=self._held.match,
             refresh=self._feed.drain,
             max_running=limits.info.max_running,
-            ahead=_STEPS_AHEAD * process.chunk,
+            prefill_ahead=_STEPS_AHEAD * process.max_prefill_tokens,
         )
-        self._steps = Steps(process.chunk)
+        self._steps = Steps(process.max_prefill_tokens)
         self._names: dict[int, str] = {}
         self._numbers = itertools.count()
         self._resetting = asyncio.Lock()
@@ -120,18 +120,18 @@ class Running:
         self._held.check()
 
     async def _inside(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
-        answer = Answer(request.sampling, self._limits.info.eos_token_ids)
+        response = Response(request.sampling, self._limits.info.eos_token_ids)
         name = self._names[request.id] = f"{next(self._numbers)}."  # SGLang aborts all that begin with the name given
         self._steps.sent(request.id, len(request.tokens) // TOKEN_BYTES)
         try:
             async with aclosing(self._process.generate(**self._request(request, name))) as outputs:
                 async for output in outputs:
-                    delta = answer.delta(output)
+                    delta = response.delta(output)
                     self._steps.came(request.id, len(delta.tokens) // TOKEN_BYTES, delta.cached_tokens)
                     if delta.tokens:
                         self._admission.prefilled(request.id)
                     yield delta
-                    if answer.ended:
+                    if response.ended:
                         return
         except ValueError as error:
             raise EngineError(f"SGLang: {error}") from error
@@ -153,7 +153,7 @@ class Running:
         }
 
     async def _until_cleared(self) -> None:
-        """Wait until the event that tells of a flush has come: it travels apart from the answer, and may be lost."""
+        """Wait until the event that tells of a flush has come: it travels apart from the response, and may be lost."""
         try:
             async with asyncio.timeout(_EVENT_PATIENCE):
                 while not self._cleared:

@@ -47,7 +47,7 @@ def _check_sampling(sampling: SamplingParams, limits: Limits) -> None:
 def parameters(request: EngineRequest, limits: Limits) -> dict[str, Any]:
     """Return SGLang's `sampling_params` for a request that passed `check`.
 
-    Stop strings stay in the cluster. With `ignore_eos` SGLang ignores stop tokens too: `Answer` looks for them.
+    Stop strings stay in the cluster. With `ignore_eos` SGLang ignores stop tokens too: `Response` looks for them.
     """
     sampling = request.sampling
     most = min(sampling.max_tokens, limits.info.context_limit - len(request.tokens) // TOKEN_BYTES)

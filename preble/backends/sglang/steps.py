@@ -21,21 +21,21 @@ _MICROSECOND = 1e-6
 class _Request:
     """One request whose first token has come."""
 
-    __slots__ = ("length", "new", "prompt")
+    __slots__ = ("length", "prompt", "uncached")
 
     def __init__(self, prompt: int, cached: int) -> None:
         self.prompt = self.length = prompt
-        self.new = prompt - cached
+        self.uncached = prompt - cached
 
 
 class Steps:
     """Puts together what is told of requests and what the counters say, in the order in which it is seen.
 
-    A prefill of more than `chunk` tokens takes several steps.
+    A prefill of more than `max_prefill_tokens` tokens takes several steps.
     """
 
-    def __init__(self, chunk: int) -> None:
-        self._chunk = chunk
+    def __init__(self, max_prefill_tokens: int) -> None:
+        self._max_prefill_tokens = max_prefill_tokens
         self._prompts: dict[int, int] = {}
         self._decoding: dict[int, _Request] = {}
         self._prefilled: list[_Request] = []
@@ -74,14 +74,14 @@ class Steps:
 
     def _look_at_prefills(self, tokens: int, microseconds: int) -> None:
         """Report a lone prefill. Its tokens must be all that were computed since all were last accounted for."""
-        new, prefilled = tokens - self._tokens, self._prefilled
-        if not new:
+        computed, prefilled = tokens - self._tokens, self._prefilled
+        if not computed:
             return
-        if new == sum(request.new for request in prefilled):
-            if len(prefilled) == 1 and new <= self._chunk:
+        if computed == sum(request.uncached for request in prefilled):
+            if len(prefilled) == 1 and computed <= self._max_prefill_tokens:
                 context = prefilled[0].prompt
                 seconds = (microseconds - self._microseconds) * _MICROSECOND
-                self._timings.append(StepTiming(new, context, context, new * context, 0, seconds))
+                self._timings.append(StepTiming(computed, context, context, computed * context, 0, seconds))
         elif self._prompts and len(prefilled) < _PATIENCE:
             return  # the counters are ahead of the streams, or behind: they may agree next time
         self._tokens, self._microseconds, self._prefilled = tokens, microseconds, []

@@ -1,4 +1,4 @@
-"""Attention over a paged KV cache: prefill chunks one by one, decodes together."""
+"""Attention over a paged KV cache: prefill spans one by one, decodes together."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _WORKSPACE = {"cpu": 4 << 20, "cuda": 256 << 20}
 
 
 class Decodes(msgspec.Struct, frozen=True):
-    """Sequences with one row each, in rows `first` to `last`: `pages` of K and V to gather, padding masked out.
+    """Sequences with one row each, in rows `first` to `last`: `pool_rows` of K and V to gather, padding masked out.
 
     `mask` is [sequences * KV heads, 1, tokens], 0 or minus infinity.
     """
 
     first: int
     last: int
-    pages: Tensor
+    pool_rows: Tensor
     mask: Tensor
 
 
 class Prefill(msgspec.Struct, frozen=True):
-    """A chunk of several rows of one sequence; `pages` and `mask` [rows, length] only if part of it is cached."""
+    """A span of several rows of one sequence; `pool_rows` and `mask` [rows, length] only if part of it is cached."""
 
     first: int
     last: int
     length: int
-    pages: Tensor | None
+    pool_rows: Tensor | None
     mask: Tensor | None
 
 
-class Reach(msgspec.Struct, frozen=True):
+class AttentionMetadata(msgspec.Struct, frozen=True):
     """What each row of a batch writes and sees, the same for all layers."""
 
     rows: Tensor
@@ -70,26 +70,26 @@ class PagedAttention:
         shape = (blocks * 2 * config.kv_heads, block_size * config.head_dim)
         self._pools = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
 
-    def reach(self, batch: Batch) -> Reach:
+    def metadata(self, batch: Batch) -> AttentionMetadata:
         """Prepare the index tensors and masks of a batch."""
         heads = np.arange(2 * self._kv_heads) * self._block_size
         rows = (batch.blocks * (2 * self._kv_heads * self._block_size) + batch.offsets)[:, None] + heads
-        return Reach(
+        return AttentionMetadata(
             self._place(rows.reshape(-1)),
             tuple(self._decodes(batch)),
             tuple(self._prefills(batch)),
         )
 
-    def __call__(self, layer: int, qkv: Tensor, reach: Reach) -> Tensor:
+    def __call__(self, layer: int, qkv: Tensor, metadata: AttentionMetadata) -> Tensor:
         """Store K and V of `qkv` [rows, heads + 2 * KV heads, head_dim]; return [rows, heads * head_dim]."""
         pool = self._pools[layer]
-        pool.view(-1, self._head_dim).index_copy_(0, reach.rows, qkv[:, self._heads :].reshape(-1, self._head_dim))
-        parts = [self._decode(pool, qkv, decodes) for decodes in reach.decodes]
-        parts += [self._prefill(pool, qkv, prefill) for prefill in reach.prefills]
+        pool.view(-1, self._head_dim).index_copy_(0, metadata.rows, qkv[:, self._heads :].reshape(-1, self._head_dim))
+        parts = [self._decode(pool, qkv, decodes) for decodes in metadata.decodes]
+        parts += [self._prefill(pool, qkv, prefill) for prefill in metadata.prefills]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _decode(self, pool: Tensor, qkv: Tensor, decodes: Decodes) -> Tensor:
-        keys, values = self._gather(pool, decodes.pages)
+        keys, values = self._gather(pool, decodes.pool_rows)
         queries = qkv[decodes.first : decodes.last, : self._heads].reshape(len(keys), -1, self._head_dim)
         scores = torch.baddbmm(decodes.mask, queries, keys.transpose(1, 2), alpha=self._scale)
         weights = scores.softmax(-1, dtype=torch.float32).to(self._dtype)
@@ -98,8 +98,8 @@ class PagedAttention:
     def _prefill(self, pool: Tensor, qkv: Tensor, prefill: Prefill) -> Tensor:
         heads = qkv[prefill.first : prefill.last].transpose(0, 1)
         queries, keys, values = heads[: self._heads], heads[self._heads : -self._kv_heads], heads[-self._kv_heads :]
-        if prefill.pages is not None:
-            keys, values = self._gather(pool, prefill.pages)[:, :, : prefill.length]
+        if prefill.pool_rows is not None:
+            keys, values = self._gather(pool, prefill.pool_rows)[:, :, : prefill.length]
         attended = F.scaled_dot_product_attention(
             queries.unsqueeze(0),
             keys.unsqueeze(0),
@@ -110,15 +110,15 @@ class PagedAttention:
         )
         return attended.squeeze(0).transpose(0, 1).reshape(prefill.last - prefill.first, -1)
 
-    def _gather(self, pool: Tensor, pages: Tensor) -> Tensor:
+    def _gather(self, pool: Tensor, pool_rows: Tensor) -> Tensor:
         """Return K and V, [2, sequences * KV heads, tokens, head_dim]."""
-        return pool.index_select(0, pages.view(-1)).view(2, pages.shape[1], -1, self._head_dim)
+        return pool.index_select(0, pool_rows.view(-1)).view(2, pool_rows.shape[1], -1, self._head_dim)
 
-    def _pages(self, table: Indexes) -> Tensor:
+    def _pool_rows(self, table: Indexes) -> Tensor:
         """Return the rows of a pool for block numbers [sequences, blocks]: [2, sequences * KV heads, blocks]."""
         heads = np.arange(2 * self._kv_heads).reshape(2, 1, self._kv_heads, 1)
-        pages = (table * (2 * self._kv_heads))[:, None] + heads
-        return self._place(pages.reshape(2, -1, table.shape[1]))
+        pool_rows = (table * (2 * self._kv_heads))[:, None] + heads
+        return self._place(pool_rows.reshape(2, -1, table.shape[1]))
 
     def _decodes(self, batch: Batch) -> list[Decodes]:
         lengths = batch.lengths[: batch.singles]
@@ -127,7 +127,7 @@ class PagedAttention:
             Decodes(
                 first,
                 last,
-                self._pages(batch.table[first:last, : blocks[first]]),
+                self._pool_rows(batch.table[first:last, : blocks[first]]),
                 self._padding(lengths[first:last], blocks[first] * self._block_size),
             )
             for first, last in buckets(blocks, self._most)
@@ -139,11 +139,11 @@ class PagedAttention:
 
     def _prefills(self, batch: Batch) -> list[Prefill]:
         first, prefills = batch.singles, []
-        for chunk in range(batch.singles, len(batch.counts)):
-            count, length = int(batch.counts[chunk]), int(batch.lengths[chunk])
-            blocks = batch.table[chunk : chunk + 1, : -(-length // self._block_size)]
-            pages, mask = (self._pages(blocks), self._causal(count, length)) if length > count else (None, None)
-            prefills.append(Prefill(first, first + count, length, pages, mask))
+        for span in range(batch.singles, len(batch.counts)):
+            count, length = int(batch.counts[span]), int(batch.lengths[span])
+            blocks = batch.table[span : span + 1, : -(-length // self._block_size)]
+            pool_rows, mask = (self._pool_rows(blocks), self._causal(count, length)) if length > count else (None, None)
+            prefills.append(Prefill(first, first + count, length, pool_rows, mask))
             first += count
         return prefills
 

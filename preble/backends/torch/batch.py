@@ -1,4 +1,4 @@
-"""The chunks of one step laid side by side, as index arrays: no padding between sequences, no tensors yet."""
+"""The spans of one step laid side by side, as index arrays: no padding between sequences, no tensors yet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from preble.backends.batching import Chunk
+from preble.backends.batching import TokenSpan
 
 Indexes = NDArray[np.int64]
 
@@ -18,9 +18,9 @@ class Batch(msgspec.Struct, frozen=True):
     """One row per token to compute. Chunks of one token come first, those with the longest context leading.
 
     `tokens` and `positions` [rows] are ids and places in their sequences, `blocks` and `offsets` [rows] where their
-    KV goes. `counts` and `lengths` [chunks] are a chunk's rows and its sequence's tokens including them; `table`
-    [chunks, blocks] lists the sequences' KV blocks, filled up with block 0. The first `singles` chunks have one row.
-    `sampled` holds the last row of each chunk that samples, in the order of the chunks given to `arrange`.
+    KV goes. `counts` and `lengths` [spans] are a span's rows and its sequence's tokens including them; `table`
+    [spans, blocks] lists the sequences' KV blocks, filled up with block 0. The first `singles` spans have one row.
+    `sampled` holds the last row of each span that samples, in the order of the spans given to `arrange`.
     """
 
     tokens: Indexes
@@ -34,18 +34,18 @@ class Batch(msgspec.Struct, frozen=True):
     sampled: Indexes
 
 
-def arrange(chunks: Sequence[Chunk], block_size: int) -> Batch:
-    """Return the batch that computes `chunks`; nothing in it refers to their sequences."""
-    order = sorted(range(len(chunks)), key=lambda index: _place(chunks[index]))
-    ordered = [chunks[index] for index in order]
-    counts = np.array([chunk.count for chunk in ordered], dtype=np.int64)
-    starts = np.array([chunk.start for chunk in ordered], dtype=np.int64)
+def arrange(spans: Sequence[TokenSpan], block_size: int) -> Batch:
+    """Return the batch that computes `spans`; nothing in it refers to their sequences."""
+    order = sorted(range(len(spans)), key=lambda index: _place(spans[index]))
+    ordered = [spans[index] for index in order]
+    counts = np.array([span.count for span in ordered], dtype=np.int64)
+    starts = np.array([span.start for span in ordered], dtype=np.int64)
     lengths = starts + counts
     ends = counts.cumsum()
     positions = np.arange(ends[-1]) + (starts - ends + counts).repeat(counts)
     table = _table(ordered, -(-lengths // block_size))
     return Batch(
-        tokens=np.frombuffer(b"".join([chunk.tokens for chunk in ordered]), dtype="<i4").astype(np.int64),
+        tokens=np.frombuffer(b"".join([span.tokens for span in ordered]), dtype="<i4").astype(np.int64),
         positions=positions,
         blocks=table[np.arange(len(ordered)).repeat(counts), positions // block_size],
         offsets=positions % block_size,
@@ -53,7 +53,7 @@ def arrange(chunks: Sequence[Chunk], block_size: int) -> Batch:
         lengths=lengths,
         table=table,
         singles=int((counts == 1).sum()),
-        sampled=_sampled(chunks, order, ends),
+        sampled=_sampled(spans, order, ends),
     )
 
 
@@ -73,18 +73,18 @@ def buckets(blocks: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
         yield first, len(blocks)
 
 
-def _place(chunk: Chunk) -> tuple[bool, int]:
-    return chunk.count > 1, -chunk.start
+def _place(span: TokenSpan) -> tuple[bool, int]:
+    return span.count > 1, -span.start
 
 
-def _table(chunks: list[Chunk], widths: NDArray[Any]) -> Indexes:
-    table = np.zeros((len(chunks), int(widths.max())), dtype=np.int64)
-    for row, width, chunk in zip(table, widths.tolist(), chunks, strict=True):
-        row[:width] = chunk.sequence.blocks[:width]
+def _table(spans: list[TokenSpan], widths: NDArray[Any]) -> Indexes:
+    table = np.zeros((len(spans), int(widths.max())), dtype=np.int64)
+    for row, width, span in zip(table, widths.tolist(), spans, strict=True):
+        row[:width] = span.sequence.blocks[:width]
     return table
 
 
-def _sampled(chunks: Sequence[Chunk], order: list[int], ends: Indexes) -> Indexes:
-    last = np.empty(len(chunks), dtype=np.int64)
+def _sampled(spans: Sequence[TokenSpan], order: list[int], ends: Indexes) -> Indexes:
+    last = np.empty(len(spans), dtype=np.int64)
     last[order] = ends - 1
-    return last[[chunk.samples for chunk in chunks]]
+    return last[[span.samples for span in spans]]

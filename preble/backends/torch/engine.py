@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
-from preble.backends.batching import Batcher, Chunk, Sample
+from preble.backends.batching import Batcher, SampledToken, TokenSpan
 from preble.backends.stepping import StepLoop
 from preble.backends.torch.attention import PagedAttention, block_bytes
 from preble.backends.torch.batch import Batch, arrange
@@ -191,17 +191,17 @@ class TorchEngine:
             vocab_size=config.vocab_size,
         )
 
-    async def _execute(self, chunks: list[Chunk]) -> list[Sample]:
+    async def _execute(self, spans: list[TokenSpan]) -> list[SampledToken]:
         # Everything is read from the sequences here: the loop may abort one while the thread computes.
-        batch = arrange(chunks, self._block_size)
+        batch = arrange(spans, self._block_size)
         draws = [
-            draw_for(chunk.sequence, seed=self._seed, eos_token_ids=self._eos_token_ids)
-            for chunk in chunks
-            if chunk.samples
+            draw_for(span.sequence, seed=self._seed, eos_token_ids=self._eos_token_ids)
+            for span in spans
+            if span.samples
         ]
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, batch, draws)
 
-    def _compute(self, batch: Batch, draws: list[Draw]) -> list[Sample]:
+    def _compute(self, batch: Batch, draws: list[Draw]) -> list[SampledToken]:
         if self._model is None:
             raise NotStartedError("the engine has no model")
         return sample(self._model.forward(batch), draws)

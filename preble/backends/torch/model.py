@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from preble.backends.torch.attention import PagedAttention, Reach
+from preble.backends.torch.attention import AttentionMetadata, PagedAttention
 from preble.backends.torch.batch import Batch
 from preble.backends.torch.config import ModelConfig
 from preble.backends.torch.rope import inverse_frequencies, rotate, rotation
@@ -27,21 +27,23 @@ class Model:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Compute a batch, storing its K and V; return the logits of its sampled rows, [sampled, vocab]."""
-        reach = self._attention.reach(batch)
+        metadata = self._attention.metadata(batch)
         positions = torch.from_numpy(batch.positions).to(self._device)
         factors = rotation(self._frequencies, self._rope_length, positions)
         hidden = self._weights.embedding.index_select(0, torch.from_numpy(batch.tokens).to(self._device))
         sampled = torch.from_numpy(batch.sampled).to(self._device)
         last = len(self._weights.layers) - 1
         for number, layer in enumerate(self._weights.layers):
-            attended = self._attended(number, layer, hidden, factors, reach)
+            attended = self._attended(number, layer, hidden, factors, metadata)
             if number == last:
                 # Nothing after the last attention mixes rows: go on with those that are asked for.
                 attended, hidden = attended.index_select(0, sampled), hidden.index_select(0, sampled)
             hidden = self._mixed(layer, hidden, attended)
         return self._weights.head(self._norm(hidden, self._weights.norm))
 
-    def _attended(self, number: int, layer: Layer, hidden: Tensor, factors: Tensor, reach: Reach) -> Tensor:
+    def _attended(
+        self, number: int, layer: Layer, hidden: Tensor, factors: Tensor, metadata: AttentionMetadata
+    ) -> Tensor:
         config = self._config
         qkv = layer.qkv(self._norm(hidden, layer.attention_norm)).view(len(hidden), -1, config.head_dim)
         if layer.query_norm is not None and layer.key_norm is not None:
@@ -49,7 +51,7 @@ class Model:
             queries.copy_(self._norm(queries, layer.query_norm))
             keys.copy_(self._norm(keys, layer.key_norm))
         rotate(qkv[:, : -config.kv_heads], factors)
-        return self._attention(number, qkv, reach)
+        return self._attention(number, qkv, metadata)
 
     def _mixed(self, layer: Layer, hidden: Tensor, attended: Tensor) -> Tensor:
         hidden = hidden + layer.output(attended)

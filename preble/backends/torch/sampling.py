@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -12,8 +11,6 @@ from torch import Tensor
 
 from preble.backends import batching
 from preble.types import SamplingParams, TokenLogprob
-
-Sample: TypeAlias = batching.Sample
 
 _GREEDY_BELOW = 1e-5
 _MASK = (1 << 64) - 1
@@ -57,7 +54,7 @@ def draw_for(sequence: batching.Sequence, *, seed: int, eos_token_ids: tuple[int
 
 
 @torch.inference_mode()
-def sample(logits: Tensor, draws: Sequence[Draw]) -> list[Sample]:
+def sample(logits: Tensor, draws: Sequence[Draw]) -> list[batching.SampledToken]:
     """Choose one token per row of `logits` [draws, vocab]."""
     if not draws:
         return []
@@ -158,9 +155,9 @@ def _column(like: Tensor, values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=like.dtype).unsqueeze(1).to(like.device)
 
 
-def _with_logprobs(raw: Tensor, tokens: Tensor, draws: Sequence[Draw]) -> list[Sample]:
+def _with_logprobs(raw: Tensor, tokens: Tensor, draws: Sequence[Draw]) -> list[batching.SampledToken]:
     chosen = tokens.tolist()
-    samples: list[Sample] = [(token, None) for token in chosen]
+    samples: list[batching.SampledToken] = [(token, None) for token in chosen]
     rows = [row for row, draw in enumerate(draws) if draw.sampling.logprobs is not None]
     if rows:
         logprobs = raw[rows].log_softmax(-1)

@@ -87,7 +87,7 @@ class VllmEngine:
             cached=self._held.match,
             refresh=self._drain,
             max_running=info.max_running,
-            ahead=_STEPS_AHEAD * config.scheduler_config.max_num_batched_tokens,
+            prefill_ahead=_STEPS_AHEAD * config.scheduler_config.max_num_batched_tokens,
         )
         return info
 
@@ -186,7 +186,7 @@ class VllmEngine:
         first = True
         self._steps.sent(request.id, len(request.tokens) // TOKEN_BYTES, time.monotonic())
         try:
-            with _in_our_words():
+            with _translated_errors():
                 async with aclosing(self._outputs(request)) as outputs:
                     async for output in outputs:
                         if first:
@@ -210,7 +210,7 @@ class VllmEngine:
 
 
 @contextmanager
-def _in_our_words() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     """Raise vLLM's errors as InvalidRequestError and EngineError."""
     from vllm.exceptions import VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError

@@ -117,12 +117,12 @@ class Steps:
         """Report a step of several whole prompts, once all their cached tokens are known."""
         if any(request.cached is None for request in step.requests):
             return
-        new = [request.prompt - (request.cached or 0) for request in step.requests]
-        if sum(new) == step.tokens:
+        uncached = [request.prompt - (request.cached or 0) for request in step.requests]
+        if sum(uncached) == step.tokens:
             context = sum(request.prompt for request in step.requests)
-            product = sum(n * request.prompt for n, request in zip(new, step.requests, strict=True))
+            product = sum(n * request.prompt for n, request in zip(uncached, step.requests, strict=True))
             self._report(step, context, product)
 
     def _report(self, step: _Prefill, context: int, product: int) -> None:
-        new, total = step.tokens + step.decodes, context + step.decode_context
-        self._timings.append(StepTiming(new, total, context, product, step.decodes, step.seconds))
+        computed, total = step.tokens + step.decodes, context + step.decode_context
+        self._timings.append(StepTiming(computed, total, context, product, step.decodes, step.seconds))

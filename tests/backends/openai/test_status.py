@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from preble.backends.openai.backoff import pause
-from preble.backends.openai.status import LONGEST_MESSAGE, ErrorBody, of_event, seconds, typed
+from preble.backends.openai.status import (
+    LONGEST_MESSAGE,
+    ErrorBody,
+    error_of_event,
+    error_of_status,
+    retry_after_seconds,
+)
 from preble.errors import (
     ConfigurationError,
     EngineError,
@@ -23,14 +29,16 @@ from preble.errors import (
     ],
 )  # fmt: skip
 def test_who_is_at_fault_is_in_the_type(status: int, kind: type[Exception]):
-    assert type(typed(status, b"")) is kind
+    assert type(error_of_status(status, b"")) is kind
     if status >= 400:
-        assert type(of_event(ErrorBody("", status))) is kind
+        assert type(error_of_event(ErrorBody("", status))) is kind
 
 
 def test_the_wait_that_the_server_asks_for_is_kept():
-    assert typed(429, b"", retry_after=seconds("2.5")).retry_after == 2.5
-    assert [seconds(text) for text in (None, "", "soon", "-1", "nan", "Wed, 21 Oct 2026 07:28:00 GMT")] == [None] * 6
+    assert error_of_status(429, b"", retry_after=retry_after_seconds("2.5")).retry_after == 2.5
+    assert [retry_after_seconds(text) for text in (None, "", "soon", "-1", "nan", "Wed, 21 Oct 2026 07:28:00 GMT")] == [
+        None
+    ] * 6
 
 
 @pytest.mark.parametrize(
@@ -45,16 +53,16 @@ def test_the_wait_that_the_server_asks_for_is_kept():
     ],
 )
 def test_the_explanation_is_found_where_servers_put_it(body: bytes):
-    assert str(typed(500, body)) == "HTTP 500: why"
+    assert str(error_of_status(500, body)) == "HTTP 500: why"
 
 
 @pytest.mark.parametrize("body", [b'{"detail": [{"msg": "why"}]}', b"\xff why", b'{"error": 7, "x": "why"}'])
 def test_other_bodies_are_shown_as_they_are(body: bytes):
-    assert "why" in str(typed(400, body))
+    assert "why" in str(error_of_status(400, body))
 
 
 def test_long_explanations_are_cut():
-    assert len(str(typed(500, b"x" * 100_000))) < LONGEST_MESSAGE + 50
+    assert len(str(error_of_status(500, b"x" * 100_000))) < LONGEST_MESSAGE + 50
 
 
 def test_pauses_grow_up_to_a_limit_and_are_no_shorter_than_told():

@@ -13,7 +13,7 @@ class Engine:
     """Counts what SGLang would: a prefill takes 1 ms and 10 us a token, a decode step 2 ms and 1 ms a sequence."""
 
     def __init__(self) -> None:
-        self.steps = Steps(chunk=64)
+        self.steps = Steps(max_prefill_tokens=64)
         self.tokens = self.microseconds = 0
         self.moments = [0.0] * 6
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from preble.backends import EngineRequest
-from preble.backends.batching import Chunk, Sequence
+from preble.backends.batching import Sequence, TokenSpan
 from preble.backends.cache import Lease
 from preble.backends.torch.attention import PagedAttention
 from preble.backends.torch.batch import arrange
@@ -54,13 +54,13 @@ class Network:
     def sequence(self, tokens: list[int]) -> Sequence:
         return sequence(tokens, blocks=[self._free.pop() for _ in range(-(-len(tokens) // BLOCK))])
 
-    def forward(self, *chunks: Chunk) -> Tensor:
-        return self.model.forward(arrange(chunks, BLOCK))
+    def forward(self, *spans: TokenSpan) -> Tensor:
+        return self.model.forward(arrange(spans, BLOCK))
 
     def run(self, tokens: list[int], sizes: list[int]) -> Tensor:
-        """Compute a sequence in chunks of `sizes` tokens; return the logits of each chunk's last token."""
+        """Compute a sequence in spans of `sizes` tokens; return the logits of each span's last token."""
         made, start, logits = self.sequence(tokens), 0, []
         for size in sizes:
-            logits.append(self.forward(Chunk(made, start, size, True)))
+            logits.append(self.forward(TokenSpan(made, start, size, True)))
             start += size
         return torch.cat(logits)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preble.backends.batching import Chunk
+from preble.backends.batching import TokenSpan
 from preble.backends.torch.batch import arrange, buckets
 from tests.backends.torch.network import sequence
 
@@ -15,8 +15,8 @@ def test_arrange():
     long = sequence([10, 11, 12, 13, 14], blocks=[7, 3, 5])
     short = sequence([20, 21], blocks=[2])
     middle = sequence([30, 31, 32, 33], blocks=[4, 6])
-    chunks = [Chunk(middle, 1, 2, False), Chunk(short, 1, 1, True), Chunk(long, 4, 1, True)]
-    batch = arrange(chunks, 2)
+    spans = [TokenSpan(middle, 1, 2, False), TokenSpan(short, 1, 1, True), TokenSpan(long, 4, 1, True)]
+    batch = arrange(spans, 2)
     assert batch.tokens.tolist() == [14, 21, 31, 32]
     assert batch.positions.tolist() == [4, 1, 1, 2]
     assert batch.blocks.tolist() == [5, 2, 4, 6]
@@ -25,12 +25,12 @@ def test_arrange():
     assert batch.lengths.tolist() == [5, 2, 3]
     assert batch.table.tolist() == [[7, 3, 5], [2, 0, 0], [4, 6, 0]]
     assert batch.singles == 2
-    assert batch.sampled.tolist() == [1, 0], "in the order of the chunks given"
+    assert batch.sampled.tolist() == [1, 0], "in the order of the spans given"
 
 
 def test_a_batch_outlives_its_sequences():
     made = sequence([1, 2, 3], blocks=[4, 5])
-    batch = arrange([Chunk(made, 0, 3, True)], 2)
+    batch = arrange([TokenSpan(made, 0, 3, True)], 2)
     made.lease = None
     made.tokens.clear()
     assert batch.tokens.tolist() == [1, 2, 3]

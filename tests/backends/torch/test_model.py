@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from preble.backends.batching import Chunk
+from preble.backends.batching import TokenSpan
 from tests.backends.torch.network import prompt
 
 LENGTH = 300
@@ -43,16 +43,16 @@ def test_mixed_batch_equals_each_alone(network, reference):
     decodes = [net.sequence(prompt(length, seed)) for seed, length in enumerate(lengths)]
     for made in decodes:
         if made.length > 1:
-            net.forward(Chunk(made, 0, made.length - 1, False))
+            net.forward(TokenSpan(made, 0, made.length - 1, False))
     fresh, resumed = net.sequence(prompt(33, 20)), net.sequence(prompt(100, 21))
-    net.forward(Chunk(resumed, 0, 61, False))
-    chunks = [Chunk(made, made.length - 1, 1, True) for made in decodes]
-    chunks[2:2] = [Chunk(resumed, 61, 39, True), Chunk(fresh, 0, 20, False)]
-    ours = net.forward(*chunks)
+    net.forward(TokenSpan(resumed, 0, 61, False))
+    spans = [TokenSpan(made, made.length - 1, 1, True) for made in decodes]
+    spans[2:2] = [TokenSpan(resumed, 61, 39, True), TokenSpan(fresh, 0, 20, False)]
+    ours = net.forward(*spans)
     prompts = [prompt(length, seed) for seed, length in enumerate(lengths)]
     prompts.insert(2, prompt(100, 21))
     close(ours, torch.stack([logits(model, tokens)[-1] for tokens in prompts]))
-    close(net.forward(Chunk(fresh, 20, 13, True)), logits(model, prompt(33, 20))[-1:])
+    close(net.forward(TokenSpan(fresh, 20, 13, True)), logits(model, prompt(33, 20))[-1:])
 
 
 def test_many_decodes_are_split_to_fit_the_workspace(network, reference, monkeypatch):
@@ -60,8 +60,8 @@ def test_many_decodes_are_split_to_fit_the_workspace(network, reference, monkeyp
     net = network("llama")
     prompts = [prompt(20 + seed, seed) for seed in range(12)]
     made = [net.sequence(tokens) for tokens in prompts]
-    net.forward(*(Chunk(one, 0, one.length - 1, False) for one in made))
-    ours = net.forward(*(Chunk(one, one.length - 1, 1, True) for one in made))
+    net.forward(*(TokenSpan(one, 0, one.length - 1, False) for one in made))
+    ours = net.forward(*(TokenSpan(one, one.length - 1, 1, True) for one in made))
     close(ours, torch.stack([logits(reference("llama"), tokens)[-1] for tokens in prompts]))
 
 
@@ -69,14 +69,14 @@ def test_shared_blocks_are_read_by_both(network, reference):
     net = network("qwen3")
     first, second = prompt(64, 1), prompt(64, 1)[:48] + prompt(16, 2)
     one, two = net.sequence(first), net.sequence(second)
-    net.forward(Chunk(one, 0, 64, False))
+    net.forward(TokenSpan(one, 0, 64, False))
     two.lease.blocks[:6] = one.lease.blocks[:6]
-    close(net.forward(Chunk(two, 48, 16, True)), logits(reference("qwen3"), second)[-1:])
+    close(net.forward(TokenSpan(two, 48, 16, True)), logits(reference("qwen3"), second)[-1:])
 
 
 def test_no_sampled_rows(network):
     net = network("llama")
-    assert net.forward(Chunk(net.sequence(prompt(5)), 0, 5, False)).shape == (0, 320)
+    assert net.forward(TokenSpan(net.sequence(prompt(5)), 0, 5, False)).shape == (0, 320)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -19,7 +19,7 @@ class AbortedError(EngineError):
     """The request was aborted; raised where it waits, and not seen outside."""
 
 
-class OpenRequest:
+class RequestState:
     """What outlives an attempt: the request, its output, and whether it is over."""
 
     def __init__(self, request: EngineRequest) -> None:
@@ -46,7 +46,7 @@ class OpenRequest:
         tokens = self._request.tokens + bytes(self._output)
         return msgspec.structs.replace(self._request, tokens=tokens, sampling=left)
 
-    def took(self, delta: Delta) -> Delta:
+    def record(self, delta: Delta) -> Delta:
         """Note what came, and return it; cached tokens only the first time, later attempts find their own."""
         self._output += delta.tokens
         self.finished = delta.finish_reason is not None

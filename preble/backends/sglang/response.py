@@ -11,7 +11,7 @@ from preble.tokens import pack
 from preble.types import FinishReason, SamplingParams, TokenLogprob
 
 
-class Answer:
+class Response:
     """Turns the outputs of one request into deltas, in order. `ended` is True after the last one.
 
     `eos_token_ids` are those that end a text without being a stop reason.
@@ -22,7 +22,7 @@ class Answer:
         self._eos_token_ids = eos_token_ids
         # SGLang does not look for stop tokens where it ignores end tokens.
         self._stops = frozenset(sampling.stop_token_ids if sampling.ignore_eos else ())
-        self._told = 0
+        self._generated = 0
         self._cached: int | None = None
         self.ended = False
 
@@ -33,10 +33,10 @@ class Answer:
         tokens: list[int] = output["output_ids"]
         if finish == "abort":
             # What is aborted while it waits comes with the last token once more.
-            tokens = tokens[: max(0, meta["completion_tokens"] - self._told)]
+            tokens = tokens[: max(0, meta["completion_tokens"] - self._generated)]
         if self._stops and (end := self._stop(tokens)):
             tokens, finish, stop = tokens[:end], "stop", tokens[end - 1]
-        self._told += len(tokens)
+        self._generated += len(tokens)
         self.ended = finish is not None
         logprobs = _logprobs(meta, len(tokens)) if self._sampling.logprobs is not None else None
         return Delta(pack(tokens), self._cached_once(meta), finish, stop, logprobs)
@@ -56,7 +56,7 @@ class Answer:
     def _stop(self, tokens: Sequence[int]) -> int:
         """Return how many of the new tokens there are up to a stop token; 0 if there is none."""
         for index, token in enumerate(tokens):
-            if token in self._stops and self._told + index + 1 >= self._sampling.min_tokens:
+            if token in self._stops and self._generated + index + 1 >= self._sampling.min_tokens:
                 return index + 1
         return 0
 

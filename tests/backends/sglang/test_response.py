@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from preble.backends import Delta
-from preble.backends.sglang.answer import Answer, aborted
+from preble.backends.sglang.response import Response, aborted
 from preble.errors import EngineError
 from preble.tokens import pack, unpack
 from preble.types import SamplingParams, TokenLogprob
@@ -17,12 +17,12 @@ def output(ids: list[int], finish: dict[str, Any] | None = None, *, total: int =
     return {"output_ids": ids, "meta_info": {"finish_reason": finish, "completion_tokens": total, **meta}}
 
 
-def answer(**sampling: Any) -> Answer:
-    return Answer(SamplingParams(**sampling), (2,))
+def response(**sampling: Any) -> Response:
+    return Response(SamplingParams(**sampling), (2,))
 
 
 def test_the_cached_count_is_told_once_and_is_the_first():
-    one = answer()
+    one = response()
     deltas = [one.delta(output([number], cached_tokens=cached)) for number, cached in ((5, 32), (6, 64))]
     assert deltas == [Delta(pack([5]), 32), Delta(pack([6]))]
 
@@ -37,7 +37,7 @@ def test_the_cached_count_is_told_once_and_is_the_first():
     ids=["length", "end of text", "stop token"],
 )
 def test_finish_reasons(finish, told):
-    one = answer(stop_token_ids=(7,))
+    one = response(stop_token_ids=(7,))
     delta = one.delta(output([4], finish))
     assert (delta.finish_reason, delta.stop_reason) == told
     assert one.ended
@@ -49,21 +49,21 @@ def test_finish_reasons(finish, told):
 )
 def test_what_sglang_gives_up_is_an_error(finish):
     with pytest.raises(EngineError, match=r"queue full|NaN"):
-        answer().delta(output([], finish))
+        response().delta(output([], finish))
 
 
 def test_our_abort_ends_after_what_was_not_read_yet_and_repeats_nothing():
-    one = answer()
+    one = response()
     one.delta(output([4, 5]))
     finish = aborted(3)["meta_info"]["finish_reason"]
     delta = one.delta(output([6, 6], finish, total=3))  # a token, and the abort that brings it once more
     assert (unpack(delta.tokens), delta.finish_reason) == ((6,), "abort")
     assert one.ended
-    assert answer().delta(aborted(0)) == Delta(b"", finish_reason="abort")
+    assert response().delta(aborted(0)) == Delta(b"", finish_reason="abort")
 
 
 def test_where_end_tokens_are_ignored_stop_tokens_are_not():
-    one = answer(stop_token_ids=(7,), ignore_eos=True, min_tokens=3)
+    one = response(stop_token_ids=(7,), ignore_eos=True, min_tokens=3)
     assert not one.delta(output([7, 2])).finish_reason
     delta = one.delta(output([8, 7, 9], LENGTH))
     assert delta == Delta(pack([8, 7]), None, "stop", 7)
@@ -73,6 +73,6 @@ def test_where_end_tokens_are_ignored_stop_tokens_are_not():
 def test_logprobs_are_those_of_the_tokens_told():
     chosen = [(-0.5, 8, None), (-0.7, 7, None), (-0.9, 9, None)]
     meta = {"output_token_logprobs": chosen, "output_top_logprobs": [[(-0.5, 8, None), (-2.0, 3, None)], None, None]}
-    delta = answer(logprobs=2, stop_token_ids=(7,), ignore_eos=True).delta(output([8, 7, 9], **meta))
+    delta = response(logprobs=2, stop_token_ids=(7,), ignore_eos=True).delta(output([8, 7, 9], **meta))
     assert delta.logprobs == (TokenLogprob(8, -0.5, ((8, -0.5), (3, -2.0))), TokenLogprob(7, -0.7))
-    assert answer().delta(output([8], **meta)).logprobs is None
+    assert response().delta(output([8], **meta)).logprobs is None
