@@ -139,7 +139,8 @@ class Dispatcher:
         if not sample.ended:
             self._abort(sample)
             self._end(sample, now, reason="stop")
-        sample.finish_reason, sample.stop_reason = "stop", stop
+        if sample.error is None:
+            sample.finish_reason, sample.stop_reason = "stop", stop
         return self._answer()
 
     def close(self, error: PrebleError, now: float) -> list[Instruction]:

@@ -1,0 +1,193 @@
+"""Whatever happens in whatever order, every sample ends once, is on one worker meanwhile, and no book keeps it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from preble.backends import Delta, EngineRequest, Load
+from preble.core.policies import POLICIES
+from preble.core.scheduler import Scheduler
+from preble.dispatch.dispatcher import MAX_ATTEMPTS, Dispatcher
+from preble.dispatch.instructions import AskAgain, Instruction, Send, Wake
+from preble.dispatch.request import InFlightRequest
+from preble.errors import DeadlineExceededError, EngineError, NoWorkersError, OverloadedError, WorkerLostError
+from preble.tokens import TOKEN_BYTES, pack
+from preble.transport.schema import Abort, Failed, Step, Submit
+from preble.types import RequestOptions, SamplingParams
+
+numbers = st.integers(0, 99)
+ROOM = 12
+
+
+class Fleet(RuleBasedStateMachine):
+    """A dispatcher, and workers that hold what they were sent and have not been told to abort."""
+
+    @initialize(policy=st.sampled_from(sorted(POLICIES)), full=st.booleans())
+    def start(self, policy: str, full: bool) -> None:
+        self.scheduler = Scheduler(policy)
+        self.dispatcher = Dispatcher(self.scheduler, max_in_flight=ROOM)
+        self.now = self.ask_at = 0.0
+        self.full = full
+        self.workers: dict[str, dict[int, EngineRequest]] = {}
+        self.requests: list[InFlightRequest] = []
+        self.ends: Counter[str] = Counter()
+        self.count = 0
+        self.carry_out(self.dispatcher.start(self.now))
+        for _ in range(2):
+            self.add_worker()
+
+    def carry_out(self, instructions: list[Instruction]) -> None:
+        self.ends.update({each.sample.id for each in instructions if isinstance(each, Wake) and each.sample.ended})
+        for instruction in instructions:
+            match instruction:
+                case AskAgain(at):
+                    assert at >= self.now
+                    self.ask_at = at
+                case Send(worker, Abort(ids)):
+                    for id in ids:
+                        self.workers.get(worker, {}).pop(id, None)
+                case Send(worker, Submit(request)):
+                    self.send(worker, request)
+
+    def send(self, worker: str, request: EngineRequest) -> None:
+        if self.full and len(self.workers[worker]) > 3:
+            error = OverloadedError("the peer's queue is full")
+            self.carry_out(self.dispatcher.on_failed(worker, request.id, error, self.now))
+        else:
+            self.workers[worker][request.id] = request
+
+    def tick(self) -> float:
+        """A moment passes; the timer goes off in time."""
+        self.now += 0.01
+        if self.now >= self.ask_at:
+            self.ask_at = float("inf")
+            self.carry_out(self.dispatcher.on_time(self.now))
+        return self.now
+
+    @rule()
+    def add_worker(self) -> None:
+        if len(self.workers) < 4:
+            self.count += 1
+            self.scheduler.add_worker(f"w{self.count}", kv_tokens=200, now=self.tick())
+            self.workers[f"w{self.count}"] = {}
+
+    @precondition(lambda self: self.workers)
+    @rule(index=numbers)
+    def lose_worker(self, index: int) -> None:
+        worker, now = sorted(self.workers)[index % len(self.workers)], self.tick()
+        del self.workers[worker]
+        self.carry_out(self.dispatcher.on_lost(worker, WorkerLostError("gone", worker=worker), now))
+
+    @precondition(lambda self: self.workers)
+    @rule(index=numbers)
+    def drain_worker(self, index: int) -> None:
+        self.scheduler.drain_worker(sorted(self.workers)[index % len(self.workers)], now=self.tick())
+
+    @rule(
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=12),
+        n=st.integers(1, 3),
+        max_tokens=st.integers(1, 4),
+        patience=st.sampled_from([None, 0.05, 0.5]),
+        streaming=st.booleans(),
+    )
+    def submit(self, prompt: list[int], n: int, max_tokens: int, patience: float | None, streaming: bool) -> None:
+        self.count += 1
+        now = self.tick()
+        request = InFlightRequest(
+            f"r{self.count}",
+            pack(prompt),
+            SamplingParams(n=n, max_tokens=max_tokens),
+            RequestOptions(session=f"s{self.count % 3}"),
+            now=now,
+            deadline=None if patience is None else now + patience,
+            streaming=streaming,
+        )
+        try:
+            instructions = self.dispatcher.submit(request, now)
+        except OverloadedError:
+            assert self.dispatcher.in_flight + n > ROOM
+        except NoWorkersError:
+            assert all(sample.id not in self.ends for sample in request.samples)
+        else:
+            self.requests.append(request)
+            self.carry_out(instructions)
+
+    @precondition(lambda self: any(self.workers.values()))
+    @rule(index=numbers, tokens=st.integers(0, 2), end=st.sampled_from([None, None, "stop", "length", "abort", "fail"]))
+    def say(self, index: int, tokens: int, end: str | None) -> None:
+        """A worker says something of a request that it has."""
+        now = self.tick()
+        held = [(worker, id) for worker, requests in sorted(self.workers.items()) for id in requests]
+        if not held:
+            return
+        worker, id = held[index % len(held)]
+        request = self.workers[worker][id]
+        produced = min(tokens, request.sampling.max_tokens)
+        left = request.sampling.max_tokens - produced
+        if end is not None or not left:
+            del self.workers[worker][id]
+        else:
+            sampling = SamplingParams(max_tokens=left)
+            self.workers[worker][id] = EngineRequest(id, request.tokens, sampling)
+        reason = end if end in ("stop", "length", "abort") else None if left or end == "fail" else "length"
+        delta = Delta(pack([1] * produced), cached_tokens=0, finish_reason=reason)  # type: ignore[arg-type]
+        failed = (Failed(id, "it failed"),) if end == "fail" else ()
+        step = Step((), ((id, delta),), failed, Load(len(self.workers[worker]), 0, 0))
+        self.carry_out(self.dispatcher.on_step(worker, step, now))
+
+    @precondition(lambda self: self.requests)
+    @rule(index=numbers, stop=st.booleans())
+    def leave(self, index: int, stop: bool) -> None:
+        """The reader of a request has what it wants, or goes."""
+        request, now = self.requests[index % len(self.requests)], self.tick()
+        if stop:
+            self.carry_out(self.dispatcher.stop(request.samples[0], "end", now))
+        self.carry_out(self.dispatcher.release(request, now))
+
+    @rule(seconds=st.sampled_from([0.02, 0.3]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.tick()
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        self.dispatcher.check()
+
+    @invariant()
+    def each_sample_in_flight_is_on_one_worker(self) -> None:
+        running = [sample for request in self.requests for sample in request.samples if not sample.ended]
+        assert len(running) == self.dispatcher.in_flight
+        held = {id for requests in self.workers.values() for id in requests}
+        assert {id for id in held if id not in self.dispatcher.copying} == {
+            sample.worker_request_id for sample in running
+        }
+        for sample in running:
+            assert sample.worker_request_id in self.workers[sample.worker]
+            assert sample.attempts - sample.moved <= MAX_ATTEMPTS
+
+    @invariant()
+    def each_sample_ends_once(self) -> None:
+        for request in self.requests:
+            for sample in request.samples:
+                assert self.ends[sample.id] == sample.ended
+                assert (sample.error is None) != (sample.finish_reason is None) or not sample.ended
+                assert len(sample.output) // TOKEN_BYTES <= sample.sampling.max_tokens
+                late = isinstance(sample.error, DeadlineExceededError)
+                assert not late or sample.ended_at >= (request.deadline or 0.0)
+
+    def teardown(self) -> None:
+        if hasattr(self, "dispatcher"):
+            self.carry_out(self.dispatcher.close(EngineError("closed"), self.now))
+            self.dispatcher.check()
+            assert self.dispatcher.in_flight == len(self.dispatcher.copying) == 0
+            self.each_sample_ends_once()
+            counters = self.dispatcher.counters
+            assert counters.submitted == counters.finished + counters.failed + counters.cancelled
+
+
+TestFleet = Fleet.TestCase
+TestFleet.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
