@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -9,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from preble import errors
 from preble.backends import BACKENDS
+from preble.backends.openai.options import ReplicaOptions
+from preble.backends.sim import SimOptions
+from preble.backends.torch.engine import TorchEngine
+from preble.core.cost import PRESETS
 from preble.core.policies import POLICIES
+from preble.core.policies.e2.policy import E2
+from preble.core.receipt import Candidate, Receipt
+from preble.types import ClusterStats, Counters, WorkerStats
 from preble.wait_queue.disciplines import DISCIPLINES
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +28,8 @@ GENERATED = {path.with_suffix(".md") for path in (ROOT / "docs" / "benchmarks").
 DOCUMENTS = [ROOT / "README.md", *sorted(set((ROOT / "docs").rglob("*.md")) - GENERATED)]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 """A block of Python, and what it prints if a block of text comes next."""
-LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
+HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
 VERSION = re.compile(r"^\| `(\w+)` \| `([\w-]+)` \| ([\d.]+) \|", re.MULTILINE)
 """A row of a table of tested versions: backend, package, version."""
 PINNED = [
@@ -51,8 +61,37 @@ def test_there_is_code_in_the_readme_and_an_example_with_its_output():
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_links_lead_somewhere(document: Path):
-    links = LINK.findall(document.read_text())
-    assert [link for link in links if not (document.parent / link).exists()] == []
+    for link, anchor in LINK.findall(document.read_text()):
+        target = document.parent / link if link else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+
+
+def anchors(document: Path) -> set[str]:
+    """What GitHub and mkdocs name its headings."""
+    headings = (re.sub(r"[^\w -]", "", heading.lower()) for heading in HEADING.findall(document.read_text()))
+    return {heading.replace(" ", "-") for heading in headings}
+
+
+def parameters(of: type) -> set[str]:
+    return {name for name in inspect.signature(of).parameters if name not in ("model", "options", "text", "api_key")}
+
+
+def fields(*structs: type) -> set[str]:
+    return {field for struct in structs for field in struct.__struct_fields__}
+
+
+@pytest.mark.parametrize(
+    ("document", "names"),
+    [
+        ("guides/reading-stats.md", fields(ClusterStats, Counters, WorkerStats, Receipt, Candidate)),
+        ("guides/troubleshooting.md", {name for name in vars(errors) if name.endswith("Error")}),
+        ("guides/cost-model-weights.md", PRESETS.keys() | parameters(E2)),
+        ("engines.md", fields(SimOptions, ReplicaOptions) | parameters(TorchEngine)),
+    ],
+)
+def test_every_option_field_and_error_is_explained(document: str, names: set[str]):
+    assert names - set(re.findall(r"`(\w[\w-]*)`", (ROOT / "docs" / document).read_text())) == set()
 
 
 def cells_of(heading: str) -> set[str]:
