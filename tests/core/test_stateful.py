@@ -18,226 +18,75 @@ from hypothesis.stateful import (
 )
 
 from preble.core import ledger
-from preble.core.cost import StepTiming
 from preble.core.fleet import Fleet
 from preble.core.policies import POLICIES
 from preble.core.scheduler import Scheduler
-from preble.errors import NamespaceNotServedError, NoWorkersError
 from preble.tokens import pack
 from preble.tree import RadixTree
 from preble.wait_queue.disciplines import Discipline
+from tests.core.life import Life
 
 tokens = st.lists(st.integers(0, 1), min_size=1, max_size=12)
 outputs = st.lists(st.integers(0, 1), min_size=1, max_size=6)
 indices = st.integers(0, 99)
-capacities = st.sampled_from([6, 20, 1000])
-costs = st.sampled_from(["mistral-7b-a6000", "small-cpu"])
-namespaces = st.sampled_from(["", "x", "y"])
-served = st.sampled_from([None, None, ("x",), ("", "y")])
+names = st.sampled_from(["", "x", "y"])
 
 
-class Life(RuleBasedStateMachine):
-    """A scheduler, and the bare facts of who is where: request ids, worker names."""
+class Lives(RuleBasedStateMachine, Life):
+    """Lives of small prompts and caches, in any order that hypothesis thinks of."""
 
     @initialize(policy=st.sampled_from(sorted(POLICIES)), seed=indices)
     def start(self, policy: str, seed: int) -> None:
-        self.scheduler = Scheduler(policy, seed=seed, receipts=4)
-        self.workers: list[str] = []
-        self.drained: set[str] = set()
-        self.serves: dict[str, tuple[str, ...] | None] = {}
-        self.placed: dict[int, str] = {}
-        self.namespaces: dict[int, str] = {}
-        self.orphans: list[int] = []
-        self.count = 0
-        self.now = 0.0
-        self.add_worker(1000, 1, "small-cpu", True, True, None, "fcfs")
-        self.add_worker(20, 4, "mistral-7b-a6000", False, False, None, "response-ratio")
+        self.begin(policy, seed)
+        options = {"reports_evictions": True, "reports_steps": True, "cost": "small-cpu", "discipline": "fcfs"}
+        self.add_worker(kv_tokens=1000, **options)
+        self.add_worker(kv_tokens=20, block_size=4, cost="mistral-7b-a6000", discipline="response-ratio")
 
-    def tick(self) -> float:
-        self.now += 0.05
-        return self.now
-
-    def pick(self, index: int) -> int:
-        return sorted(self.placed)[index % len(self.placed)]
-
-    def taking(self, namespace: str) -> set[str]:
-        """The workers that requests of a namespace may be sent to."""
-        here = set(self.workers) - self.drained
-        return {worker for worker in here if (names := self.serves[worker]) is None or namespace in names}
-
-    @rule(
-        kv_tokens=capacities,
+    add = rule(
+        names=st.sampled_from([None, None, ("x",), ("", "y")]),
+        kv_tokens=st.sampled_from([6, 20, 1000]),
         block_size=st.sampled_from([1, 4]),
-        cost=costs,
-        reports=st.booleans(),
-        steps=st.booleans(),
-        names=served,
+        cost=st.sampled_from(["mistral-7b-a6000", "small-cpu"]),
+        reports_evictions=st.booleans(),
+        reports_steps=st.booleans(),
         discipline=st.sampled_from(get_args(Discipline)),
+    )(Life.add_worker)
+    submit = rule(prompt=tokens, max_tokens=st.integers(0, 8), tenant=names, namespace=names)(Life.submit)
+    rebalance = rule()(Life.rebalance)
+
+    some_worker = precondition(lambda self: self.workers)
+    remove_worker = some_worker(rule(index=indices)(Life.remove_worker))
+    drain_worker = some_worker(rule(index=indices)(Life.drain_worker))
+    evicted = some_worker(rule(index=indices, prompt=tokens, keep=st.integers(0, 12))(Life.evicted))
+    cleared = some_worker(rule(index=indices, prompt=st.just(b""), keep=st.just(0))(Life.evicted))
+    observe = some_worker(
+        rule(index=indices, new=st.integers(1, 3000), decodes=st.integers(0, 4), seconds=st.floats(0.0, 10.0))(
+            Life.observe
+        )
     )
-    def add_worker(
-        self,
-        kv_tokens: int,
-        block_size: int,
-        cost: str,
-        reports: bool,
-        steps: bool,
-        names: tuple[str, ...] | None,
-        discipline: Discipline,
-    ) -> None:
-        if len(self.workers) < 4:
-            self.count += 1
-            self.workers.append(f"w{self.count}")
-            self.serves[self.workers[-1]] = names
-            self.scheduler.add_worker(
-                self.workers[-1],
-                kv_tokens=kv_tokens,
-                block_size=block_size,
-                cost=cost,
-                discipline=discipline,
-                reports_evictions=reports,
-                reports_steps=steps,
-                namespaces=names,
-                now=self.tick(),
-            )
 
-    @precondition(lambda self: self.workers)
-    @rule(index=indices)
-    def remove_worker(self, index: int) -> None:
-        worker = self.workers.pop(index % len(self.workers))
-        self.drained.discard(worker)
-        lost = self.scheduler.remove_worker(worker, now=self.tick())
-        assert sorted(lost) == sorted(id for id, at in self.placed.items() if at == worker)
-        self.orphans += lost
-        for id in lost:
-            del self.placed[id]
+    some_request = precondition(lambda self: self.placed)
+    started = some_request(rule(index=indices, cached=st.none() | st.integers(0, 12))(Life.started))
+    first_token = some_request(rule(index=indices)(Life.first_token))
+    finish = some_request(rule(index=indices, output=outputs)(Life.finish))
+    cancel = some_request(rule(index=indices, output=st.just([]))(Life.finish))
+    move = some_request(rule()(Life.move))
 
-    @precondition(lambda self: self.workers)
-    @rule(index=indices)
-    def drain_worker(self, index: int) -> None:
-        worker = self.workers[index % len(self.workers)]
-        self.drained.add(worker)
-        self.scheduler.drain_worker(worker, now=self.tick())
+    some_orphan = precondition(lambda self: self.orphans)
+    submit_again = some_orphan(rule(prompt=tokens)(Life.submit_again))
+    give_up = some_orphan(rule(output=st.just([]) | outputs)(Life.give_up))
 
-    @rule(prompt=tokens, max_tokens=st.integers(0, 8), tenant=st.sampled_from(["", "x", "y"]), namespace=namespaces)
-    def submit(self, prompt: list[int], max_tokens: int, tenant: str, namespace: str) -> None:
-        self.count += 1
-        self.namespaces[self.count] = namespace
-        self.place(self.count, prompt, max_tokens, tenant)
-
-    @precondition(lambda self: self.orphans)
-    @rule(prompt=tokens)
-    def submit_again(self, prompt: list[int]) -> None:
-        id = self.orphans.pop(0)
-        if not self.place(id, prompt, 4):
-            self.orphans.append(id)
-
-    def place(self, id: int, prompt: list[int], max_tokens: int, tenant: str = "", worker: str | None = None) -> bool:
-        namespace = self.namespaces[id]
-        try:
-            placement = self.scheduler.submit(
-                id, prompt, max_tokens=max_tokens, namespace=namespace, tenant=tenant, worker=worker, now=self.tick()
-            )
-        except NamespaceNotServedError:
-            assert not self.taking(namespace)
-            assert set(self.workers) - self.drained
-            return False
-        except NoWorkersError:
-            assert set(self.workers) <= self.drained
-            return False
-        assert placement.worker in self.taking(namespace)
-        assert 0 <= placement.cached_tokens < len(prompt)
-        assert placement.predicted_ttft > 0
-        self.placed[id] = placement.worker
-        return True
-
-    @precondition(lambda self: self.placed)
-    @rule(index=indices, cached=st.none() | st.integers(0, 12))
-    def started(self, index: int, cached: int | None) -> None:
-        self.scheduler.started(self.pick(index), cached_tokens=cached, now=self.tick())
-
-    @precondition(lambda self: self.placed)
-    @rule(index=indices)
-    def first_token(self, index: int) -> None:
-        self.scheduler.first_token(self.pick(index), now=self.tick())
-
-    @precondition(lambda self: self.placed)
-    @rule(index=indices, output=outputs)
-    def finish(self, index: int, output: list[int]) -> None:
-        id = self.pick(index)
-        del self.placed[id]
-        self.scheduler.finish(id, output=output, now=self.tick())
-
-    @precondition(lambda self: self.placed)
-    @rule(index=indices)
-    def cancel(self, index: int) -> None:
-        id = self.pick(index)
-        del self.placed[id]
-        self.scheduler.finish(id, now=self.tick())
-
-    @precondition(lambda self: self.orphans)
-    @rule(output=st.one_of(st.just([]), outputs))
-    def give_up(self, output: list[int]) -> None:
-        self.scheduler.finish(self.orphans.pop(), output=output, now=self.tick())
-
-    @precondition(lambda self: self.workers)
-    @rule(index=indices, new=st.integers(1, 3000), decodes=st.integers(0, 4), seconds=st.floats(0.0, 10.0))
-    def observe(self, index: int, new: int, decodes: int, seconds: float) -> None:
-        steps = [StepTiming(new, 2 * new, 2 * new, 2 * new * new, min(new, decodes), seconds)] * 8
-        self.scheduler.observe(self.workers[index % len(self.workers)], steps, now=self.tick())
-
-    @precondition(lambda self: self.workers)
-    @rule(index=indices, prompt=tokens, keep=st.integers(0, 12))
-    def evicted(self, index: int, prompt: list[int], keep: int) -> None:
-        self.scheduler.evicted(self.workers[index % len(self.workers)], prompt, keep, now=self.tick())
-
-    @precondition(lambda self: self.workers)
-    @rule(index=indices)
-    def cleared(self, index: int) -> None:
-        self.scheduler.evicted(self.workers[index % len(self.workers)], b"", 0, now=self.tick())
-
-    @rule()
-    def rebalance(self) -> None:
-        before = self.scheduler.snapshot()
-        for move in self.scheduler.rebalance(self.tick()):
-            assert self.placed[move.id] == move.source != move.target
-            assert move.target in self.taking(self.namespaces[move.id])
-        assert self.scheduler.snapshot() == before
-
-    @precondition(lambda self: self.placed)
-    @rule()
-    def move(self) -> None:
-        for move in self.scheduler.rebalance(self.tick()):
-            self.scheduler.finish(move.id, now=self.tick())
-            assert self.place(move.id, [1, 0, 1], 4, worker=move.target)
-            assert self.placed[move.id] == move.target
-
-    @invariant()
-    def the_books_are_right(self) -> None:
-        scheduler = self.scheduler
-        scheduler.check()
-        snapshot = scheduler.snapshot()
-        assert snapshot.requests == len(self.placed) + len(self.orphans)
-        for state in snapshot.workers:
-            mine = [id for id, worker in self.placed.items() if worker == state.worker]
-            assert state.requests == len(mine)
-            assert mine or state.load == 0.0
-            assert mine or state.held_tokens <= 1.25 * state.kv_tokens
+    the_books_are_right = invariant()(Life.check)
 
     def teardown(self) -> None:
-        for id in [*getattr(self, "placed", ()), *getattr(self, "orphans", ())]:
-            self.scheduler.finish(id, now=self.tick())
         if hasattr(self, "scheduler"):
-            self.scheduler.check()
-            snapshot = self.scheduler.snapshot()
-            assert snapshot.requests == 0
-            assert all((state.load, state.requests) == (0.0, 0) for state in snapshot.workers)
-            assert not self.scheduler.fleet.pending[self.scheduler.fleet.live].any()
+            self.end()
 
 
-Life.TestCase.settings = settings(
+Lives.TestCase.settings = settings(
     max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-TestLife = Life.TestCase
+TestLives = Lives.TestCase
 
 
 @pytest.mark.parametrize(
@@ -259,7 +108,7 @@ def test_a_life_does_not_survive_a_planted_fault(
         max_examples=100, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False
     )
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Life, settings=settings(quick, stateful_step_count=50, deadline=None))
+        run_state_machine_as_test(Lives, settings=settings(quick, stateful_step_count=50, deadline=None))
 
 
 def live_a_little() -> None:
