@@ -104,7 +104,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a second first token changes nothing",
-        "preble/core/scheduler.py", "if request.slot < 0 or request.landed:", "if request.slot < 0:", "tests/core",
+        "preble/core/scheduler.py", "if request.slot < 0 or request.computed:", "if request.slot < 0:", "tests/core",
     ),
     Mutation(
         "only requests that still wait are moved",
