@@ -54,7 +54,7 @@ def _missing() -> dict[str, list[str]]:
 
 @contextmanager
 def _side(missing: list[str], scale: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", _START.format(missing=missing, scale=scale)]
+    command = [sys.executable, "-c", _SIDE.format(missing=missing, scale=scale)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process  # its standard input is closed at the end, and with it the process ends
 

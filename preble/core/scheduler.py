@@ -245,7 +245,7 @@ class Scheduler:
             return
         ledger.begin(self.fleet, request)
         if cached_tokens is not None:
-            self._count(request, cached_tokens, now)
+            self._count(request, min(cached_tokens, request.length), now)  # engines may say anything
         if self._log is not None:
             self._log.add(Started(cast(Id, id), cached_tokens, now))
 

@@ -179,6 +179,12 @@ class TestLoad:
         scheduler.started(2, cached_tokens=100, now=0.0)
         assert load(scheduler, "a") == pytest.approx(0.061)
 
+    def test_an_engine_that_says_more_than_the_prompt_was_cached_leaves_no_load(self, new_scheduler: NewScheduler):
+        scheduler = new_scheduler("a")
+        submit(scheduler, 1, QUESTION)
+        scheduler.started(1, cached_tokens=12, now=0.0)
+        assert load(scheduler, "a") == 0.0
+
     def test_an_engine_may_say_that_it_began_before_it_knows_the_cached_count(self, new_scheduler: NewScheduler):
         scheduler = new_scheduler("a")
         serve(scheduler, 1, [*TOOL, 1])
