@@ -89,7 +89,7 @@ MUTATIONS = [
     Mutation(
         "a policy that chooses a drained worker is refused",
         "preble/core/scheduler.py",
-        "fleet.slots[slot].takes and fleet.names[slot]", "fleet.names[slot]", "tests/core/test_scheduler.py",
+        "fleet.slots[slot].accepts_requests and fleet.names[slot]", "fleet.names[slot]", "tests/core/test_scheduler.py",
     ),
     Mutation(
         "a policy that chooses a worker of another namespace is refused",
@@ -128,8 +128,8 @@ MUTATIONS = [
     Mutation(
         "a drained worker is never the cheapest",
         "preble/core/fleet.py",
-        "self.slots[slot].takes = False\n        self.load[slot] = self.pending[slot] = np.inf",
-        "self.slots[slot].takes = False", "tests/core",
+        "self.slots[slot].accepts_requests = False\n        self.load[slot] = self.pending[slot] = np.inf",
+        "self.slots[slot].accepts_requests = False", "tests/core",
     ),
     Mutation(
         "a worker that left is never the cheapest",

@@ -557,7 +557,7 @@ def test_truncate_by_blocks_does_not_depend_on_what_others_hold(tree, others):
 def test_truncate_by_blocks_leaves_what_pins_need(tree):
     node = tree.insert(pack([1, 2, 3]), 0, computed=True)
     store(tree, [1, 2, 3, 4, 5, 6, 7, 8])
-    tree.truncate(pack([1, 2, 3, 4, 5, 6, 7, 8]), 0, 0, block=4)
+    tree.truncate(pack([1, 2, 3, 4, 5, 6, 7, 8]), 0, 0, worker_block_size=4)
     assert (tree.path(node), tree.held_tokens(0)) == (pack([1, 2, 3]), 3)
 
 
