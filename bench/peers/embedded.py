@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from preble import PrebleCluster, SamplingParams
 from preble.backends import EngineRequest
 from preble.tokens import TOKEN_BYTES, pack
 from preble.transport.schema import Step, Submit
-from preble.workers.binding import Binding
-from preble.workers.processes import WorkerPool
+from preble.workers.binding import Bindings
+from preble.workers.launched import LaunchedPool
+from preble.workers.launchers.local import LocalLauncher
+from preble.workers.pool import Listener
 
 _SECONDS_TO_START = 60.0
 
@@ -61,19 +63,25 @@ class _Open:
 class Wire:
     """Puts requests to the cluster's worker processes in turn: no scheduler, no cluster."""
 
-    def __init__(self, names: list[str], options: Mapping[str, Any]) -> None:
+    def __init__(self, count: int, options: Mapping[str, Any]) -> None:
         self.routers: list[int] = []
-        self.pool = WorkerPool(
-            dict.fromkeys(names, Binding(threads=1)),
-            backend="sim",
-            model=None,
-            options=options,
-            on_step=self._on_step,
-            on_lost=self._on_lost,
+        self.pool = LaunchedPool(
+            LocalLauncher(), backend="sim", model=None, options=options, bindings=Bindings(count, threads=1)
         )
-        self._turns = itertools.cycle(names)
         self._ids = itertools.count(1)
         self._open: dict[int, _Open] = {}
+        self._turns: Iterator[str]
+
+    async def start(self) -> None:
+        """Start the workers."""
+        listener = Listener(
+            on_step=self._on_step,
+            on_failed=lambda worker, request, error: self._on_lost(worker, error),
+            on_lost=self._on_lost,
+            on_found=lambda worker, info: None,
+            on_stopping=lambda worker: None,
+        )
+        self._turns = itertools.cycle(await self.pool.start(listener, _SECONDS_TO_START))
 
     @property
     def workers(self) -> list[int]:
@@ -125,8 +133,8 @@ async def embedded(policy: str, options: Mapping[str, Any], count: int, folder: 
 @asynccontextmanager
 async def wire(options: Mapping[str, Any], count: int, folder: Path) -> AsyncIterator[Wire]:
     """Yield the workers of a cluster without it; `folder` is not used."""
-    target = Wire([f"w{number}" for number in range(count)], options)
-    await target.pool.start(_SECONDS_TO_START)
+    target = Wire(count, options)
+    await target.start()
     try:
         yield target
     finally:

@@ -6,12 +6,12 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, TypedDict, Unpack
 
-from preble.backends import find_backend
+from preble.backends import Engine, find_backend
 from preble.backends.openai.engine import OpenAIEngine
-from preble.backends.openai.options import base_url
 from preble.cluster.driver import Driver
 from preble.cluster.log_file import LogFile
 from preble.cluster.members import Members
@@ -45,10 +45,14 @@ from preble.types import (
     SamplingParams,
     request_options,
 )
-from preble.workers.binding import Binding, Device, binding, bindings, check_apart
-from preble.workers.gather import all_or_first_error
-from preble.workers.processes import WorkerPool
+from preble.workers.binding import Bindings, Device
+from preble.workers.gather_or_cancel import gather_or_cancel
+from preble.workers.launched import LaunchedPool
+from preble.workers.launchers.in_loop import InLoopLauncher
+from preble.workers.launchers.local import LocalLauncher
+from preble.workers.pool import Listener, Pool
 from preble.workers.replicas import ReplicaPool
+from preble.workers.worker import construct, make_engine
 
 _DEFAULT_SAMPLING = SamplingParams()
 
@@ -79,7 +83,7 @@ class PrebleCluster:
         self,
         model: str | os.PathLike[str] | None = None,
         *,
-        backend: str = "torch",
+        backend: str | Callable[..., Engine] = "torch",
         workers: int = 2,
         policy: str | Policy = "e2",
         engine_options: Mapping[str, Any] | None = None,
@@ -93,6 +97,8 @@ class PrebleCluster:
         start_timeout: float = 120.0,
         close_grace: float = 0.0,
         decision_log: str | os.PathLike[str] | None = None,
+        processes: bool = True,
+        pool: Pool | None = None,
     ) -> None:
         """Describe a cluster; nothing is started yet.
 
@@ -103,11 +109,15 @@ class PrebleCluster:
         unless `share_devices`. `max_in_flight` samples are accepted at once, beyond that requests raise
         OverloadedError. `start_timeout` and `close_grace` are seconds. `decision_log` is a file to write all that the
         scheduler is told and decides to, for `preble replay`; it holds prompts and outputs, and what was in it is lost.
+
+        With `processes=False` the engines run in this event loop, for tests, notebooks and virtual time; `backend` may
+        be the class itself then. An engine that computes on the loop keeps your other tasks waiting. `pool` is a
+        `preble.workers.pool.Pool` that reaches engines in its own way; what describes workers here is not used then.
         Raises ConfigurationError naming the argument.
         """
-        _check_description(model, backend, workers, threads, max_in_flight)
-        self.model = None if model is None else os.path.expanduser(model)
-        self.backend = backend
+        self.backend = backend if isinstance(backend, str) else _class_name(backend, processes)
+        _check_description(model, self.backend, workers, threads, max_in_flight)
+        self.model = _folder(model)
         self._log = None if decision_log is None else LogFile(decision_log)
         self.scheduler = Scheduler(policy, seed=seed, log=None if self._log is None else self._log.write)
         self._start_timeout = start_timeout
@@ -118,24 +128,18 @@ class PrebleCluster:
         self._draining = False
         self._ready = False
         self._ids = itertools.count(1)
-        self._names = (f"w{number}" for number in itertools.count())
         self._reader = PromptReader(None)
         self._driver = Driver(self.scheduler, max_in_flight)
         self._members = Members(self.scheduler, self._driver, cost, lambda infos: self._reader.bound(infos))
-        if find_backend(backend).remote:
+        if find_backend(self.backend).remote or not processes:
             _check_unbound(cpus, devices)
-        self._threads, self._own_devices, self._share_devices = threads, devices is not None, share_devices
-        bound = bindings(workers, devices, cpus, threads)
-        if not share_devices:
-            check_apart(bound)
-        self._pool: WorkerPool | ReplicaPool = WorkerPool(
-            {name: each for each, name in zip(bound, self._names, strict=False)},
-            backend=backend,
+        in_loop = InLoopLauncher(make_engine if isinstance(backend, str) else partial(construct, backend))
+        self._pool: Pool = pool or LaunchedPool(
+            LocalLauncher() if processes else in_loop,
+            backend=self.backend,
             model=self.model,
             options=engine_options or {},
-            on_step=self._driver.on_step,
-            on_lost=self._members.lost,
-            on_stopping=self._members.drain,
+            bindings=Bindings(workers, devices=devices, cpus=cpus, threads=threads, share_devices=share_devices),
         )
 
     @classmethod
@@ -160,21 +164,13 @@ class PrebleCluster:
         exist.
         """
         _check_known(options)
-        cluster = cls(model, backend="openai", workers=1, **options)
+        path = _folder(model)
 
-        def make_engine(**own: Any) -> OpenAIEngine:  # no partial: its repr would show the key
-            return OpenAIEngine(model=cluster.model, api_key=api_key, **{**(engine_options or {}), **own})
+        def connection(**own: Any) -> OpenAIEngine:  # no partial: its repr would show the key
+            return OpenAIEngine(model=path, api_key=api_key, **{**(engine_options or {}), **own})
 
-        cluster._pool = ReplicaPool(
-            urls,
-            make_engine=make_engine,
-            kv_events=kv_events,
-            on_step=cluster._driver.on_step,
-            on_failed=cluster._driver.on_failed,
-            on_lost=cluster._driver.on_lost,
-            on_found=cluster._members.found,
-        )
-        return cluster
+        pool = ReplicaPool(urls, make_engine=connection, kv_events=kv_events)
+        return cls(model, backend="openai", workers=1, pool=pool, **options)
 
     async def __aenter__(self) -> PrebleCluster:
         await self.start()
@@ -194,15 +190,14 @@ class PrebleCluster:
         if self._loop is not None or self._closed:
             raise ClosedError("a cluster starts once")
         self._loop = asyncio.get_running_loop()
-        self._driver.start(self._loop, lambda worker, message: self._pool.send(worker, message))
+        self._driver.start(self._loop, self._pool.send)
         try:
             if self._log is not None:
                 self._log.open()
-            self._reader = await asyncio.to_thread(PromptReader, self.model)
-            if isinstance(self._pool, ReplicaPool):
-                self._pool.text = self._reader.tokenizer
+            if self.model is not None:
+                self._reader = await asyncio.to_thread(PromptReader, self.model)
             self._require_unclosed()
-            infos = await self._pool.start(self._start_timeout)
+            infos = await self._pool.start(self._listener(), self._start_timeout, self._reader.tokenizer)
             self._require_unclosed()
             self._members.add(infos)
         except BaseException as error:
@@ -291,7 +286,7 @@ class PrebleCluster:
                 if progress is not None:
                     progress(len(results))
 
-        await all_or_first_error(work() for _ in range(concurrency))
+        await gather_or_cancel(work() for _ in range(concurrency))
         return [results[index] for index in sorted(results)]
 
     def stats(self) -> ClusterStats:
@@ -338,17 +333,9 @@ class PrebleCluster:
         ClosedError if the cluster is closed meanwhile; then nothing is left of it.
         """
         self._require_open()
-        if (url is None) != isinstance(self._pool, WorkerPool):
-            raise ConfigurationError("url: is for clusters of replicas, which need one")
-        if url is not None:
-            _check_unbound(cpus, devices)
         served = served_namespaces(namespaces)
-        worker = next(self._names) if url is None else base_url(url)
         try:
-            if isinstance(self._pool, WorkerPool):
-                info = await self._pool.add(worker, self._start_timeout, self._bound(self._pool, cpus, devices))
-            else:
-                info = await self._pool.add(worker, self._start_timeout)
+            worker, info = await self._pool.add(self._start_timeout, url=url, cpus=cpus, devices=devices)
         except WorkerStartError:
             self._require_started()
             raise
@@ -375,7 +362,7 @@ class PrebleCluster:
         Raises ConfigurationError if it is not here.
         """
         self._require_started()
-        if not (isinstance(self._pool, ReplicaPool) and self._pool.is_lost(worker)):
+        if not self._pool.awaits(worker):
             self._driver.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
         self._members.forget(worker)
         await self._pool.remove(worker)
@@ -383,10 +370,10 @@ class PrebleCluster:
     async def reset_cache(self) -> None:
         """Let all workers forget cached prefixes that no running request uses, and the scheduler likewise."""
         self._require_open()
-        await asyncio.gather(*(self._pool.reset_cache(worker, next(self._ids)) for worker in self.scheduler.workers))
+        await asyncio.gather(*map(self._pool.reset_cache, self.scheduler.workers))
 
     def worker_pids(self) -> dict[str, int]:
-        """Process ids of the workers' supervisors by worker name."""
+        """Process ids of the workers' supervisors by worker name; of workers that are no processes here, nothing."""
         return self._pool.pids()
 
     async def _generate(self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions) -> Generation:
@@ -436,14 +423,19 @@ class PrebleCluster:
         """The next number that no caller has given to a request in flight."""
         return next(id for number in self._ids if not self._driver.knows(id := f"r{number}"))
 
-    def _bound(self, pool: WorkerPool, cpus: Sequence[int] | None, devices: Sequence[Device] | None) -> Binding:
-        """What one more worker is bound to."""
-        if devices is None and self._own_devices:
-            raise ConfigurationError("devices: the other workers have theirs, so this one needs them")
-        found = binding(devices, cpus, self._threads)
-        if not self._share_devices:
-            check_apart([*pool.bound(), found])
-        return found
+    def _listener(self) -> Listener:
+        return Listener(
+            on_step=self._driver.on_step,
+            on_failed=self._driver.on_failed,
+            on_lost=self._lost,
+            on_found=self._members.found,
+            on_stopping=self._members.drain,
+        )
+
+    def _lost(self, worker: str, error: WorkerLostError) -> None:
+        self._driver.on_lost(worker, error)
+        if not self._pool.awaits(worker):
+            self._members.forget(worker)
 
     def _end(self, error: ClosedError) -> None:
         self._driver.close(error)
@@ -468,6 +460,16 @@ class PrebleCluster:
     def _require_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
             raise WrongLoopError("the cluster belongs to another event loop")
+
+
+def _folder(model: str | os.PathLike[str] | None) -> str | None:
+    return None if model is None else os.path.expanduser(model)
+
+
+def _class_name(backend: Callable[..., Engine], processes: bool) -> str:
+    if processes:
+        raise ConfigurationError('backend: a process needs a name or "module:Class"; a class is for processes=False')
+    return f"{backend.__module__}:{getattr(backend, '__qualname__', repr(backend))}"
 
 
 def _check_description(model: object, backend: str, workers: int, threads: int, max_in_flight: int) -> None:

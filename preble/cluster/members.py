@@ -9,7 +9,7 @@ from preble.backends import EngineInfo
 from preble.cluster.driver import Driver
 from preble.core.cost import CostModel
 from preble.core.scheduler import Scheduler
-from preble.errors import InvalidRequestError, WorkerLostError
+from preble.errors import InvalidRequestError
 
 
 class _Member:
@@ -69,11 +69,6 @@ class Members:
         """Give a worker no more requests. Raises ConfigurationError if it is not here."""
         self._driver.drain(worker)
         self._members[worker].drained = True
-
-    def lost(self, worker: str, error: WorkerLostError) -> None:
-        """A worker died, and does not come back."""
-        self._driver.on_lost(worker, error)
-        self.forget(worker)
 
     def forget(self, worker: str) -> None:
         """A worker that the scheduler knows no more does not come back."""

@@ -36,6 +36,43 @@ class Binding(msgspec.Struct, frozen=True):
         return found
 
 
+class Bindings:
+    """What the workers of one cluster are bound to: the `first` ones, and the rules for those that join.
+
+    `devices` and `cpus` have an entry for each of `workers`. Two workers have the same GPU only with `share_devices`.
+    Raises ConfigurationError naming the argument and the entry that is wrong.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        devices: Sequence[Sequence[Device]] | None = None,
+        cpus: Sequence[Sequence[int]] | None = None,
+        threads: int = 1,
+        share_devices: bool = False,
+    ) -> None:
+        self.first = bindings(workers, devices, cpus, threads)
+        self._threads = threads
+        self._have_devices = devices is not None
+        self._share_devices = share_devices
+        self._check_apart(self.first)
+
+    def another(
+        self, devices: Sequence[Device] | None, cpus: Sequence[int] | None, others: Iterable[Binding]
+    ) -> Binding:
+        """Return what one more worker beside `others` is bound to. Raises ConfigurationError."""
+        if devices is None and self._have_devices:
+            raise ConfigurationError("devices: the other workers have theirs, so this one needs them")
+        found = binding(devices, cpus, self._threads)
+        self._check_apart([*others, found])
+        return found
+
+    def _check_apart(self, all_bindings: Iterable[Binding]) -> None:
+        if not self._share_devices:
+            check_apart(all_bindings)
+
+
 def bindings(
     workers: int,
     devices: Sequence[Sequence[Device]] | None,

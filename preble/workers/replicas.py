@@ -21,7 +21,9 @@ from preble.errors import (
     WorkerStartError,
 )
 from preble.transport.schema import Abort, Step, Submit, ToWorker
-from preble.workers.gather import all_or_first_error
+from preble.workers.binding import Device
+from preble.workers.gather_or_cancel import gather_or_cancel
+from preble.workers.pool import Listener
 
 PATIENCE = 3
 """Checks of health that a replica may fail in a row before it counts as lost."""
@@ -43,10 +45,9 @@ class _Replica:
 
 
 class ReplicaPool:
-    """Has the face of `WorkerPool`, for servers that run already. A replica is named by its base URL.
+    """A `Pool` of servers that run already. A replica is named by its base URL, and comes back if it is lost.
 
-    `on_step(name, step)` is called for all news, `on_failed(name, id, error)` for a request that failed,
-    `on_lost(name, error)` when a replica is gone, and `on_found(name, info)` when it is back.
+    `make_engine(url=, text=, kv_events=)` returns what speaks to one. Raises ConfigurationError naming the argument.
     """
 
     def __init__(
@@ -55,42 +56,89 @@ class ReplicaPool:
         *,
         make_engine: Callable[..., OpenAIEngine],
         kv_events: Sequence[str | None] | None = None,
-        on_step: Callable[[str, Step], None],
-        on_failed: Callable[[str, int, PrebleError], None],
-        on_lost: Callable[[str, WorkerLostError], None],
-        on_found: Callable[[str, EngineInfo], None],
     ) -> None:
-        self.text: TextTokenizer | None = None
-        self.names = _names(urls)
-        self._kv_events = _paired(self.names, kv_events)
+        self._names = _names(urls)
+        self._kv_events = _paired(self._names, kv_events)
         self._make_engine = make_engine
-        self._on_step = on_step
-        self._on_failed = on_failed
-        self._on_lost = on_lost
-        self._on_found = on_found
+        self._listener: Listener
+        self._text: TextTokenizer | None = None
         self._replicas: dict[str, _Replica] = {}
         self._starting: dict[str, asyncio.Future[EngineInfo]] = {}
 
-    async def start(self, timeout: float) -> dict[str, EngineInfo]:
-        """Wait until all replicas are healthy and return what each can do. If one is not, none is connected.
-
-        Raises ConfigurationError as the replica says, WorkerStartError if it is not healthy within `timeout` seconds.
-        """
+    async def start(
+        self, listener: Listener, timeout: float, text: TextTokenizer | None = None
+    ) -> dict[str, EngineInfo]:
+        """As `Pool.start`: wait until all replicas are healthy. If one is not, none is connected."""
+        self._listener, self._text = listener, text
         try:
-            infos = await all_or_first_error(self.add(name, timeout) for name in self.names)
+            infos = await gather_or_cancel(self._connect(name, timeout) for name in self._names)
         except BaseException:
             await self.stop(0.0)
             raise
-        return dict(zip(self.names, infos, strict=True))
+        return dict(zip(self._names, infos, strict=True))
 
-    async def add(self, name: str, timeout: float) -> EngineInfo:
-        """Connect one more replica, by its base URL. If that fails, nothing is left of it.
+    async def add(
+        self,
+        timeout: float,
+        *,
+        url: str | None = None,
+        cpus: Sequence[int] | None = None,
+        devices: Sequence[Device] | None = None,
+    ) -> tuple[str, EngineInfo]:
+        """As `Pool.add`: it needs a `url`, and its GPUs and cores are none of ours."""
+        if url is None:
+            raise ConfigurationError("url: is what a cluster of replicas needs")
+        if cpus is not None or devices is not None:
+            raise ConfigurationError("devices, cpus: are for clusters that start workers")
+        name = base_url(url)
+        return name, await self._connect(name, timeout)
 
-        Raises ConfigurationError or WorkerStartError, also if the pool is stopped meanwhile.
-        """
+    async def remove(self, worker: str) -> None:
+        """As `Pool.remove`: the server goes on running."""
+        replica = self._replicas.pop(worker, None)
+        if replica is not None:
+            await self._leave(replica, 0.0)
+
+    def awaits(self, worker: str) -> bool:
+        """As `Pool.awaits`."""
+        return worker in self._replicas and not self._replicas[worker].serving
+
+    def send(self, worker: str, message: ToWorker) -> None:
+        """As `Pool.send`."""
+        replica = self._replicas.get(worker)
+        if replica is None or not replica.serving:
+            raise WorkerLostError("the replica is gone", worker=worker)
+        if isinstance(message, Submit):
+            request = message.request
+            task = asyncio.create_task(self._answer(replica, request))
+            replica.requests[request.id] = task
+            task.add_done_callback(partial(_forget, replica, request.id))
+        elif isinstance(message, Abort):
+            _cancel(replica, message.ids)
+
+    async def reset_cache(self, worker: str) -> None:
+        """As `Pool.reset_cache`. Raises ConfigurationError if the server cannot do that."""
+        replica = self._replicas[worker]
+        await replica.engine.reset_cache()
+        self._tell(replica)
+
+    async def stop(self, grace: float) -> None:
+        """As `Pool.stop`: close all connections."""
+        for starting in self._starting.values():
+            starting.cancel()
+        replicas = list(self._replicas.values())
+        self._replicas.clear()
+        await asyncio.gather(*(self._leave(replica, grace) for replica in replicas))
+
+    def pids(self) -> dict[str, int]:
+        """Return nothing: a replica is no process of ours."""
+        return {}
+
+    async def _connect(self, name: str, timeout: float) -> EngineInfo:
+        """Connect a replica. If that fails, also because the pool is stopped meanwhile, nothing is left of it."""
         if name in self._replicas or name in self._starting:
             raise ConfigurationError(f"url: {name} is here already")
-        engine = self._make_engine(url=name, text=self.text, kv_events=self._kv_events.get(name))
+        engine = self._make_engine(url=name, text=self._text, kv_events=self._kv_events.get(name))
         starting = self._starting[name] = asyncio.ensure_future(engine.start())
         try:
             info = await _started(starting, name, timeout)
@@ -103,47 +151,6 @@ class ReplicaPool:
         replica.serving = True
         replica.watch = asyncio.create_task(self._watch(replica), name=f"preble-replica-{name}")
         return info
-
-    def is_lost(self, name: str) -> bool:
-        """Whether a replica is gone and awaited."""
-        return name in self._replicas and not self._replicas[name].serving
-
-    async def remove(self, name: str) -> None:
-        """Leave a replica alone: requests on it are aborted. It goes on running."""
-        replica = self._replicas.pop(name, None)
-        if replica is not None:
-            await self._leave(replica, 0.0)
-
-    def send(self, worker: str, message: ToWorker) -> None:
-        """Put a request to a replica, or abort some. Raises WorkerLostError if it is gone."""
-        replica = self._replicas.get(worker)
-        if replica is None or not replica.serving:
-            raise WorkerLostError("the replica is gone", worker=worker)
-        if isinstance(message, Submit):
-            request = message.request
-            task = asyncio.create_task(self._answer(replica, request))
-            replica.requests[request.id] = task
-            task.add_done_callback(partial(_forget, replica, request.id))
-        elif isinstance(message, Abort):
-            _cancel(replica, message.ids)
-
-    async def reset_cache(self, worker: str, id: int) -> None:
-        """Let a replica forget its cache. Raises ConfigurationError if it cannot, UnreachableError if it is gone."""
-        replica = self._replicas[worker]
-        await replica.engine.reset_cache()
-        self._tell(replica)
-
-    async def stop(self, grace: float) -> None:
-        """Let requests finish within `grace` seconds, abort the others, and close all connections."""
-        for starting in self._starting.values():
-            starting.cancel()
-        replicas = list(self._replicas.values())
-        self._replicas.clear()
-        await asyncio.gather(*(self._leave(replica, grace) for replica in replicas))
-
-    def pids(self) -> dict[str, int]:
-        """Return nothing: a replica is nobody's child here."""
-        return {}
 
     async def _leave(self, replica: _Replica, grace: float) -> None:
         try:
@@ -166,15 +173,15 @@ class ReplicaPool:
             replica.gone.set()
             await asyncio.Event().wait()  # until the watch has this request sent elsewhere, which cancels it here
         except PrebleError as error:
-            self._on_failed(replica.name, request.id, error)
+            self._listener.on_failed(replica.name, request.id, error)
         except Exception as error:
             _logger.exception("request %d failed", request.id)
-            self._on_failed(replica.name, request.id, EngineError(f"{type(error).__name__}: {error}"))
+            self._listener.on_failed(replica.name, request.id, EngineError(f"{type(error).__name__}: {error}"))
 
     def _tell(self, replica: _Replica, *deltas: tuple[int, Delta]) -> None:
         if replica.serving:
             step = Step(tuple(replica.engine.cache_events()), deltas, (), replica.engine.load())
-            self._on_step(replica.name, step)
+            self._listener.on_step(replica.name, step)
 
     async def _watch(self, replica: _Replica) -> None:
         """Look after a replica for as long as it is ours."""
@@ -185,7 +192,7 @@ class ReplicaPool:
             replica.gone.clear()
             replica.serving = True
             _logger.warning("%s is back", replica.name)
-            self._on_found(replica.name, info)
+            self._listener.on_found(replica.name, info)
 
     async def _until_gone(self, replica: _Replica) -> str:
         """Check health and load at intervals; return why the replica counts as lost."""
@@ -217,7 +224,7 @@ class ReplicaPool:
         replica.serving = False
         _logger.warning("%s is lost: %s", replica.name, reason)
         _cancel(replica, tuple(replica.requests))
-        self._on_lost(replica.name, WorkerLostError(f"the replica is gone: {reason}", worker=replica.name))
+        self._listener.on_lost(replica.name, WorkerLostError(f"the replica is gone: {reason}", worker=replica.name))
 
 
 def _names(urls: Sequence[str]) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ class Worker:
         self._heartbeat: asyncio.Handle | None = None
         self._beating = False
         self._link: Dealer | MemoryDealer | None = None
+        self._made: Engine | None = None
         self._engine: Engine | None = None
 
     async def run(self, link: Dealer | MemoryDealer, on_ready: Callable[[], None] = lambda: None) -> bool:
@@ -90,7 +91,7 @@ class Worker:
         self._link = link
         self._say(Hello(VERSION, self._ticket.worker, self._ticket.incarnation, self._ticket.nonce))
         try:
-            engine = self._make_engine(self._ticket)
+            engine = self._made = self._make_engine(self._ticket)
             info = await self._unless_stopped(engine.start())
         except Exception as error:
             _logger.exception("the engine did not start")
@@ -101,11 +102,26 @@ class Worker:
             on_ready()
             self._say(Ready(info))
             await self._serve()
-        await engine.close()
+        await self._close_engine()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 await self._say_last(Stopped())
         return True
+
+    async def abandon(self) -> None:
+        """After `run`, however it ended: leave no task, and no engine open. The end of a process does that too."""
+        self._link = self._engine = None
+        if not self._stopping.cancel() and not self._stopping.cancelled():
+            self._stopping.exception()  # that it broke, `run` has raised, unless it was cancelled
+        tasks = (*self._requests.values(), *self._resets)
+        for task in tasks:
+            task.cancel()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._close_engine()
+        except Exception as error:
+            _logger.error("an engine did not close", exc_info=error)
 
     def stop(self, grace: float) -> None:
         """Finish running requests within `grace` seconds, abort the rest, and let `run` return."""
@@ -135,12 +151,20 @@ class Worker:
     async def _unless_stopped(self, start: Coroutine[Any, Any, EngineInfo]) -> EngineInfo | None:
         starting = self._loop.create_task(start)
         both: tuple[asyncio.Future[Any], ...] = (starting, self._stopping)
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            in_time = starting.done()
+            starting.cancel()
+        if in_time:
             return starting.result()
-        starting.cancel()
         await asyncio.wait({starting}, timeout=_PATIENCE)
         return None
+
+    async def _close_engine(self) -> None:
+        engine, self._made = self._made, None
+        if engine is not None:
+            await engine.close()
 
     async def _serve(self) -> None:
         self._beat()
@@ -280,11 +304,15 @@ def make_engine(ticket: Ticket) -> Engine:
     except (ImportError, AttributeError) as error:
         hint = f'; pip install "preble[{ticket.backend}]"' if ticket.backend in BACKENDS else ""
         raise ConfigurationError(f"backend {ticket.backend!r} cannot be imported: {error}{hint}") from error
+    return construct(engine, ticket)
+
+
+def construct(engine: Callable[..., Engine], ticket: Ticket) -> Engine:
+    """Return an engine of this class, not yet started. Raises ConfigurationError for an option that it lacks."""
     try:
-        made: Engine = engine(model=ticket.model, **ticket.options)
+        return engine(model=ticket.model, **ticket.options)
     except TypeError as error:
         raise ConfigurationError(f"backend {ticket.backend!r}: {error}") from error
-    return made
 
 
 def _timings(engine: Engine) -> list[StepTiming]:

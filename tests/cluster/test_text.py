@@ -19,6 +19,8 @@ from preble.text import ChatTemplate, Tokenizer
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 GREEDY = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
+BLOCK = 16
+"""Tokens of a block of the cache, which holds whole blocks only."""
 TEXT = "def quicksort(items: list[int]) -> list[int]:\n    " * 12
 CHAT = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Which worker are you?"}]
 
@@ -49,7 +51,7 @@ async def test_a_cached_prefix_changes_nothing_but_the_work(cluster: PrebleClust
     cold = await cluster.generate(fresh, GREEDY)
     warm = await cluster.generate(fresh, GREEDY)
     assert cold.usage.cached_tokens == 0
-    assert warm.usage.cached_tokens > 0.8 * warm.usage.prompt_tokens
+    assert warm.usage.cached_tokens >= warm.usage.prompt_tokens - BLOCK
     assert warm.text == cold.text
     assert warm.token_ids == cold.token_ids
 

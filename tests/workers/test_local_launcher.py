@@ -86,7 +86,7 @@ def mark():
 
 async def ended(child: Child) -> int:
     async with asyncio.timeout(20):
-        return await child.wait()
+        return await asyncio.shield(child.exited)
 
 
 async def printed(child: Child, text: str) -> None:
@@ -99,8 +99,8 @@ def test_status_output_and_ticket_on_either_loop(new_loop, mark):
         given = ticket(options={"text": "x" * 200_000})
         script = "import sys; print(sys.stdin.readline()[-30:]); print('warned', file=sys.stderr); sys.exit(7)"
         child = await Child.start(given, env=mark.env, command=python(script))
-        assert child.returncode is None
-        assert await ended(child) == child.returncode == 7
+        assert not child.exited.done()
+        assert await ended(child) == 7
         assert child.log_tail().endswith("warned")
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -156,11 +156,10 @@ async def test_kill_ends_the_whole_family(mark):
     child.kill()
     assert await ended(child) == -signal.SIGKILL
     child.kill()
-    child.terminate()
     assert mark.pids() == set()
 
 
-async def test_terminate_is_graceful(mark):
+async def test_a_supervisor_passes_sigterm_on(mark):
     script = """
         import signal, sys, time
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
@@ -169,15 +168,15 @@ async def test_terminate_is_graceful(mark):
     """
     child = await Child.start(ticket(), env=mark.env, command=python(script))
     await printed(child, "ready")
-    child.terminate()
+    os.kill(child.pid, signal.SIGTERM)
     assert await ended(child) == 9
 
 
-async def test_terminate_at_any_moment_of_the_start_leaves_nothing(mark):
+async def test_sigterm_at_any_moment_of_the_start_leaves_nothing(mark):
     async def start_and_terminate(delay: float) -> None:
         child = await Child.start(ticket(), env=mark.env, command=python("import time; time.sleep(600)"))
         await asyncio.sleep(delay)
-        child.terminate()
+        os.kill(child.pid, signal.SIGTERM)
         assert await ended(child) == -signal.SIGTERM
 
     await asyncio.gather(*(start_and_terminate(0.004 * number) for number in range(12)))
@@ -224,15 +223,6 @@ async def test_many_start_at_once(mark):
     )
     assert await asyncio.gather(*map(ended, started)) == [0] * 8
     assert {child.log_tail() for child in started} == {"up"}
-
-
-async def test_waiting_may_be_cancelled(mark):
-    child = await Child.start(ticket(), env=mark.env, command=python("import time; time.sleep(600)"))
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await child.wait()
-    child.kill()
-    assert await ended(child) == -signal.SIGKILL
 
 
 async def test_no_descriptor_is_left(mark):

@@ -31,6 +31,7 @@ from preble.core.cost import PRESETS
 from preble.tokens import pack
 from preble.transport.schema import Step, Submit
 from preble.workers import replicas as module
+from preble.workers.pool import Listener
 from tests.adapter_engine import AdapterEngine
 from tests.cluster.cases import GREEDY, SLOW, eventually, prompt
 from tests.openai_server import OpenAIServer
@@ -209,17 +210,17 @@ async def test_a_replica_gets_every_field_of_a_request():
         return generate(request)
 
     engine.generate, engine.options = recording, SimpleNamespace(health_interval=60.0)
-    pool = module.ReplicaPool(
-        ["http://127.0.0.1:1"],
-        make_engine=lambda **_: engine,
+    pool = module.ReplicaPool(["http://127.0.0.1:1"], make_engine=lambda **_: engine)
+    listener = Listener(
         on_step=lambda _, step: said.put_nowait(step),
         on_failed=pytest.fail,
         on_lost=pytest.fail,
         on_found=pytest.fail,
+        on_stopping=pytest.fail,
     )
-    await pool.start(5.0)
+    (name,) = await pool.start(listener, 5.0)
     request = EngineRequest(1, pack([3]), SamplingParams(max_tokens=1), -2, "salt", 60.0, "sql")
-    pool.send(pool.names[0], Submit(request))
+    pool.send(name, Submit(request))
     step: Step = await asyncio.wait_for(said.get(), 5.0)
     await pool.stop(5.0)
     assert asked == [request]
@@ -369,7 +370,7 @@ async def test_a_removed_replica_is_not_heard_any_more(pair: Pair):
     (busy,) = (worker.worker for worker in pair.cluster.stats().workers if worker.requests)
     await pair.cluster.remove_worker(busy)
     assert not running.done(), "its requests go on elsewhere: there is nothing to wait for"
-    assert busy not in pair.cluster._dispatcher.loads
+    assert busy not in pair.cluster._driver._dispatcher.loads
     assert (await running).worker != busy
     pair.cluster._close_grace = 0.0
 

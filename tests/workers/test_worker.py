@@ -446,7 +446,7 @@ async def test_a_process_serves_and_stops():
     assert {(len(tokens), reason) for tokens, reason in results} == {(3, "length")}
     desk.send(Stop(1.0))
     await desk.next(Stopped)
-    assert await child.wait() == 0
+    assert await child.exited == 0
     desk.router.close()
 
 
@@ -455,9 +455,9 @@ async def test_a_process_stops_at_sigterm(start):
     desk = Desk()
     child = await _started(desk, backend="tests.workers.test_worker:Counter", options={"start": start})
     await desk.next(Ready)
-    child.terminate()
+    os.kill(child.pid, signal.SIGTERM)
     await desk.next(Stopped)
-    assert await child.wait() == 0
+    assert await child.exited == 0
     desk.router.close()
 
 
@@ -465,7 +465,7 @@ async def test_a_process_that_cannot_start_says_why_and_leaves_its_log():
     desk = Desk()
     child = await _started(desk, backend="tests.workers.test_worker:Counter", options={"start": "else"})
     assert await desk.next(StartFailed) == StartFailed("crash", "RuntimeError: out of memory")
-    assert await child.wait() == 1
+    assert await child.exited == 1
     assert "RuntimeError: out of memory" in child.log_tail()
     assert "Traceback" in child.log_tail()
     desk.router.close()

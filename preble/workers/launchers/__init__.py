@@ -1,4 +1,4 @@
-"""How worker processes come to be. `local.py` starts them on this machine, each below a supervisor.
+"""How workers come to be: `local.py` starts processes on this machine, `in_loop.py` tasks of this event loop.
 
-Only the pool of processes imports it.
+`launcher.py` says what `preble.workers.launched`, which alone imports this, asks of a launcher.
 """

@@ -1,4 +1,4 @@
-"""Worker processes as the cluster sees them: started, watched, and never left behind.
+"""Worker processes on this machine: started, watched, and never left behind.
 
 A child is a supervisor (`supervisor.py`) with the worker below it. The cluster alone holds the write end of the
 supervisor's death pipe, so that the whole tree ends when the cluster does, however that happens.
@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import cast
 
 from preble.transport.schema import Ticket, encode_ticket
+from preble.transport.zeromq import Router
+from preble.workers.binding import Binding
+from preble.workers.launchers.launcher import Receive
 
 LOG_LINES = 200
 """Lines of a child's output that are kept."""
@@ -32,11 +35,23 @@ _logger = logging.getLogger("preble.workers.worker")
 _death_pipes: set[int] = set()
 
 
+class LocalLauncher:
+    """A `Launcher` of processes on this machine, which connect over ZeroMQ."""
+
+    def listen(self, receive: Receive) -> Router:
+        """As `Launcher.listen`."""
+        return Router(receive)
+
+    async def start(self, ticket: Ticket, binding: Binding) -> Child:
+        """As `Launcher.start`."""
+        return await Child.start(ticket, env=binding.environment())
+
+
 class Child:
     """One worker process with everything below it. Made by `await Child.start(ticket)`.
 
     `exited` is a future that ends with the return code; negative is a signal, as in `subprocess`. It is for callbacks
-    and `asyncio.wait`; `wait()` is what to await, since a cancelled future would stay so.
+    and `asyncio.wait`: awaited as it is, a cancellation would cancel it for everybody.
     """
 
     def __init__(self, pipe: int, output: _Output, pid: int) -> None:
@@ -70,20 +85,9 @@ class Child:
         _hand_over(transport, line)
         return cls(write, output, transport.get_pid())
 
-    @property
-    def returncode(self) -> int | None:
-        """The worker's exit status, negative for a signal; None while it runs."""
-        return self.exited.result() if self.exited.done() and not self.exited.cancelled() else None
-
     def log_tail(self) -> str:
         """Return the last lines the worker wrote to standard output and error."""
         return self._output.tail()
-
-    def terminate(self) -> None:
-        """Ask the worker to finish, by SIGTERM."""
-        if not self.exited.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """End the worker and all its descendants now. Killing twice, or after the end, is harmless."""
@@ -93,13 +97,9 @@ class Child:
             if not self.exited.done():
                 self.exited.get_loop().call_later(_KILL_PATIENCE, self._kill_group)
 
-    async def wait(self) -> int:
-        """Return the return code once the child has ended."""
-        return await asyncio.shield(self.exited)
-
-    def _sweep(self, _: object) -> None:
+    def _sweep(self, exited: asyncio.Future[int]) -> None:
         self.kill()
-        if self.returncode == -signal.SIGKILL:
+        if exited.result() == -signal.SIGKILL:
             self._kill_group(after_exit=True)
 
     def _kill_group(self, *, after_exit: bool = False) -> None:

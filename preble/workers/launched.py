@@ -1,15 +1,17 @@
-"""The cluster's workers: started together, spoken to by name, stopped without leaving anything behind."""
+"""Workers that a launcher starts: together, spoken to by name over one link each, and stopped without a trace."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from preble.backends import EngineInfo, find_backend
+from preble.backends.openai.retokenize import TextTokenizer
 from preble.errors import (
     ConfigurationError,
     FrameError,
@@ -19,6 +21,7 @@ from preble.errors import (
     WorkerLostError,
     WorkerStartError,
 )
+from preble.transport.memory import MemoryRouter
 from preble.transport.schema import (
     VERSION,
     FromWorker,
@@ -37,68 +40,71 @@ from preble.transport.schema import (
     encode,
 )
 from preble.transport.zeromq import Router
-from preble.workers.binding import Binding
-from preble.workers.gather import all_or_first_error
-from preble.workers.launchers.local import Child
+from preble.workers.binding import Binding, Bindings, Device
+from preble.workers.gather_or_cancel import gather_or_cancel
+from preble.workers.launchers.launcher import Handle, Launcher
+from preble.workers.pool import Listener
 
 _STOPPED_WITHIN = 1.0
 _KILLED_WITHIN = 5.0
 
 
 class _Worker:
-    """One worker process and what it has said so far."""
+    """One worker and what it has said so far."""
 
-    def __init__(self, ticket: Ticket, binding: Binding, child: Child) -> None:
+    def __init__(self, ticket: Ticket, binding: Binding, handle: Handle) -> None:
         self.ticket = ticket
         self.binding = binding
-        self.child = child
+        self.handle = handle
         self.greeted = self.serving = False
         self.ready: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
 
 
-class WorkerPool:
-    """Starts one process per name, bound as described, and carries messages to and from them.
+class LaunchedPool:
+    """A `Pool` of workers that `launcher` starts. They are called w0, w1 and so on, and a lost one does not come back.
 
-    `on_step(worker, step)` is called for all news of a worker, `on_lost(worker, error)` once if it dies while in use,
-    `on_stopping(worker)` before that if it takes no more requests though nobody here told it so.
+    `bindings` says what each is bound to, and so how many there are at first. `random_hex(bytes)` makes the secrets
+    by which a worker proves that it holds its ticket. Raises ConfigurationError if the options do not fit the bindings.
     """
 
     def __init__(
         self,
-        workers: Mapping[str, Binding],
+        launcher: Launcher,
         *,
         backend: str,
         model: str | None,
         options: Mapping[str, Any],
-        on_step: Callable[[str, Step], None],
-        on_lost: Callable[[str, WorkerLostError], None],
-        on_stopping: Callable[[str], None] = lambda worker: None,
+        bindings: Bindings,
+        random_hex: Callable[[int], str] = secrets.token_hex,
     ) -> None:
+        self._launcher = launcher
         self._describe = partial(Ticket, backend=backend, model=model)
         self._bind = find_backend(backend).bind
         self._options = options
-        self._first = dict(workers)
-        for binding in workers.values():
+        self._bindings = bindings
+        self._random_hex = random_hex
+        for binding in bindings.first:
             self._bound_options(binding)  # raises for what is wrong, before anything is started
-        self._on_step = on_step
-        self._on_stopping = on_stopping
-        self._on_lost = on_lost
+        self._names = (f"w{number}" for number in itertools.count())
         self._workers: dict[str, _Worker] = {}
         self._by_identity: dict[bytes, _Worker] = {}
         self._starting: list[Binding] = []
         self._resets: dict[int, asyncio.Future[None]] = {}
-        self._router: Router | None = None
+        self._reset_ids = itertools.count(1)
+        self._router: Router | MemoryRouter | None = None
         self._stopping = False
+        self._listener: Listener
 
-    async def start(self, timeout: float) -> dict[str, EngineInfo]:
-        """Start all workers and return what each engine can do. If one fails, none is left.
-
-        Raises ModelError or ConfigurationError as the engine says, WorkerStartError with the worker's last lines if
-        it dies or is not ready within `timeout` seconds.
-        """
-        self._router = Router(self._receive)
+    async def start(
+        self, listener: Listener, timeout: float, text: TextTokenizer | None = None
+    ) -> dict[str, EngineInfo]:
+        """As `Pool.start`. A WorkerStartError has the worker's last lines."""
+        self._listener = listener
+        self._router = self._launcher.listen(self._receive)
         try:
-            await all_or_first_error(self._start_child(name, binding) for name, binding in self._first.items())
+            await gather_or_cancel(
+                self._launch(name, binding) for binding, name in zip(self._bindings.first, self._names, strict=False)
+            )
             async with asyncio.timeout(timeout):
                 infos = await asyncio.gather(*(worker.ready for worker in self._workers.values()))
             for worker in self._workers.values():
@@ -113,63 +119,60 @@ class WorkerPool:
             raise
         return dict(zip(self._workers, infos, strict=True))
 
-    async def add(self, name: str, timeout: float, binding: Binding) -> EngineInfo:
-        """Start one more worker and wait until it is ready. If that fails, nothing is left of it.
-
-        Raises ModelError, ConfigurationError or WorkerStartError.
-        """
+    async def add(
+        self,
+        timeout: float,
+        *,
+        url: str | None = None,
+        cpus: Sequence[int] | None = None,
+        devices: Sequence[Device] | None = None,
+    ) -> tuple[str, EngineInfo]:
+        """As `Pool.add`: there is no `url`, and `devices` are needed where the others have theirs."""
+        if url is not None:
+            raise ConfigurationError("url: is for clusters of replicas")
+        name, binding = next(self._names), self._bindings.another(devices, cpus, self._bound())
         self._starting.append(binding)
         try:
-            await self._start_child(name, binding)
+            await self._launch(name, binding)
         finally:
             self._starting.remove(binding)
-        worker = self._workers[name]
-        try:
-            async with asyncio.timeout(timeout):
-                info = await worker.ready
-            _serve(worker)
-            return info
-        except BaseException as error:
-            del self._workers[name]
-            worker.child.kill()
-            await asyncio.wait((worker.child.exited,), timeout=_KILLED_WITHIN)
-            if isinstance(error, TimeoutError):
-                raise _late(worker, timeout) from None
-            raise
+        return name, await self._ready(self._workers[name], timeout)
 
-    async def remove(self, name: str) -> None:
-        """Stop one worker, which hears nothing more and is not heard any more: it aborts what it has."""
+    async def remove(self, worker: str) -> None:
+        """As `Pool.remove`. It returns when nothing of the worker is left."""
         with contextlib.suppress(PrebleError):
-            self.send(name, Stop(0.0))
-        worker = self._workers.pop(name, None)
-        if worker is None:
+            self.send(worker, Stop(0.0))
+        removed = self._workers.pop(worker, None)
+        if removed is None:
             return
         try:
-            await asyncio.wait((worker.child.exited,), timeout=_STOPPED_WITHIN)
+            await asyncio.wait((removed.handle.exited,), timeout=_STOPPED_WITHIN)
         finally:
-            worker.child.kill()
-        await asyncio.wait((worker.child.exited,), timeout=_KILLED_WITHIN)
+            removed.handle.kill()
+        await _gone((removed,))
+
+    def awaits(self, worker: str) -> bool:
+        """No worker of this pool comes back."""
+        return False
 
     def send(self, worker: str, message: ToWorker) -> None:
-        """Queue a message for a worker.
-
-        Raises WorkerLostError if it is gone, OverloadedError if it does not keep up.
-        """
+        """As `Pool.send`."""
         target = self._workers.get(worker)
         if target is None or self._router is None:
             raise WorkerLostError("the worker is gone", worker=worker)
         try:
             self._router.send(target.ticket.identity, encode(message))
         except UnreachableError:
-            target.child.kill()
+            target.handle.kill()
             raise WorkerLostError("the worker cannot be reached", worker=worker) from None
 
-    async def reset_cache(self, worker: str, id: int) -> None:
-        """Let a worker forget its cache and wait until it has. `id` is new. Raises WorkerLostError if it dies."""
-        answered = self._resets[id] = asyncio.get_running_loop().create_future()
+    async def reset_cache(self, worker: str) -> None:
+        """As `Pool.reset_cache`."""
+        id, answered = next(self._reset_ids), asyncio.get_running_loop().create_future()
+        self._resets[id] = answered
         try:
             self.send(worker, ResetCache(id))
-            exited = self._workers[worker].child.exited
+            exited = self._workers[worker].handle.exited
             await asyncio.wait((answered, exited), return_when=asyncio.FIRST_COMPLETED)
         finally:
             del self._resets[id]
@@ -177,66 +180,77 @@ class WorkerPool:
             raise WorkerLostError("the worker died", worker=worker)
 
     async def stop(self, grace: float) -> None:
-        """Let workers finish within `grace` seconds, then end them. If cancelled, they are killed at once."""
+        """As `Pool.stop`."""
         self._stopping = True
         try:
             for name, worker in self._workers.items():
                 try:
                     self.send(name, Stop(grace))
                 except PrebleError:
-                    worker.child.kill()
-            exits = [worker.child.exited for worker in self._workers.values()]
+                    worker.handle.kill()
+            exits = [worker.handle.exited for worker in self._workers.values()]
             if exits:
                 await asyncio.wait(exits, timeout=grace + _STOPPED_WITHIN)
         finally:
-            self.kill()
-        await self._gone()
+            self._kill()
+        await _gone(self._workers.values())
 
-    def kill(self) -> None:
+    def pids(self) -> dict[str, int]:
+        """As `Pool.pids`."""
+        pids = {name: worker.handle.pid for name, worker in self._workers.items()}
+        return {name: pid for name, pid in pids.items() if pid is not None}
+
+    def _kill(self) -> None:
         """End all workers now and free the transport."""
         self._stopping = True
         for worker in self._workers.values():
-            worker.child.kill()
+            worker.handle.kill()
         if self._router is not None:
             self._router.close()
             self._router = None
 
-    def bound(self) -> list[Binding]:
-        """What processes are bound to: of workers that are there, that are about to start, and that have yet to end."""
+    def _bound(self) -> list[Binding]:
+        """What workers are bound to: those that are there, that are about to start, and that have yet to end."""
         return self._starting + [worker.binding for worker in self._by_identity.values()]
 
-    def pids(self) -> dict[str, int]:
-        """Process ids by worker name, for tests and for operators."""
-        return {name: worker.child.pid for name, worker in self._workers.items()}
+    async def _ready(self, worker: _Worker, timeout: float) -> EngineInfo:
+        """Wait until one more worker is ready; if it does not get so, nothing is left of it."""
+        try:
+            async with asyncio.timeout(timeout):
+                info = await worker.ready
+            _serve(worker)
+            return info
+        except BaseException as error:
+            del self._workers[worker.ticket.worker]
+            worker.handle.kill()
+            await _gone((worker,))
+            if isinstance(error, TimeoutError):
+                raise _late(worker, timeout) from None
+            raise
 
     async def _abandon(self) -> None:
         for worker in self._workers.values():
             worker.ready.cancel()
-        self.kill()
-        await self._gone()
+        self._kill()
+        await _gone(self._workers.values())
 
-    async def _gone(self) -> None:
-        exits = [worker.child.exited for worker in self._workers.values()]
-        if exits:
-            await asyncio.wait(exits, timeout=_KILLED_WITHIN)
-
-    async def _start_child(self, name: str, binding: Binding) -> None:
-        assert self._router is not None
+    async def _launch(self, name: str, binding: Binding) -> None:
+        if self._router is None:
+            raise _stopped(name)
         ticket = self._describe(
             worker=name,
             options=self._bound_options(binding),
-            incarnation=secrets.token_hex(8),
-            nonce=secrets.token_hex(16),
+            incarnation=self._random_hex(8),
+            nonce=self._random_hex(16),
             address=self._router.address,
         )
-        child = await Child.start(ticket, env=binding.environment())
+        worker = _Worker(ticket, binding, await self._launcher.start(ticket, binding))
         if self._stopping:  # meanwhile, without this one
-            child.kill()
-            await asyncio.wait((child.exited,), timeout=_KILLED_WITHIN)
-            raise WorkerStartError("stopped before it was ready", worker=name)
-        worker = _Worker(ticket, binding, child)
+            worker.handle.kill()
+            await _gone((worker,))
+            raise _stopped(name)
         self._workers[name] = self._by_identity[ticket.identity] = worker
-        worker.child.exited.add_done_callback(lambda _: self._exited(worker))
+        worker.handle.exited.add_done_callback(lambda _: self._exited(worker))
 
     def _bound_options(self, binding: Binding) -> dict[str, Any]:
         return self._bind(self._options, len(binding.devices or ()), binding.threads)
@@ -270,35 +284,46 @@ class WorkerPool:
         name = worker.ticket.worker
         if worker.serving and self._workers.get(name) is worker:
             if isinstance(news, Step):
-                self._on_step(name, news)
+                self._listener.on_step(name, news)
             elif not self._stopping:
-                self._on_stopping(name)
+                self._listener.on_stopping(name)
 
     def _exited(self, worker: _Worker) -> None:
-        name, code = worker.ticket.worker, worker.child.returncode
+        name, status = worker.ticket.worker, worker.handle.exited.result()
         self._by_identity.pop(worker.ticket.identity, None)
         if not worker.ready.done():
             worker.ready.set_exception(_exit_error(worker))
         elif worker.serving and not self._stopping and name in self._workers:
             del self._workers[name]
-            self._on_lost(name, WorkerLostError(f"the worker died (status {code})", worker=name))
+            self._listener.on_lost(name, WorkerLostError(f"the worker died (status {status})", worker=name))
 
 
 def _serve(worker: _Worker) -> None:
     """From now on its death is news. Raises WorkerStartError if it is dead already."""
-    if worker.child.exited.done():
+    if worker.handle.exited.done():
         raise _exit_error(worker)
     worker.serving = True
 
 
+def _stopped(name: str) -> WorkerStartError:
+    return WorkerStartError("stopped before it was ready", worker=name)
+
+
 def _exit_error(worker: _Worker) -> WorkerStartError:
-    status, log = worker.child.returncode, worker.child.log_tail()
+    status, log = worker.handle.exited.result(), worker.handle.log_tail()
     return WorkerStartError(f"exited with status {status}", worker=worker.ticket.worker, log=log)
 
 
 def _late(worker: _Worker, timeout: float) -> WorkerStartError:
-    log = worker.child.log_tail()
+    log = worker.handle.log_tail()
     return WorkerStartError(f"not ready within {timeout:g} s", worker=worker.ticket.worker, log=log)
+
+
+async def _gone(workers: Iterable[_Worker]) -> None:
+    """Wait until nothing is left of these, which were killed, but not for ever."""
+    exits = [worker.handle.exited for worker in workers]
+    if exits:
+        await asyncio.wait(exits, timeout=_KILLED_WITHIN)
 
 
 def _succeeded(future: asyncio.Future[EngineInfo]) -> bool:
@@ -310,4 +335,4 @@ def _start_error(message: StartFailed, worker: _Worker) -> PrebleError:
         return ModelError(message.message, worker=worker.ticket.worker)
     if message.kind == "configuration":
         return ConfigurationError(message.message, worker=worker.ticket.worker)
-    return WorkerStartError(message.message, worker=worker.ticket.worker, log=worker.child.log_tail())
+    return WorkerStartError(message.message, worker=worker.ticket.worker, log=worker.handle.log_tail())

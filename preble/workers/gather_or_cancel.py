@@ -1,4 +1,4 @@
-"""Several at once, all or nothing."""
+"""Several coroutines at once, all or nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 _Result = TypeVar("_Result")
 
 
-async def all_or_first_error(coroutines: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
-    """Return what each gives, in order. The first error, or a cancellation, cancels the rest and awaits their end."""
+async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
+    """Return what each returns, in order. The first error, or a cancellation, cancels the rest and awaits their end."""
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:
         return await asyncio.gather(*tasks)
