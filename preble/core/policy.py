@@ -72,17 +72,16 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 class Policy(Protocol):
-    """Chooses a slot. It may keep state of its own, and must not change the fleet.
+    """Chooses a slot for each request. It may keep state of its own, and must not change the fleet.
 
-    The fleet that `place` is given is the part that serves the request's namespace: `live` has no other slots, and the
-    others' `load` and `pending` are infinite. It may be a new object each time, and must not be kept.
-    With an attribute `relieves` that is true, requests that wait too long may be moved. Any of these methods is called
-    if it is there, after the scheduler's own books are up to date: `attached(fleet)` (once, by the scheduler that takes
-    the policy), `placed(request, now)`, `computed(request, now)` (its prefill), `finished(request, output, now)`
-    (however it ended; `output` is packed), `evicted(slot, tokens, keep, now)` (reported, estimated, or
-    found out when a request started), `worker_added(slot, now)`, `worker_removed(slot, now)`, and `check()` with the
-    scheduler's own. Requests are `preble.core.request.Request`.
+    `place` is all that a policy must have. `preble.core.hooks.PolicyHooks` lists the methods that it may have besides,
+    by which it hears what became of its decisions, and the flag `relieves`. Any other method must begin with an
+    underscore, so that a misspelt hook is an error at the start.
     """
 
     def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
-        """Return the decision. Raises NoWorkersError if no worker is there."""
+        """Return the decision. Raises NoWorkersError if no worker is there.
+
+        `fleet` is the part of the fleet that serves the request's namespace: `live` has no other slots, and the `load`
+        and `pending` of others are infinite. It may be a new object each time, and must not be kept.
+        """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from preble.core import ledger
 from preble.core.copies import COPY_PRIORITY, Copy
 from preble.core.cost import Coefficients, CostModel, StepTiming, cost_model
 from preble.core.fleet import Fleet, served_namespaces
+from preble.core.hooks import bind_hooks
 from preble.core.inferred import InferredSteps
 from preble.core.log import (
     AddWorker,
@@ -87,14 +88,8 @@ class Scheduler:
         self.tree = RadixTree()
         self._namespaces = Namespaces(self.tree.has_prefix_token)
         self.fleet = Fleet(seed)
-        _hook(self.policy, "attached")(self.fleet)
-        self._placed = _hook(self.policy, "placed")
-        self._computed = _hook(self.policy, "computed")
-        self._finished = _hook(self.policy, "finished")
-        self._evicted = _hook(self.policy, "evicted")
-        self._replicates = _hook(self.policy, "copies")
-        self._added = _hook(self.policy, "worker_added")
-        self._removed = _hook(self.policy, "worker_removed")
+        self._hooks = bind_hooks(self.policy)
+        self._hooks.attached(self.fleet)
         self._requests: dict[RequestId, Request] = {}
         self._receipts = Receipts(receipts)
         self._estimated: set[int] = set()
@@ -144,7 +139,7 @@ class Scheduler:
             self._estimated.add(slot)
         if not reports_steps:
             self._inferred.watch(slot)
-        self._added(slot, now)
+        self._hooks.worker_added(slot, now)
         if self._log is not None:
             names = None if served is None else tuple(sorted(served))
             model, reports = cost_model(cost), reports_evictions
@@ -176,13 +171,13 @@ class Scheduler:
         for request in orphans:
             ledger.leave(self.fleet, request)
             self.tree.unpin(request.node, slot)
-            self._finished(request, b"", now)
+            self._hooks.finished(request, b"", now)
             request.slot = NOWHERE
         self.tree.remove_worker(slot)
         self.fleet.remove(worker)
         self._estimated.discard(slot)
         self._inferred.forget(slot)
-        self._removed(slot, now)
+        self._hooks.worker_removed(slot, now)
         if self._log is not None:
             self._log.add(RemoveWorker(worker, now))
         return [request.id for request in orphans]
@@ -227,7 +222,7 @@ class Scheduler:
         self._resize(slot, now)
         self._receipts.decided(id, decision, query, fleet.names, predicted, now)
         self._inferred.placed(request, now)
-        self._placed(request, now)
+        self._hooks.placed(request, now)
         placement = Placement(self._worker(slot), request.cached, decision.reason, predicted)
         if self._log is not None:
             choice = candidates(decision, query.believed, fleet.names)
@@ -260,7 +255,7 @@ class Scheduler:
         ledger.release(self.fleet, request)
         self._receipts.first_token(id, now)
         self._inferred.computed(request, now)
-        self._computed(request, now)
+        self._hooks.computed(request, now)
         if self._log is not None:
             self._log.add(FirstToken(cast(Id, id), now))
 
@@ -281,7 +276,7 @@ class Scheduler:
             self._keep(request, generated)
         self.tree.unpin(request.node, request.slot)
         ledger.leave(self.fleet, request)
-        self._finished(request, generated, now)
+        self._hooks.finished(request, generated, now)
         self._resize(request.slot, now)
         if timings := self._inferred.finished(request, generated, now):
             self.observe(self._worker(request.slot), timings, now=now)
@@ -302,7 +297,7 @@ class Scheduler:
             self.tree.truncate(key, keep, slot, worker_block_size=self.fleet.slots[slot].block_size)
         else:
             self.tree.clear(slot)
-        self._evicted(slot, key, keep, now)
+        self._hooks.evicted(slot, key, keep, now)
         self._resize(slot, now)
 
     def observe(self, worker: str, timings: Iterable[StepTiming], *, now: float) -> None:
@@ -324,7 +319,7 @@ class Scheduler:
         target; as `worker` that is taken.
         Only policies that ask for it (`relieves`) have their placements corrected; the baselines do not.
         """
-        if not getattr(self.policy, "relieves", False):
+        if not self._hooks.relieves:
             return []
         waiting = [
             request
@@ -342,7 +337,7 @@ class Scheduler:
         To carry one out, `submit` its tokens for one output token with priority `COPY_PRIORITY` and its target as
         `worker`, and `finish` that without output. Proposed copies are not proposed again soon.
         """
-        return self._replicates(self.tree, now) or []
+        return self._hooks.copies(self.tree, now)
 
     def explain(self, id: RequestId) -> Receipt:
         """Why a recent request went where it went. Raises KeyError if it is too long ago or unknown."""
@@ -361,7 +356,7 @@ class Scheduler:
         """Raise AssertionError if load, tree or counts differ from what the requests in flight imply."""
         self.tree.check()
         self._namespaces.check()
-        _hook(self.policy, "check")()
+        self._hooks.check()
         for slot in self.fleet.present:
             here = self._here(slot)
             ledger.check(self.fleet, slot, here)
@@ -410,7 +405,7 @@ class Scheduler:
         ledger.charge(self.fleet, request)
         if cached_tokens < believed:
             self.tree.truncate(request.tokens, cached_tokens, slot, worker_block_size=self.fleet.slots[slot].block_size)
-            self._evicted(slot, request.tokens, cached_tokens, now)
+            self._hooks.evicted(slot, request.tokens, cached_tokens, now)
             self._resize(slot, now)
 
     def _keep(self, request: Request, generated: bytes) -> None:
@@ -424,8 +419,8 @@ class Scheduler:
         if held > capacity:
             excess = held - (capacity if slot in self._estimated else int(_OVERHANG * capacity))
             if excess > 0:
-                for gone in self.tree.evict(slot, excess, paths=self._evicted is not _ignore):
-                    self._evicted(slot, gone.tokens, gone.keep, now)
+                for gone in self.tree.evict(slot, excess, paths=self._hooks.hears_evictions):
+                    self._hooks.evicted(slot, gone.tokens, gone.keep, now)
                 held = self.tree.held_tokens(slot)
         self.fleet.set_free(slot, capacity - held)
 
@@ -483,12 +478,3 @@ def _submitted(
         tenant=tenant,
         worker=assigned_by_caller,
     )
-
-
-def _hook(policy: Policy, name: str) -> Callable[..., Any]:
-    """The method of that name, if the policy wants to know; see `Policy`."""
-    return getattr(policy, name, _ignore)
-
-
-def _ignore(*_: Any) -> None:
-    pass

@@ -84,7 +84,7 @@ class E2:
         self._utilization += _LEARNING_RATE * (fleet.utilization - self._utilization)
         cached = query.believed if self.in_flight else _computed(query, fleet)
         tokens = query.length + query.max_tokens if self.eviction else -np.inf
-        load, weight = fleet.load if self.decode else fleet.pending, self.weigh(fleet)
+        load, weight = fleet.load if self.decode else fleet.pending, self._weight_of(fleet)
         future_delay = self._expected(fleet, now)
         slot, held, lightest, there = cheapest(fleet, load, cached, weight, tokens, future_delay)
         if self.replicates and held - there >= LEAST and not query.namespace:
@@ -102,9 +102,9 @@ class E2:
 
     def copies(self, tree: RadixTree, now: float) -> list[Copy]:
         """The prefixes to copy now, and where to."""
-        return self._avoidable.copies(tree, self._fleet, self.weigh(self._fleet), now)
+        return self._avoidable.copies(tree, self._fleet, self._weight_of(self._fleet), now)
 
-    def weigh(self, fleet: Fleet) -> PrefillWeight:
+    def _weight_of(self, fleet: Fleet) -> PrefillWeight:
         """How many times P counts now, by a worker's requests."""
         groups = max(1.0, len(fleet.live) / _GROUP)  # later requests miss capacity where all of them are busy
         base = self.weight + self.busy * self._utilization**groups + self.delay * fleet.requests_per_worker

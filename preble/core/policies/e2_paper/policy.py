@@ -33,7 +33,7 @@ class Prefix:
         self.trend = Trend()
 
 
-class _Flight(NamedTuple):
+class _InFlight(NamedTuple):
     """A request in flight: its slot, its node in the tree, its key portion, the prefill seconds it was charged."""
 
     slot: int
@@ -111,7 +111,7 @@ class E2Paper:
         self._waits = Trends(window)
         self._past: deque[Assignment] = deque()
         self._pinned: Counter[int] = Counter()
-        self._flights: dict[object, _Flight] = {}
+        self._in_flight: dict[object, _InFlight] = {}
         self._seen = 0
         self._match: Match | None = None
         self._fleet: Fleet
@@ -151,19 +151,19 @@ class E2Paper:
         step = worker.prices.new + worker.prices.context * request.length
         self._window.assign(Assignment(slot, node, key, prefill, step), now)
         self._pinned[slot] += 1
-        self._flights[request.id] = _Flight(slot, node, prefix, prefill)
+        self._in_flight[request.id] = _InFlight(slot, node, prefix, prefill)
         self._seen += 1
 
     def computed(self, request: Request, now: float) -> None:
         """Its prompt is cached; what it waited beyond its own prefill is its prefix's queueing time."""
-        flight = self._flights[request.id]
-        self.tree.mark_computed(flight.node, _cache(flight.slot))
+        placed = self._in_flight[request.id]
+        self.tree.mark_computed(placed.node, _cache(placed.slot))
         self._forget_past(now)
-        self._waits.add(flight.prefix.trend, max(0.0, now - request.submitted_at - flight.prefill), now)
+        self._waits.add(placed.prefix.trend, max(0.0, now - request.submitted_at - placed.prefill), now)
 
     def finished(self, request: Request, output: bytes, now: float) -> None:
         """Its output is cached too, and tells how long outputs are."""
-        slot, node, *_ = self._flights.pop(request.id)
+        slot, node, *_ = self._in_flight.pop(request.id)
         if output:
             self._window.ended(slot, len(output) // TOKEN_BYTES, now)
             self.tree.extend(node, output[:-TOKEN_BYTES], _cache(slot))
@@ -295,7 +295,7 @@ class E2Paper:
             self.tree.unpin(gone.key, _PREFIXES)
 
     def check(self) -> None:
-        """Raise AssertionError unless tree, window and flights agree."""
+        """Raise AssertionError unless tree, window and requests in flight agree."""
         self.tree.check()
         self._window.check()
         self._waits.check()
@@ -307,8 +307,8 @@ class E2Paper:
             shares = Counter(assignment.node for assignment in window if assignment.slot == slot)
             assert self.tree.pins(_shares(slot)) == shares, f"slot {slot}: pins are not those of the window"
             assert self._pinned[slot] == shares.total(), f"slot {slot}: requests pinned"
-            flights = Counter(flight.node for flight in self._flights.values() if flight.slot == slot)
-            assert self.tree.pins(_cache(slot)) == flights, f"slot {slot}: pins are not those of the flights"
+            ends = Counter(placed.node for placed in self._in_flight.values() if placed.slot == slot)
+            assert self.tree.pins(_cache(slot)) == ends, f"slot {slot}: pins are not those of the requests in flight"
 
 
 def _cache(slot: int) -> int:

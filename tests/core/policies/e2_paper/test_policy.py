@@ -394,7 +394,7 @@ moments = st.tuples(
 )
 
 
-def happen(scheduler: Scheduler, flights: list[int], what: str, index: int, tokens: list[int], now: float) -> None:
+def happen(scheduler: Scheduler, ids: list[int], what: str, index: int, tokens: list[int], now: float) -> None:
     """Let something happen to the request or worker of that index, if there is any."""
     worker = scheduler.workers[index % len(scheduler.workers)]
     if what == "evicted":
@@ -402,17 +402,17 @@ def happen(scheduler: Scheduler, flights: list[int], what: str, index: int, toke
     elif what == "worker":
         for lost in scheduler.remove_worker(worker, now=now):
             scheduler.finish(lost, now=now)
-            flights.remove(lost)
+            ids.remove(lost)
         scheduler.add_worker(worker, kv_tokens=12, block_size=1 + index // 4, now=now)
     elif what == "submit":
-        flights.append(max(flights, default=0) + 1)
-        scheduler.submit(flights[-1], tokens, max_tokens=4, now=now)
-    elif flights and what == "started":
-        scheduler.started(flights[index % len(flights)], cached_tokens=index, now=now)
-    elif flights and what == "first_token":
-        scheduler.first_token(flights[index % len(flights)], now=now)
-    elif flights:
-        scheduler.finish(flights.pop(index % len(flights)), output=tokens if what == "finish" else b"", now=now)
+        ids.append(max(ids, default=0) + 1)
+        scheduler.submit(ids[-1], tokens, max_tokens=4, now=now)
+    elif ids and what == "started":
+        scheduler.started(ids[index % len(ids)], cached_tokens=index, now=now)
+    elif ids and what == "first_token":
+        scheduler.first_token(ids[index % len(ids)], now=now)
+    elif ids:
+        scheduler.finish(ids.pop(index % len(ids)), output=tokens if what == "finish" else b"", now=now)
 
 
 @settings(max_examples=100, deadline=None)
@@ -422,15 +422,15 @@ def test_any_order_of_events_leaves_its_state_right(events: list[tuple[str, int,
     scheduler = Scheduler(E2Paper(window=10.0, samples=1))
     for name, block_size, reports in (("a", 1, True), ("b", 4, True), ("c", 4, False)):
         scheduler.add_worker(name, kv_tokens=20, block_size=block_size, reports_evictions=reports, now=0.0)
-    flights: list[int] = []
+    ids: list[int] = []
     now = 0.0
     for what, index, tokens, pause in events:
         now += pause
-        happen(scheduler, flights, what, index, tokens, now)
+        happen(scheduler, ids, what, index, tokens, now)
         scheduler.check()
         for slot in scheduler.fleet.present:
             assert scheduler.policy.tree.held_tokens(2 * slot + 1) == scheduler.tree.held_tokens(slot)
-    for id in flights:
+    for id in ids:
         scheduler.finish(id, now=now)
     for worker in scheduler.workers:
         scheduler.evicted(worker, b"", 0, now=now)
