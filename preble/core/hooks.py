@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from difflib import get_close_matches
 
 from preble.core.copies import Copy
@@ -60,8 +59,14 @@ class PolicyHooks:
         return "evicted" in vars(self)
 
 
-_HOOKS = tuple(name for name, value in vars(PolicyHooks).items() if inspect.isfunction(value))
-_DECLARED = ("place", *_HOOKS)
+def _public_methods(kind: type) -> list[str]:
+    """The names of its public methods. A class that is kept as an attribute is callable too, but no method."""
+    public = {name: getattr(kind, name) for name in dir(kind) if not name.startswith("_")}
+    return [name for name, value in public.items() if callable(value) and not isinstance(value, type)]
+
+
+_HOOKS = _public_methods(PolicyHooks)
+_DECLARED = ["place", *_HOOKS]
 
 
 def bind_hooks(policy: Policy) -> PolicyHooks:
@@ -73,7 +78,7 @@ def bind_hooks(policy: Policy) -> PolicyHooks:
     kind = type(policy).__name__
     if not callable(getattr(policy, "place", None)):
         raise ConfigurationError(f"policy: {kind} has no method place(query, fleet, now)")
-    for name in _public_methods(policy):
+    for name in _public_methods(type(policy)):
         if name not in _DECLARED:
             (nearest,) = get_close_matches(name, _DECLARED, n=1, cutoff=0.0)
             raise ConfigurationError(
@@ -88,8 +93,3 @@ def bind_hooks(policy: Policy) -> PolicyHooks:
                 raise ConfigurationError(f"policy: {kind}.{name} must be a method, it is a hook of policies")
             setattr(hooks, name, hook)
     return hooks
-
-
-def _public_methods(policy: Policy) -> list[str]:
-    kind = type(policy)
-    return [name for name in dir(kind) if not name.startswith("_") and inspect.isroutine(getattr(kind, name))]
