@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from preble.core.copies import Copy
 from preble.core.fleet import Fleet
 from preble.core.policy import Policy
 from preble.core.request import Request
-from preble.errors import ConfigurationError
+from preble.errors import ConfigurationError, nearest
 from preble.tree import RadixTree
 
 
@@ -80,11 +78,8 @@ def bind_hooks(policy: Policy) -> PolicyHooks:
         raise ConfigurationError(f"policy: {kind} has no method place(query, fleet, now)")
     for name in _public_methods(type(policy)):
         if name not in _DECLARED:
-            (nearest,) = get_close_matches(name, _DECLARED, n=1, cutoff=0.0)
-            raise ConfigurationError(
-                f"policy: {kind}.{name} is no hook of a policy (the nearest is {nearest}); "
-                "a method that only the policy calls begins with an underscore"
-            )
+            what = f"policy: {kind}.{name} is no hook{nearest(name, _DECLARED)}"
+            raise ConfigurationError(f"{what} (The names of methods that are no hooks begin with an underscore.)")
     hooks = PolicyHooks()
     hooks.relieves = bool(getattr(policy, "relieves", False))
     for name in _HOOKS:
