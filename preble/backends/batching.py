@@ -1,4 +1,4 @@
-"""Continuous batching without the model: which tokens the next step computes, and what became of the last one's."""
+"""Continuous batching without the model: which tokens the next step computes, and how sampled tokens are taken in."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Sequence:
 
     @property
     def key(self) -> bytes:
-        """The tokens as the cache knows them."""
+        """The tokens by which the cache knows the sequence: those of another cache salt never match them."""
         return self.first + bytes(memoryview(self.tokens)[len(self.first) :])
 
     @property
@@ -78,14 +78,15 @@ class Sequence:
 
     @property
     def blocks(self) -> list[int]:
-        """KV block numbers, in order; empty while the sequence waits. An abort leaves them to the step in progress."""
+        """KV block numbers, in order; none while it waits. A step in progress may read them after an abort."""
         return self.lease.blocks if self.lease else []
 
 
 class TokenSpan(msgspec.Struct, frozen=True, gc=False):
-    """Compute `tokens[start : start + count]` of `sequence`; `samples` says that a token is sampled at its end.
+    """The tokens `start` to `start + count` of a sequence, which one step computes.
 
-    A decode is a span of one token that samples.
+    If `samples` is true, the next token is sampled after them. A decode is a span of one token that samples; a prefill
+    is a span of several, or several spans in as many steps if it is chunked.
     """
 
     sequence: Sequence
@@ -102,12 +103,13 @@ class TokenSpan(msgspec.Struct, frozen=True, gc=False):
 class Batcher:
     """Sequences waiting and running on one engine, its KV blocks, and the steps to take.
 
-    Each step: `plan`, compute the spans, `commit` what was sampled. Requests may be added and aborted at any time,
-    also between the two. Decodes go first, one token each; what is left of `max_batched_tokens` goes to prefills
-    in order of admission, then to requests that `local` proposes. A request is admitted with room for all its tokens
-    so far; when a decode finds no room, the latest admitted sequence is preempted: it waits again, and its tokens
-    are computed again, none lost or repeated. `preemptions` counts these, `recomputed` the tokens computed again that
-    the cache had not kept.
+    For each step, call `plan`, compute the spans, and `commit` the sampled tokens. Requests may be added and aborted at
+    any time, also between these two calls. Decodes go first, one token each. What is left of `max_batched_tokens` goes
+    to running prefills in order of admission, then to waiting requests in the order of `local`. A request is admitted
+    if there are blocks for all its tokens so far. When a decode finds no free block, the sequence that was admitted
+    last is preempted: it waits again and its tokens are computed again, but none is generated twice or lost.
+    `preemptions` counts the preemptions, and `recomputed` the tokens computed again because the cache did not keep
+    them.
     """
 
     def __init__(
@@ -184,7 +186,7 @@ class Batcher:
                 self._advance(span, sample)
 
     def deltas(self) -> list[tuple[int, Delta]]:
-        """Return and forget what the requests have to be told, in order."""
+        """Return and forget the deltas since the last call as (request id, delta), in order."""
         deltas, self._deltas = self._deltas, []
         return deltas
 
@@ -219,7 +221,7 @@ class Batcher:
         spans: list[TokenSpan] = []
         for sequence in list(self._running.values()):
             length = sequence.length
-            # The victims are later in the list than the sequence that needs room, or it is the last one itself.
+            # Preempted are those admitted later than the sequence that needs a block, or at last that one itself.
             if sequence.lease and length - sequence.computed == 1 and self._has_room(sequence, sequence.lease, length):
                 spans.append(TokenSpan(sequence, length - 1, 1, True))
         return spans
@@ -262,7 +264,7 @@ class Batcher:
 
     def _admit(self, sequence: Sequence) -> bool:
         lease = self.cache.acquire(sequence.key)
-        # A block to spare for each running sequence, or the next decodes would preempt the newcomer again.
+        # Keep one block free for each running sequence, or the next decodes would preempt the new one again.
         if not self.cache.extend(lease, sequence.length, spare=len(self._running)):
             self.cache.release(lease)
             return False

@@ -1,4 +1,4 @@
-"""What an engine's KV events say that it holds: vLLM's and SGLang's blocks by hash, and what became of them."""
+"""What an engine holds in its prefix cache, from its KV events: vLLM and SGLang name blocks by hash."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from preble.tokens import TOKEN_BYTES, pack
 from preble.tree import RadixTree
 
 Hash: TypeAlias = int | bytes
-"""An engine's name for a block and all before it. Opaque: engines sign, truncate and seed it differently."""
+"""An engine's name for a block together with all blocks before it. Engines compute it differently, so it is opaque."""
 
 _WORKER = 0  # the one holder in an engine's own trees
-_DEVICE = "GPU"  # what engines call the memory they compute in, also where that is a CPU's
+_DEVICE = "GPU"  # the name of the memory that engines compute in, also on a CPU
 
 
 class Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
-    """Blocks in a row were filled: `token_ids` of all of them, below `parent_block_hash` or at the beginning.
+    """Consecutive blocks were filled with `token_ids`, after the block `parent_block_hash` or at the beginning.
 
-    The salt is in `cache_salt` (SGLang), or in the first block's `extra_keys` (vLLM, which repeats it nowhere else).
+    The cache salt is in `cache_salt` (SGLang), or in the `extra_keys` of the first block of a sequence (vLLM).
     """
 
     block_hashes: list[Hash]
@@ -36,7 +36,7 @@ class Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
 
     @property
     def salt(self) -> str:
-        """The cache salt of a row at the beginning; empty if there is none, or if it is the parent's."""
+        """The cache salt of blocks at the beginning; empty if there is none, or if the blocks have a parent."""
         first = self.extra_keys[0] if self.extra_keys else None
         return self.cache_salt or next((key for key in first or () if isinstance(key, str)), "")
 
@@ -86,7 +86,7 @@ _decode_arrays = msgspec.msgpack.Decoder(_ArrayBatch).decode
 
 
 def decode(body: bytes) -> list[Stored | Removed | Cleared]:
-    """Return the events of one published batch, in order. Older engines send arrays instead of maps: both are read.
+    """Return the events of one published batch, in order. Older engines send arrays instead of maps, newer ones maps.
 
     Raises EngineError if it is neither.
     """
@@ -110,7 +110,10 @@ def _from_array(event: _StoredArray | _RemovedArray | _ClearedArray) -> Stored |
 
 
 class _Block:
-    """One block: its packed tokens, its place, and how many copies the engine has; 0 if only others build on it."""
+    """One block: its packed tokens, its place, and the number of copies in the engine.
+
+    A block that has no copy any more is kept while later blocks are known that follow it.
+    """
 
     __slots__ = ("children", "copies", "depth", "name", "parent", "salt", "tokens")
 
@@ -125,11 +128,12 @@ class _Block:
 
 
 class HeldBlocks:
-    """An engine's prefix cache as its events tell it. Feed it `apply(decode(body))`, in order.
+    """An engine's prefix cache as its KV events describe it. Call `apply(decode(body))` for each batch, in order.
 
-    Copies are counted: vLLM keeps a block twice if two requests computed it at once, and tells of each. A block counts
-    as held if it and all before it have a copy; without one before it, it waits for that to be computed again.
-    Blocks of other memories than the device's, and of other KV groups than the first, are left out.
+    Copies are counted, because vLLM keeps a block twice if two requests computed it at the same time, each with
+    its event. A block counts as held if it and all blocks before it have a copy. If one before it is missing, it counts
+    again as soon as that is computed again. Blocks in other memories than the device's, and those of KV groups other
+    than the first, are ignored.
     """
 
     def __init__(self, block_size: int) -> None:
@@ -151,7 +155,7 @@ class HeldBlocks:
         """Take in what happened."""
         for event in events:
             if isinstance(event, Cleared):
-                if self._blocks:  # else it may tell late of a reset that is known, and what came since is held
+                if self._blocks:  # otherwise the event may be late, of a reset that is known, and blocks came since
                     self.forget()
             elif event.medium not in (None, _DEVICE) or event.group_idx:
                 continue
@@ -164,14 +168,14 @@ class HeldBlocks:
         self._settle()
 
     def forget(self) -> None:
-        """Hold nothing any more: the cache was cleared, or events were lost for good."""
+        """Forget all blocks, because the cache was cleared or events were lost for good."""
         self._blocks.clear()
         self._trees.clear()
         self._removed.clear()
         self._gone = [Evicted(b"", 0)]
 
     def evicted(self) -> list[Evicted]:
-        """Return and forget the evictions since the last call, in order, without what has been computed again."""
+        """Return and forget the evictions since the last call, in order, without those computed again meanwhile."""
         gone, self._gone = self._gone, []
         return [each for evicted in gone if (each := self._still(evicted)) is not None]
 
@@ -199,7 +203,7 @@ class HeldBlocks:
         size = event.block_size
         whole = len(event.token_ids) == size * len(event.block_hashes) and size == self.block_size
         if not whole or not event.block_hashes or (parent is None and event.parent_block_hash is not None):
-            return  # a part of something that is not known: it can be neither matched nor named
+            return  # it follows blocks that are not known, so that no prompt could be compared with it
         packed = pack(event.token_ids)
         revived = []
         block = parent
@@ -222,7 +226,7 @@ class HeldBlocks:
         return block
 
     def _hold_below(self, blocks: list[_Block]) -> None:
-        """Hold what was out of reach below `blocks`, which came back."""
+        """Hold the blocks that follow `blocks`, which were missing and are there again."""
         while blocks:
             blocks = [child for block in blocks for child in block.children if child.copies]
             self._hold(blocks)
@@ -238,8 +242,8 @@ class HeldBlocks:
         block = self._blocks.get(name)
         if block is None or not block.copies:
             return
-        # Engines that evict the deepest block first go up a chain: one eviction for all of it. Settling drops blocks
-        # without a copy, so it comes before this one loses its last.
+        # Engines evict the last block of a prefix first and then those before it: that becomes one eviction. Settling
+        # drops blocks without a copy, so it must come before this block loses its last copy.
         if self._removed and self._removed[-1].parent is not block:
             self._settle()
         block.copies -= 1
@@ -247,7 +251,7 @@ class HeldBlocks:
             self._removed.append(block)
 
     def _settle(self) -> None:
-        """Turn removals that went up one chain into one eviction."""
+        """Turn the removals of consecutive blocks into one eviction."""
         if not self._removed:
             return
         bottom, top = self._removed[0], self._removed[-1]
@@ -262,7 +266,7 @@ class HeldBlocks:
         self._drop(bottom)
 
     def _drop(self, block: _Block | None) -> None:
-        """Delete a block that nobody needs, and those above it that were kept for its sake only."""
+        """Delete a block that is needed no more, and the blocks before it that were kept only because of it."""
         while block is not None and not block.copies and not block.children:
             del self._blocks[block.name]
             if block.parent:
@@ -270,7 +274,7 @@ class HeldBlocks:
             block = block.parent
 
     def _still(self, evicted: Evicted) -> Evicted | None:
-        """Return what of an eviction is true now: events may come later than the requests they tell of."""
+        """Return the part of an eviction whose tokens have not been computed again; None if all have."""
         tree = self._trees.get(evicted.cache_salt)
         held = tree.match(evicted.tokens).tokens if tree and evicted.tokens else 0
         if held * TOKEN_BYTES == len(evicted.tokens) and evicted.tokens:

@@ -1,4 +1,4 @@
-"""KV blocks of one engine: who holds which, and which prefixes they keep."""
+"""The KV blocks of one engine: which sequence uses which, and which cached prefixes they hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORKER = 0  # the one holder in an engine's own tree
 
 
 class Lease:
-    """The KV blocks of one running sequence, in order: the first `shared` are in the tree, the others its own."""
+    """A running sequence's KV blocks, in order. The first `shared` are in the prefix tree, the others are private."""
 
     __slots__ = ("blocks", "node", "shared")
 
@@ -42,7 +42,7 @@ class BlockCache:
 
     @property
     def available(self) -> int:
-        """Number of blocks that no lease uses: free ones, and cached ones that may be evicted."""
+        """Number of blocks that no sequence uses: the free ones, and the cached ones that may be evicted."""
         return self.total - self.leased
 
     def has_prefix_token(self, first: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What an engine is: its methods, what it is asked, and what it says."""
+"""The `Engine` protocol, and the Structs that an engine takes and returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from preble.tokens import MAX_TOKENS, TOKEN_BYTES
 from preble.types import MAX_NAME, FinishReason, SamplingParams, TokenLogprob
 from preble.wait_queue.disciplines import Discipline
 
-# What a worker lets a message say, checked where it is decoded.
+# Limits on the fields of a message, checked where it is decoded.
 Id: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 TokenBytes: TypeAlias = Annotated[bytes, Meta(max_length=MAX_TOKENS * TOKEN_BYTES)]
 Priority: TypeAlias = Annotated[int, Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
@@ -22,14 +22,18 @@ Adapter: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME)]
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine can do. Sizes are in tokens.
+    """What an engine can do. Sizes are in tokens, `max_running` is a number of requests.
 
-    `reports_evictions` is True if `cache_events` tells of every eviction; else the scheduler estimates them.
-    Set `reports_steps` to False if it has no `timings`: then the scheduler infers from tokens what its steps take.
-    `cost` names the preset of `preble.core.cost` to begin with. `adapters` are the names of the LoRA adapters that it
-    can apply, None for whatever is asked; requests that name another are refused before they are sent. A step computes
-    at most `max_batched_tokens`; longer prefills take several. None if that is not known. `discipline` is the order of
-    its wait queue (`preble.wait_queue.disciplines`), if it tells at once which requests wait no longer, else "fcfs".
+    * `reports_evictions` is True if `cache_events` returns every eviction; otherwise the scheduler estimates them.
+    * `reports_steps` is True if the engine has `timings`; otherwise the scheduler infers from the times at which tokens
+      arrive how long steps take.
+    * `cost` names the preset of `preble.core.cost` with which the scheduler begins.
+    * `adapters` are the names of the LoRA adapters that it can apply, or None if it accepts any name. Requests that
+      name another adapter are refused before they are sent.
+    * `max_batched_tokens` is the most that one step computes, so that longer prefills take several steps; None if that
+      is not known.
+    * `discipline` is the order of the engine's wait queue (see `preble.wait_queue.disciplines`), if its first delta of
+      a request comes as soon as the request is admitted; otherwise it is "fcfs".
     """
 
     model: str
@@ -48,11 +52,13 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One sequence to generate. `tokens` are packed int32; `sampling.n` is 1; a lower `priority` goes first.
+    """One sequence to generate. `tokens` is the prompt as packed int32, and `sampling.n` is 1.
 
-    Requests of different `cache_salt` must not use each other's cached prefixes. `remaining` is the seconds until
-    nobody wants the answer any more: the sooner that is, the sooner it goes, and after that it does not start; whoever
-    sent it aborts it then. `lora` names the adapter to compute with, if any; its requests have a salt of their own.
+    A request with a lower `priority` goes first. Requests with different `cache_salt` must not use each other's cached
+    prefixes. `remaining` is the number of seconds until the request's deadline, None if it has none. At one priority
+    the earliest deadline goes first, and a request is not started after its deadline. The engine need not abort it
+    then, because the sender does. `lora` names the LoRA adapter to compute with; it is empty for none. Requests with an
+    adapter have a cache salt of their own.
     """
 
     id: Id
@@ -65,11 +71,13 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
 
 class Delta(msgspec.Struct, array_like=True):
-    """New tokens of one request, packed int32, often one.
+    """The next tokens of one request, packed int32: often one token, and none in the first delta.
 
-    The engine sends the first delta when the request waits no longer. `cached_tokens` is set once, on that one or, if
-    the engine does not know yet, on a later one; then the first may be of nothing: `Delta(b"")`.
-    `finish_reason` is set on the last delta; `stop_reason` is the stop token's id then, if one matched.
+    An engine yields `Delta(b"", cached_tokens=48)` when it takes a request out of its wait queue: of the prompt, 48
+    tokens were in its prefix cache. If it does not know that number yet, it yields `Delta(b"")` and sets
+    `cached_tokens` once on a later delta. The last delta has a `finish_reason`, and as `stop_reason` the id of the
+    token of `stop_token_ids` that ended the output, if one did. `logprobs` has an entry for each token if the request
+    asked for log-probabilities.
     """
 
     tokens: bytes
@@ -80,14 +88,14 @@ class Delta(msgspec.Struct, array_like=True):
 
     @property
     def admitted(self) -> bool:
-        """Whether it says that the engine has admitted the request: it waits no longer."""
+        """True for the delta which says that the request has left the engine's wait queue."""
         return self.cached_tokens is not None or not (self.tokens or self.finish_reason)
 
 
 class Evicted(msgspec.Struct, frozen=True, array_like=True):
-    """The engine no longer holds the prefix `tokens` (packed int32, from the beginning) beyond its first `keep` tokens.
+    """Of the prefix `tokens` (packed int32, from the first token on), only the first `keep` tokens are cached now.
 
-    `cache_salt` is that of the requests that could use it. `Evicted(b"", 0)` says that the whole cache was cleared, of
+    `cache_salt` is that of the requests that could use it. `Evicted(b"", 0)` says that the whole cache was cleared, for
     all salts.
     """
 
@@ -105,10 +113,15 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Engine(Protocol):
-    """What `backend=` names. Constructed with keyword options; everything costly happens in `start`.
+    """What computes tokens in a worker. All calls come from one event loop.
 
-    An engine that knows its own steps may also have `timings() -> list[StepTiming]`, which returns and forgets those
-    taken since the last call: the scheduler learns from them what the engine's work costs.
+    With `PrebleCluster(backend="package.module:Class")` a worker calls `Class(model=..., **engine_options)`; an engine
+    with an entry in `BACKENDS` goes by its name. Do what takes long in `start`, not in the constructor. A worker's GPUs
+    are those in CUDA_VISIBLE_DEVICES, and OMP_NUM_THREADS is its number of threads; an entry in `BACKENDS` may also put
+    them into the options.
+
+    An engine that measures its steps may also have `timings() -> list[StepTiming]`, which returns and forgets the steps
+    since the last call: the scheduler learns from them what the engine's work costs.
     """
 
     async def start(self) -> EngineInfo:
@@ -117,7 +130,7 @@ class Engine(Protocol):
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Raises EngineError if this request fails.
 
-        The first one comes when the request waits no longer. Closing the iterator aborts the request.
+        The first delta comes when the request leaves the engine's wait queue. Closing the iterator aborts the request.
         """
 
     def abort(self, id: int) -> None:
@@ -127,7 +140,7 @@ class Engine(Protocol):
         """Return and forget the evictions since the last call, in order."""
 
     def load(self) -> Load:
-        """Return the present load. Cheap: called after every step."""
+        """Return the present load. It must be cheap, because the worker calls it after every step."""
 
     async def reset_cache(self) -> None:
         """Forget all cached prefixes that no running request uses."""

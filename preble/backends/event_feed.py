@@ -1,4 +1,4 @@
-"""An engine's KV events over ZeroMQ: read when asked for, in order, with gaps asked for again."""
+"""An engine's KV events over ZeroMQ: read on demand, in order, and missing batches are requested again."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _LONGEST_FRAME = 64 << 20
 
 
 class EventFeed:
-    """Subscribes to the batches that vLLM or SGLang publish, and hands them to `take(body)` by number, none twice.
+    """Subscribes to the numbered batches that vLLM or SGLang publish, and passes each once, in order, to `take(body)`.
 
-    Nothing happens by itself: `drain` reads what has come. If numbers are missing, `replay` (an address) is asked for
-    them and newer batches wait; what it does not have either, or would need more than `patience` newer batches to
-    wait, is lost: `lost()` is called once before the first batch after it. Once `take` has raised EngineError, every
-    `drain` raises that: what is held is not known any more, whoever asked first.
+    Nothing happens by itself: `drain` reads the batches that have arrived. If one is missing, it is requested from
+    `replay` (an address), and newer batches wait for it. A batch is lost if there is no `replay`, if that does not have
+    it either, or if more than `patience` newer batches would have to wait. Then `lost()` is called once, before the
+    first batch after the gap. When `take` has raised EngineError, every later `drain` raises the same error, because
+    the content of the cache is not known any more.
     """
 
     def __init__(
@@ -51,11 +52,11 @@ class EventFeed:
 
     @property
     def whole(self) -> bool:
-        """True unless batches are missing that have been asked for again."""
+        """False while batches are missing and newer ones wait for them."""
         return not self._held
 
     def drain(self) -> None:
-        """Take in all batches that have come. Never waits. Raises EngineError if `take` does, or did."""
+        """Take in all batches that have arrived, without waiting. Raises EngineError if `take` does, or did before."""
         if self._broken is not None:
             raise self._broken
         while (frames := _received(self._live, _LIVE_FRAMES)) is not None:
@@ -97,7 +98,7 @@ class EventFeed:
                 self._deliver(frames[3])
 
     def _give_up(self) -> None:
-        """Go on with what has been held back; whatever is missing before it is lost."""
+        """Deliver the batches that waited; what is missing before them is lost."""
         self._asked = False
         held, self._held = self._held, deque()
         for number, body in held:
@@ -110,14 +111,14 @@ class EventFeed:
 
 def _connected(socket: zmq.Socket[bytes], endpoint: str) -> zmq.Socket[bytes]:
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.RCVHWM, 0)  # dropping silently is what everything here is to prevent
+    socket.setsockopt(zmq.RCVHWM, 0)  # a limit would make ZeroMQ drop batches silently
     socket.setsockopt(zmq.MAXMSGSIZE, _LONGEST_FRAME)
     socket.connect(endpoint)
     return socket
 
 
 def _received(socket: zmq.Socket[bytes], count: int) -> list[bytes] | None:
-    """Return the next message of `count` frames, if one has come; others are nobody's."""
+    """Return the next message of `count` frames, or None if none has arrived; other messages are dropped."""
     try:
         while len(frames := socket.recv_multipart(_NOBLOCK)) != count:
             pass

@@ -1,4 +1,4 @@
-"""What may be the model of an engine that loads it by itself: a folder, or a name on the Hugging Face hub."""
+"""The model of an engine that loads it by itself (vLLM, SGLang): a folder, or a name on the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines that have a name, and what must be known of each before its package is imported."""
+"""The engines that have a name, and what the cluster must know of each without importing it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from preble.backends.vllm.binding import bind as bind_vllm
 from preble.errors import ConfigurationError
 
 Bind: TypeAlias = Callable[[Mapping[str, Any], int, int], dict[str, Any]]
-"""`bind(options, devices, threads)` returns an engine's options for a worker that has so many GPUs and compute threads.
+"""`bind(options, devices, threads)` returns the engine's options in a worker with so many GPUs and compute threads.
 
-0 stands for a number that the user did not give. Raises ConfigurationError if the options are for another number.
+For example, `bind({}, 2, 0)` of vLLM returns `{"tensor_parallel_size": 2}`. A number that the user did not give is 0.
+Raises ConfigurationError if the options ask for another number of GPUs.
 """
 
 
@@ -24,10 +25,11 @@ def _as_given(options: Mapping[str, Any], devices: int, threads: int) -> dict[st
 
 
 class Backend(msgspec.Struct, frozen=True):
-    """One kind of engine: `path` is "module:Class" of its class.
+    """An entry of `BACKENDS`: `path` names the engine's class as "module:Class".
 
-    `needs_model` says that it cannot start without the path of a model. `remote` says that a server elsewhere computes,
-    so that a worker's GPUs and cores are nothing to it. `bind` puts GPUs and threads into its options.
+    `needs_model` is True if the engine cannot start without the path of a model. `remote` is True if the computing is
+    done by a server that runs elsewhere, so that the engine has no use for GPUs and cores here. `bind` adds what a
+    worker is bound to, its GPUs and threads, to the engine's options.
     """
 
     path: str

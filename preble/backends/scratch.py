@@ -1,4 +1,4 @@
-"""Where an engine keeps sockets and the like while it runs."""
+"""A folder for an engine's sockets and other temporary files, which goes with the worker."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 
 VARIABLE = "PREBLE_SCRATCH"
-"""Environment variable: a worker's supervisor removes the folder of this name, which need not exist, at the end."""
+"""Environment variable with a path: the worker's supervisor removes that folder, if it exists, after the worker."""
 
 
 def scratch_folder() -> Path:
-    """Make a private folder of a short path and return it.
+    """Make a private folder with a short path, as sockets need one, and return it.
 
-    Whoever asks removes it; below a supervisor it goes in the end even if the worker was killed.
+    The caller removes it. In a worker with a supervisor it is removed even if the worker is killed.
     """
     parent = os.environ.get(VARIABLE)
     if parent:

@@ -1,4 +1,4 @@
-"""The `sim` engine: real batching and a real block cache, made-up tokens, time from a cost model."""
+"""The `sim` engine: real batching and a real block cache, but invented tokens, and times from a cost model."""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ _Seconds = Annotated[float, Meta(ge=0)]
 class SimOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of the `sim` engine. Sizes are in tokens, times in seconds since the engine started.
 
-    `cost` is a preset's name or the fields of a CostModel. `time_scale` 0 runs as fast as it can, 1 takes the time
-    the cost model says, 0.1 a tenth of it. Faults, for tests: `start_delay` makes starting slow; `crash_after` and
-    `crash_at` end the process in the step after that many requests or that time; `hang_after` and `hang_at` make
-    steps never end; `stall` = (at, seconds) is one pause; a prompt with `fail_prompt_token` in it fails.
+    `cost` is a preset's name or the fields of a CostModel. With `time_scale` 1 a step takes the time that the cost
+    model gives, with 0.1 a tenth of it, with 0 no more than the program needs.
+
+    The other options cause faults, for tests. `start_delay` makes starting slow. `crash_after` and `crash_at` end the
+    process in the step after so many requests, or after that time. `hang_after` and `hang_at` make steps never end from
+    then on. `stall` = (at, seconds) is one pause. A prompt that contains `fail_prompt_token` fails.
     """
 
     vocab_size: Annotated[int, Meta(gt=FIRST_TOKEN, le=1 << 31)] = 32_000
@@ -63,10 +65,11 @@ class SimOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class SimCore:
-    """The simulated engine without a clock: `begin` a step, `end` it at the time that `begin` told.
+    """The simulated engine without a clock: `begin` returns when the step ends, and then `end` is called.
 
-    Requests go in and deltas come out through `batcher`. The next token depends on the seed, the last four tokens
-    and the position only, so a request that is resumed as prompt and output so far goes on the same.
+    Requests go in and deltas come out through `batcher`. The next token depends only on the seed, the last four tokens
+    and the position. Therefore a request that is resumed, with its output so far as part of the prompt, continues with
+    the same tokens.
     """
 
     def __init__(self, options: SimOptions, discipline: Discipline = DEFAULT) -> None:
@@ -105,7 +108,7 @@ class SimCore:
         return self.cost.step(prefills, len(decodes), sum(decodes))
 
     def sample(self, spans: list[TokenSpan]) -> list[SampledToken]:
-        """Return the next token of each span that samples."""
+        """Return the next token for each span that samples."""
         return [self._next(span.sequence) for span in spans if span.samples]
 
     def check(self) -> None:
@@ -133,9 +136,10 @@ class SimCore:
 class SimEngine:
     """An engine that needs no model: for tests, overhead measurements and studies of scheduling.
 
-    Options are the fields of SimOptions; `model` is a name only, and so are adapters: any will do. `crash` ends the
-    process, or whatever stands for it, with the given status; it must not return. Time is the running event loop's, so
-    that a loop with a virtual clock simulates in no time. Raises ConfigurationError naming what is wrong.
+    Options are the fields of SimOptions. `model` is only a name, and so are adapters: any name is accepted. All times
+    are those of the running event loop, so a loop with a virtual clock needs no real time. `crash` is called with an
+    exit status when an option says so, and must not return: by default it ends the process. Raises ConfigurationError
+    naming what is wrong.
     """
 
     def __init__(
@@ -216,7 +220,7 @@ class SimEngine:
         return self.core.sample(spans)
 
     async def _pass(self, seconds: float) -> None:
-        # Timers of event loops are coarse: what the last step overslept is taken off this one.
+        # Timers of event loops are coarse: the time by which the last step was too long is taken off this one.
         now = _now()
         begin = self._step_end if now - self._step_end < _TIMER_SLACK else now
         self._step_end = begin + seconds

@@ -1,4 +1,4 @@
-"""The async shell around a Batcher: one task that steps, and an iterator per request."""
+"""The asyncio shell around a `Batcher`: one task that takes its steps, and an iterator of deltas for each request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMINGS_KEPT = 256
 
 
 class _Outbox:
-    """What one request has not read yet, merged into a single delta."""
+    """The tokens of one request that its reader has not taken yet, merged into a single delta."""
 
     __slots__ = ("delta", "error", "ready")
 
@@ -61,10 +61,10 @@ def _merge(first: Delta, second: Delta) -> Delta:
 
 
 class StepLoop:
-    """Runs a batcher's steps while there is work; what an engine shows of itself.
+    """Runs a batcher's steps while there is work, and has the methods of an `Engine` except `start`.
 
-    `execute` computes a step; `clock` gives seconds. If a step raises, every open request and all later ones fail
-    with EngineError: the state of the engine is then unknown.
+    `execute` computes a step, and `clock` returns the time in seconds. If a step raises, every open request and all
+    later ones fail with EngineError, because the state of the engine is then unknown.
     """
 
     def __init__(self, batcher: Batcher, execute: Execute, clock: Callable[[], float]) -> None:
@@ -82,7 +82,7 @@ class StepLoop:
         self._task = asyncio.create_task(self._run(), name="preble-engine-steps")
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
-        """Yield deltas until one has a `finish_reason`; what one reader left unread is merged into one delta.
+        """Yield deltas until one has a `finish_reason`. A slow reader gets the tokens of several steps in one delta.
 
         Closing the iterator aborts the request. Raises InvalidRequestError if the request can never run, and
         EngineError if a step fails.
@@ -151,7 +151,7 @@ class StepLoop:
     async def _step(self, began: float) -> float | None:
         """Take a step and return when it ended; None if there is nothing to do.
 
-        It counts as begun when the one before it ended: what was done in between, such as handing out that one's
+        The step counts as begun when the one before it ended, since what was done in between, such as delivering
         tokens, kept the engine from computing too.
         """
         spans = self.batcher.plan(self._clock())
@@ -163,7 +163,7 @@ class StepLoop:
         self.batcher.commit(spans, sampled, ended)
         self._timings.append(step_timing(spans, ended - began))
         self._deliver()
-        # An execute that never waits must still let requests and aborts in.
+        # Requests and aborts must get a turn of the loop even if `execute` never waits.
         await asyncio.sleep(0)
         return ended
 

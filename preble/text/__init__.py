@@ -1,6 +1,7 @@
-"""Text in and out of token ids: a model's tokenizer, its chat template, stop strings.
+"""From text to token ids and back: a model's tokenizer and chat template, and stop strings.
 
-Importing this costs little: `tokenizers` and `jinja2` are loaded with the first model.
+The cluster imports it, since engines know token ids only; it imports nothing of scheduling or engines. Importing it is
+cheap, because `tokenizers` and `jinja2` are imported with the first model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chat messages to prompt text, through the model's own template."""
+"""From chat messages to the text of a prompt, through the model's own template."""
 
 from __future__ import annotations
 
@@ -73,11 +73,12 @@ class ChatTemplate:
     ) -> str:
         """Return the prompt's text; it holds the special tokens, so encode it with `add_special_tokens=False`.
 
-        `messages` are objects with a `role` and a `content`; `tools` JSON schemas; `documents` what the template may
-        quote; `extra` further variables of it. Everything must be JSON. The prompt ends with the beginning of an answer
-        unless `add_generation_prompt` is False; with `continue_final_message` it ends within the last message, which
-        the model goes on with, or within the field of it that is named. Raises InvalidRequestError naming the argument,
-        with the template's own words if it refuses, and ModelError if the template tries to leave the sandbox.
+        `messages` are objects with a `role` and a `content`, `tools` are JSON schemas, `documents` are texts that the
+        template may quote, and `extra` are further variables of the template. Everything must be JSON. The prompt ends
+        with the beginning of the assistant's message unless `add_generation_prompt` is False. With
+        `continue_final_message=True` the prompt ends with the content of the last message, so that the model continues
+        it; the name of another field of the message may be given instead of True. Raises InvalidRequestError naming the
+        argument, with the template's own message if it refuses, and ModelError if it tries to leave the sandbox.
         """
         if continue_final_message and add_generation_prompt:
             raise InvalidRequestError("not with add_generation_prompt", field="continue_final_message")

@@ -1,4 +1,4 @@
-"""A last message without an end: the model goes on with it instead of answering."""
+"""`continue_final_message`: the prompt ends within the last message, so that the model continues it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from preble.errors import InvalidRequestError
 from preble.text.messages import REASONING
 
 _TAG = "<preble continues here> "
-"""Marks the end of the message in what a template renders. The space shows whether the template trims."""
+"""Marks the end of the message in the rendered prompt. Its space shows whether the template strips text."""
 
 
 def tag(messages: list[dict[str, Any]], field: str) -> None:

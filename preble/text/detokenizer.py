@@ -1,7 +1,7 @@
-"""Text of a token stream, piece by piece, never half a character.
+"""From a stream of token ids to text, in pieces of whole characters.
 
-The Rust library's own DecodeStream is not used: it cannot be flushed at the end, and it keeps every id since the last
-text it gave, so that a run of skipped special tokens or of malformed bytes costs the square of its length.
+The Rust library's own DecodeStream is not used for two reasons. It cannot be flushed at the end, and it keeps every id
+since the last text it returned, so that a run of skipped special tokens or malformed bytes takes quadratic time.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from preble.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
 HELD_TOKENS = 16
-"""How long an unfinished character is waited for, where bytes are not visible: it needs at most 4 tokens."""
+"""The most tokens that are held for an unfinished character in a vocabulary that is not byte-level; it needs 4."""
 
 
 class Detokenizer:
     """Turns the token ids of one sample into text as they come. The pieces together equal `tokenizer.decode(ids)`.
 
-    Exact for byte-level vocabularies, malformed UTF-8 included. For others (SentencePiece, WordPiece) exact for ids
-    that spell well-formed UTF-8; malformed bytes may come out as another number of replacement characters.
-    Constant work per token.
+    That is exact for byte-level vocabularies, also for malformed UTF-8. For others (SentencePiece, WordPiece) it is
+    exact for ids that spell well-formed UTF-8; malformed bytes may become another number of replacement characters. The
+    time for each token is constant.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
@@ -36,7 +36,7 @@ class Detokenizer:
         return self._text.add(ids) if ids else ""
 
     def finish(self) -> str:
-        """Return what was held back, with replacement characters for bytes that stayed incomplete."""
+        """Return the text that was held, with replacement characters for incomplete bytes."""
         return self._text.finish()
 
 
@@ -66,7 +66,7 @@ class _WindowText:
         self._context = 0
 
     def add(self, ids: Sequence[int]) -> str:
-        # One at a time: a delta of several ids can begin and end inside characters every time.
+        # Ids are taken one at a time, because every delta of several may begin and end within a character.
         return "".join(map(self._step, ids))
 
     def _step(self, token: int) -> str:

@@ -1,4 +1,4 @@
-"""Chat messages as templates expect them: plain JSON, in the words that templates know."""
+"""Chat messages as templates expect them: plain JSON, with the field names that templates know."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from preble.errors import InvalidRequestError
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""What a message's reasoning is called; templates read one of the first two."""
+"""The names of the field with a message's reasoning; templates read one of the first two."""
 
 Kind = TypeVar("Kind")
 
@@ -29,8 +29,8 @@ def plain(value: object, kind: type[Kind], field: str) -> Kind:
 def template_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a copy of `messages` in which nothing is null, reasoning has its usual names, and arguments are objects.
 
-    OpenAI's clients pass the arguments of tool calls as JSON text, templates want what it says: vLLM and SGLang decode
-    it likewise. Text that is no object stays. Raises InvalidRequestError for what are no messages.
+    OpenAI's clients pass the arguments of tool calls as JSON text, but templates expect an object, so the text is
+    decoded, as in vLLM and SGLang. Text that is not an object stays. Raises InvalidRequestError for malformed messages.
     """
     copies = plain(messages, list[dict[str, Any]], "messages")
     if not copies:

@@ -1,7 +1,7 @@
-"""The environment that chat templates run in: what transformers gives them, and no more.
+"""The environment of chat templates, which is that of transformers.
 
-A template comes with a model and may be hostile: it gets the immutable sandbox, plain JSON values and no object of
-ours. That keeps it from running code; it does not bound its time, so a model is still to be chosen with care.
+A template comes with a model and may be hostile, so it runs in Jinja's immutable sandbox, with plain JSON values and no
+object of ours. That keeps it from running code but does not bound its time: choose models with care.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes HTML, which models have not seen.
+    # Jinja's own filter escapes HTML, which models were not trained on.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Finds the first stop string of a stream, wherever the stream is cut, and holds back no more than it must.
+    """Finds the first stop string in a stream, whose pieces may be cut anywhere, and holds back as little as possible.
 
-    The match that ends first wins; of those that end together, the longest. `include` says whether the stop string
-    itself is emitted. Each character costs amortised constant time per stop string (Knuth-Morris-Pratt).
+    The match that ends first wins, and the longest of those that end together. The stop string itself is emitted if
+    `include` is true. The time is amortised constant for each character and stop string (Knuth-Morris-Pratt).
     """
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
@@ -21,7 +21,7 @@ class StopStrings:
         self.matched: str | None = None
 
     def feed(self, text: str) -> tuple[str, str | None]:
-        """Take more text; return what can be emitted, and the stop string once one has matched.
+        """Take more text. Return the text that can be emitted, and the stop string if one has matched.
 
         After a match, text is dropped and the same match returned.
         """
@@ -39,13 +39,13 @@ class StopStrings:
         return text[:cut], None
 
     def flush(self) -> str:
-        """Return what was held back, because no more text comes."""
+        """Return the text that was held back, at the end of the stream."""
         held, self._held = self._held, ""
         self._progress = [0] * len(self._stops)
         return held
 
     def check(self) -> None:
-        """Assert that what is held back is the longest end of the stream that begins a stop string."""
+        """Raise AssertionError unless the held text is the longest end of the stream that begins a stop string."""
         if self.matched is not None:
             assert not self._held, f"{self._held!r} held after a match"
             return

@@ -1,4 +1,4 @@
-"""A model's own tokenizer, off the event loop for long texts."""
+"""A model's own tokenizer, which tokenizes long texts in a thread."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ MAX_CHARACTERS = 16 << 20
 """Longest text that is tokenized, four characters for each token that one sequence may have."""
 
 INLINE_CHARACTERS = 2000
-"""Texts up to this length are tokenized on the event loop: half a millisecond."""
+"""Texts up to this length are tokenized on the event loop, which takes half a millisecond."""
 
 MEDIUM_CHARACTERS, _SECONDS_BETWEEN = 8000, 0.01
-"""Texts up to this length too, one in so many seconds: to wake a thread, and then the loop again, takes longer than the
-few milliseconds where cores are busy; but many at once would stop the loop."""
+"""One text up to this length is tokenized on the event loop in so many seconds.
+
+It takes a few milliseconds, and where cores are busy it takes longer to wake a thread, and then the loop again. But
+many such texts at once would stop the loop.
+"""
 
 
 class Tokenizer:
@@ -65,13 +68,13 @@ class Tokenizer:
         if len(text) > MAX_CHARACTERS:
             raise InvalidRequestError(f"{len(text)} characters, at most {MAX_CHARACTERS}", field="prompt")
         try:
-            # The library lets go of the GIL for batches only; "fast" leaves out character offsets, which nobody reads.
+            # The library releases the GIL only for batches; "fast" leaves out character offsets, which nobody reads.
             return list(self._rust.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
         except TypeError:
             raise InvalidRequestError("holds a lone surrogate, which no tokenizer can read", field="prompt") from None
 
     async def encode_async(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Do what `encode` does, in a thread if the text is long: the library releases the GIL meanwhile."""
+        """Do what `encode` does, in a thread if the text is long; the library releases the GIL there."""
         now = asyncio.get_running_loop().time()
         if not isinstance(text, str) or len(text) <= INLINE_CHARACTERS or self._inline(len(text), now):
             return self.encode(text, add_special_tokens=add_special_tokens)
@@ -89,7 +92,7 @@ class Tokenizer:
         return str(self._rust.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def is_special(self, id: int) -> bool:
-        """Whether `id` is a control token, such as the end of a turn."""
+        """Return whether `id` is a control token, such as the end of a turn."""
         return id in self._special
 
     def token_bytes(self, id: int) -> bytes:

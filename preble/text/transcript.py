@@ -1,4 +1,4 @@
-"""The text of one sample as it grows: whole characters, cut at the first stop string."""
+"""The text of one sample as it grows, in whole characters and cut at the first stop string."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from preble.text.tokenizer import Tokenizer
 
 
 class Transcript:
-    """Turns token ids into text to show, holding back what may still become a character or a stop string.
+    """Turns token ids into text, and holds back what may still become a character or a stop string.
 
-    `used` counts the ids up to the one that completed a stop string; what comes after it is not part of the sample,
-    however many tokens arrived with it.
+    `used` is the number of ids up to the one that completed a stop string. Later ids are not part of the sample, even
+    those that came in the same delta.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], *, include_stop: bool) -> None:
@@ -28,7 +28,7 @@ class Transcript:
         return self._stops.matched
 
     def add(self, ids: Sequence[int]) -> str:
-        """Take the next ids and return the text that can be shown now."""
+        """Take the next ids and return the text that is certain now."""
         if not self._stepwise:
             self.used += len(ids)
             return self._detokenizer.add(ids)
@@ -41,6 +41,6 @@ class Transcript:
         return shown
 
     def finish(self) -> str:
-        """No more ids come: return the rest."""
+        """Return the rest of the text, after the last id."""
         rest, matched = self._stops.feed(self._detokenizer.finish())
         return rest if matched else rest + self._stops.flush()

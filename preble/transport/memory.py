@@ -1,4 +1,4 @@
-"""The same face as `preble.transport.zeromq`, within one event loop: for tests and virtual time."""
+"""The same ends as in `preble.transport.zeromq`, within one event loop: for engines in this process and for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from preble.transport.zeromq import HIGH_WATER
 
 
 class MemoryRouter:
-    """As `Router`; its peers are the `MemoryDealer`s made with it."""
+    """Does what `Router` does. Its peers are the `MemoryDealer`s that were made with it."""
 
     def __init__(self, receive: Callable[[bytes, bytes], None], *, high_water: int = HIGH_WATER) -> None:
         self.address = "memory"
@@ -34,12 +34,12 @@ class MemoryRouter:
         self._receive = _nowhere
 
     def attach(self, identity: bytes, receive: Callable[[bytes], None]) -> _Link:
-        """Let `identity` be reached; return its link to here. A second peer of one identity gets nothing."""
+        """Connect a peer by the name `identity`; return its link to here. A second peer of one name gets no frames."""
         self._links.setdefault(identity, _Link(receive, self._high_water))
         return _Link(partial(self._deliver, identity), self._high_water)
 
     def detach(self, identity: bytes, receive: Callable[[bytes], None]) -> None:
-        """Let `identity` be reached no longer, if it is `receive` that is reached by it."""
+        """Disconnect the peer `identity`, if it is the one with this `receive`."""
         link = self._links.get(identity)
         if link and link.deliver == receive:
             del self._links[identity]
@@ -52,7 +52,7 @@ class MemoryRouter:
 
 
 class MemoryDealer:
-    """As `Dealer`."""
+    """Does what `Dealer` does."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class MemoryDealer:
         self._link.send(frame)
 
     def close(self, *, linger: float = 0.0) -> None:
-        """As `Dealer.close`; nothing is lost, whatever `linger` says."""
+        """As `Dealer.close`. What is queued is delivered, whatever `linger` is."""
         if not self._closed:
             self._closed = True
             self._router.detach(self._identity, self._deliver)
@@ -91,7 +91,7 @@ class MemoryDealer:
 
 
 class _Link:
-    """One direction between two ends: its own queue, so that order holds even on a loop that shuffles callbacks."""
+    """One direction between two ends. Its own queue keeps the order even on a loop that shuffles callbacks."""
 
     def __init__(self, deliver: Callable[[bytes], None], high_water: int) -> None:
         self.high_water = high_water
@@ -111,4 +111,4 @@ class _Link:
 
 
 def _nowhere(*_: bytes) -> None:
-    """Take the frames of a closed end."""
+    """Drop a frame for a closed end."""

@@ -1,7 +1,7 @@
-"""The wire schema: one tagged msgspec union per direction, sizes bounded by sender and receiver.
+"""The wire schema: one tagged msgspec union per direction. Sender and receiver both check the sizes.
 
-Token ids travel as packed little-endian int32 bytes. Everything a worker has to say after one engine step is one
-`Step`. The `Ticket` is the exception: one JSON line on a worker's standard input, before there is a socket.
+Token ids travel as packed little-endian int32 bytes. Everything that a worker reports after one engine step is in one
+`Step`. The `Ticket` is no frame: it is one JSON line on a worker's standard input, before there is a socket.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from preble.errors import FrameError
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
 
 VERSION = 2
-"""Protocol version: the first thing both sides compare."""
+"""Protocol version, which both sides compare first."""
 
 MAX_FRAME = 64 << 20
-"""Upper bound on one frame, in bytes; the sender checks it first."""
+"""Upper bound on one frame, in bytes."""
 
 MAX_BATCH = 1 << 16
 """Upper bound on the entries of any collection in a frame."""
@@ -91,9 +91,9 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="step"):
-    """From worker: all news since the last one, in order; empty as a heartbeat.
+    """From worker: evictions, deltas and failures since the last one, in order. An empty one is a heartbeat.
 
-    `timings` are steps the engine took, oldest first, not all of them.
+    `timings` are steps that the engine took, oldest first; some may be missing.
     """
 
     evicted: Annotated[tuple[Evicted, ...], Meta(max_length=MAX_BATCH)]
@@ -116,7 +116,7 @@ class ResetDone(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class Stopping(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stopping"):
-    """From worker: it was told to stop, by the cluster or by a signal. What it is sent from now on, it aborts."""
+    """From worker: the cluster or a signal told it to stop. It aborts the requests that it gets from now on."""
 
 
 class Stopped(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stopped"):

@@ -22,7 +22,7 @@ HIGH_WATER = 20_000
 BURST = 512
 """Messages delivered in one wakeup before other callbacks of the loop get a turn."""
 
-# As plain integers: operators of pyzmq's enums take longer than the calls they are passed to.
+# These are plain integers because operators of pyzmq's enums take longer than the calls they are passed to.
 _NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 _EVENTS, _POLLIN, _RCVMORE = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.RCVMORE)
 _LONGEST_PATH = 100
@@ -30,10 +30,11 @@ _HEARTBEAT_MS, _SILENCE_MS = 200, 600
 
 
 class Router:
-    """The cluster's end: binds a private address and speaks to many peers by identity.
+    """The cluster's end: binds a private address, and sends to many peers by identity.
 
-    `receive(peer, frame)` is called on the event loop for every frame; it may raise FrameError. Messages that are
-    refused so, or have more than one part, are dropped and counted in `rejected`. Make it inside a running loop.
+    `receive(peer, frame)` is called on the event loop for every frame, and may raise FrameError to refuse it. Frames
+    that are refused, and messages of more than one part, are dropped and counted in `rejected`. Make it inside a
+    running event loop.
     """
 
     def __init__(self, receive: Callable[[bytes, bytes], None], *, high_water: int = HIGH_WATER) -> None:
@@ -50,7 +51,7 @@ class Router:
         return self._pump.rejected
 
     def send(self, peer: bytes, frame: bytes) -> None:
-        """Queue `frame` for `peer`, without waiting. Being queued is not being delivered.
+        """Queue `frame` for `peer` and return at once; it is delivered later, or never if the peer is lost.
 
         Raises UnreachableError if there is no such peer, OverloadedError if it does not keep up, FrameError if the
         frame is too large.
@@ -58,7 +59,7 @@ class Router:
         self._pump.send(peer, frame)
 
     def close(self) -> None:
-        """Drop what is queued, free the address. Closing twice is harmless."""
+        """Drop what is queued and free the address. May be called twice."""
         self._pump.close(linger=0.0)
         self._context.term()
         if self._directory:
@@ -70,7 +71,7 @@ class Router:
 
 
 class Dealer:
-    """A worker's end: one peer, the router at `address`, who knows it as `identity`. Otherwise as `Router`."""
+    """A worker's end. Its one peer is the router at `address`, which knows it as `identity`. Otherwise as `Router`."""
 
     def __init__(
         self, address: str, identity: bytes, receive: Callable[[bytes], None], *, high_water: int = HIGH_WATER
@@ -107,8 +108,8 @@ class Dealer:
 class _Pump:
     """Moves messages between a socket and the event loop.
 
-    The descriptor is edge-triggered: a reader must drain until the socket would block, and a send may swallow an
-    edge, so every send looks at the socket's event flags afterwards.
+    The descriptor of a ZeroMQ socket is edge-triggered. So the reader must drain the socket until it would block, and
+    as sending may consume an edge, every send looks at the socket's event flags afterwards.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], deliver: Callable[[zmq.Socket[bytes]], None]) -> None:
@@ -144,7 +145,7 @@ class _Pump:
         self._socket.close(linger=round(linger * 1000))
 
     def _readable(self) -> bool:
-        # Asking is also cheaper than the exception of a receive that would block.
+        # Asking is also cheaper than the exception of a receive call that would block.
         events: int = self._socket.getsockopt(_EVENTS)  # type: ignore[assignment]
         return events & _POLLIN != 0
 

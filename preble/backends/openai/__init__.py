@@ -1,4 +1,5 @@
-"""Replicas that run already, by base URL: vLLM, SGLang, or any server of the OpenAI API.
+"""The `openai` engine: replicas that run already, by base URL. They are vLLM, SGLang or servers of the OpenAI API.
 
-The only package of preble that imports aiohttp, when an engine starts.
+The pool of replicas imports `engine`, and the cluster `options`. No other folder imports aiohttp, and this one only
+when an engine starts.
 """

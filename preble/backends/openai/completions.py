@@ -1,4 +1,4 @@
-"""The `/v1/completions` endpoint: what to ask, and what its events say. With token ids where the server knows them."""
+"""The `/v1/completions` endpoint: bodies of requests, and events as deltas, with token ids if the server has them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _defaults = SamplingParams()
 
 
 class TokenCompletions:
-    """For servers that take and return token ids (vLLM)."""
+    """The endpoint of servers that take and return token ids (vLLM)."""
 
     path = PATH
 
@@ -76,14 +76,15 @@ class TokenCompletions:
         return msgspec.json.encode(fields | routing_fields(request))
 
     def reader(self, request: EngineRequest) -> CompletionReader:
-        """Return what understands the events of the answer."""
+        """Return what reads the events of the response."""
         return CompletionReader(None, logprobs=request.sampling.logprobs)
 
 
 class TextCompletions:
-    """For all other servers: text out, read back into ids by our tokenizer. `ids` says whether prompts may be ids.
+    """The endpoint of all other servers: they return text, which our tokenizer turns into ids.
 
-    Sampling fields beyond those of the OpenAI API are sent only where they are not at their default.
+    `ids` is True if the server takes prompts as token ids. Sampling fields that the OpenAI API does not have are sent
+    only if they differ from their defaults.
     """
 
     path = PATH
@@ -105,12 +106,16 @@ class TextCompletions:
         return msgspec.json.encode(fields)
 
     def reader(self, request: EngineRequest) -> CompletionReader:
-        """Return what understands the events of the answer."""
+        """Return what reads the events of the response."""
         return CompletionReader(Retokenizer(self._text), logprobs=None)
 
 
 class CompletionReader:
-    """Reads the events of one answer. The end is told with `[DONE]`, since usage comes after the finish reason."""
+    """Reads the events of one response.
+
+    The last delta comes with `[DONE]`, because the server sends the usage, and so the cached tokens, after the finish
+    reason.
+    """
 
     def __init__(self, retokenizer: Retokenizer | None, *, logprobs: int | None) -> None:
         self._retokenizer = retokenizer
@@ -120,7 +125,7 @@ class CompletionReader:
         self._cached: int | None = None
 
     def read(self, event: bytes) -> Delta | None:
-        """Return what an event says, if anything. Raises the error it tells of, or EngineError if it is malformed."""
+        """Return the delta of an event, if it has one. Raises the error in it, or EngineError if it is malformed."""
         if event == DONE:
             return self.end()
         message = decoded(event, _events)
@@ -131,7 +136,7 @@ class CompletionReader:
         return self._read(message.choices[0]) if message.choices else None
 
     def end(self) -> Delta | None:
-        """Return the last delta if the stream may end here; None if it broke off."""
+        """Return the last delta if the stream may end here, or None if it broke off too early."""
         if self._finish is None:
             return None
         return Delta(b"", self._cached, self._finish, self._stop)
@@ -153,18 +158,18 @@ class CompletionReader:
     def _logprobs(self, choice: _Choice, ids: list[int]) -> tuple[TokenLogprob, ...] | None:
         if self._top is None:
             return None
-        told = choice.logprobs
-        if told is None or len(told.token_logprobs) != len(ids):
+        sent = choice.logprobs
+        if sent is None or len(sent.token_logprobs) != len(ids):
             raise EngineError("the server sent tokens without their log-probabilities")
-        tops = told.top_logprobs or [None] * len(ids)
+        tops = sent.top_logprobs or [None] * len(ids)
         return tuple(
             TokenLogprob(id, 0.0 if logprob is None else logprob, _top(top or {}, self._top))
-            for id, logprob, top in zip(ids, told.token_logprobs, tops, strict=True)
+            for id, logprob, top in zip(ids, sent.token_logprobs, tops, strict=True)
         )
 
 
 def routing_fields(request: EngineRequest) -> dict[str, Any]:
-    """Return priority and cache salt as vLLM and SGLang call them; not every server takes them: only what is set."""
+    """Return priority and cache salt under vLLM's and SGLang's names, if they are set: not every server takes them."""
     fields = {"priority": request.priority, "cache_salt": request.cache_salt}
     return {name: value for name, value in fields.items() if value}
 

@@ -1,4 +1,4 @@
-"""What a server is, found out by asking it: its model, its sizes, and how it is spoken to."""
+"""What a server is, found out by asking it: its model, its sizes, and the API through which it generates."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from preble.backends.openai.sglang import Generate, GenerateReader
 from preble.errors import ConfigurationError, EngineError, InvalidRequestError, PrebleError
 
 CompletionApi: TypeAlias = TokenCompletions | TextCompletions | Generate
-"""How requests are put to a server."""
+"""The endpoint to which requests are sent."""
 
 Reader: TypeAlias = CompletionReader | GenerateReader
-"""How its answers are read."""
+"""What reads its responses."""
 
 _KV_TOKENS = 200_000
 _BLOCK_SIZE = 16
@@ -40,7 +40,7 @@ class ModelCard(msgspec.Struct):
 
 
 class Described(msgspec.Struct, frozen=True):
-    """What was found out."""
+    """What `describe` found out about a server; `vllm` is True if it has vLLM's metrics."""
 
     info: EngineInfo
     api: CompletionApi
@@ -69,9 +69,10 @@ _probe = msgspec.json.Decoder(_Probe)
 
 
 async def describe(http: Http, options: ReplicaOptions, *, model: str | None, text: TextTokenizer | None) -> Described:
-    """Ask a healthy server what it is. `model` is a folder with its tokenizer and config.json, if there is one.
+    """Ask a healthy server what it is. `model` is the folder with its config.json, if there is one.
 
-    Raises ConfigurationError if it serves no such model, or needs a tokenizer that is not there.
+    `text` is the model's tokenizer. Raises ConfigurationError if the server has no such model, or if it knows no token
+    ids and `text` is None.
     """
     card = await _card(http, options)
     protocol = options.protocol
@@ -104,7 +105,7 @@ async def _card(http: Http, options: ReplicaOptions) -> ModelCard:
 
 
 async def _protocol(http: Http, model: str) -> Protocol:
-    """Put one token to a server and see whether ids come back."""
+    """Generate one token and see whether its id comes back."""
     return "tokens" if await _answers_ids(http, model, return_token_ids=True) else "text"
 
 
@@ -119,25 +120,28 @@ async def _api(http: Http, protocol: Protocol, model: str, text: TextTokenizer |
 
 
 async def _answers_ids(http: Http, model: str, **extra: bool) -> bool | None:
-    """Whether ids come back for an id; None if the server does not take one. Overload and loss are raised."""
+    """Return whether ids come back for a prompt of ids; None if the server does not take such a prompt.
+
+    Raises OverloadedError and UnreachableError.
+    """
     body = msgspec.json.encode({"model": model, "prompt": [1], "max_tokens": 1, "temperature": 0.0, **extra})
     try:
-        answer = [event async for event in http.stream(PATH, body)]
+        events = [event async for event in http.stream(PATH, body)]
     except (InvalidRequestError, EngineError):
         return None
-    choices = decoded(answer[0], _probe).choices if answer else []
+    choices = decoded(events[0], _probe).choices if events else []
     return bool(choices and choices[0].token_ids)
 
 
 async def _sizes(http: Http, protocol: Protocol, timeout: float) -> tuple[Sizes, bool]:
-    """Return the sizes a server tells, and whether it has vLLM's metrics."""
+    """Return the sizes that a server publishes, and whether it has vLLM's metrics."""
     try:
         if protocol == "sglang":
             return sglang_sizes(await http.get("/server_info", timeout=timeout)), False
         sizes = vllm_sizes((await http.get("/metrics", timeout=timeout)).decode(errors="replace"))
         return sizes, sizes.kv_tokens is not None
     except PrebleError as error:
-        _logger.info("%s tells no sizes: %s", http.url, error)
+        _logger.info("%s publishes no sizes: %s", http.url, error)
         return Sizes(), False
 
 

@@ -1,4 +1,4 @@
-"""The `openai` engine: one replica behind a URL, with the face of an engine of ours."""
+"""The `openai` engine: one replica behind a URL, as an `Engine`."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _logger = logging.getLogger("preble.openai")
 
 
 class OpenAIEngine:
-    """Puts requests to a server that runs already. Options are the fields of `ReplicaOptions`.
+    """Sends requests to a server that runs already. Options are the fields of `ReplicaOptions`.
 
-    `model` is a folder with the model's tokenizer and config.json, or None; `text` is that tokenizer, which only
-    servers without token ids need. `api_key` is sent as a bearer token and shown nowhere. Raises ConfigurationError
-    naming what is wrong.
+    `model` is a folder with the model's tokenizer and config.json, or None. `text` is that tokenizer, which is needed
+    only if the server returns no token ids. `api_key` is sent as a bearer token and never shown. Raises
+    ConfigurationError naming the option that is wrong.
     """
 
     def __init__(
@@ -59,12 +59,13 @@ class OpenAIEngine:
         self._load: Load | None = None
         self._cleared: list[Evicted] = []
         self._events: KvEvents | None = None
-        self._open: dict[int, RequestState] = {}
+        self._requests: dict[int, RequestState] = {}
 
     async def start(self) -> EngineInfo:
-        """Wait until the server is healthy, however long that takes, and find out what it is. Once more after a loss.
+        """Wait until the server is healthy, however long that takes, and find out what it is.
 
-        Raises ConfigurationError if it refuses the API key, or serves no such model.
+        May be called again after the server was lost. Raises ConfigurationError if it refuses the API key, or does not
+        serve the model.
         """
         self._http = self._http or self._connect()
         failures = 0
@@ -82,31 +83,31 @@ class OpenAIEngine:
     async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.
 
-        A stream that breaks goes on where it was; a server that is overloaded is asked again. Raises UnreachableError
-        if the server is gone, OverloadedError if it stays overloaded, InvalidRequestError if it refuses the request,
-        EngineError if it fails.
+        If the connection breaks, the request is sent again with its output so far, and if the server is overloaded it
+        is sent again later. Raises UnreachableError if the server is gone, OverloadedError if it stays overloaded,
+        InvalidRequestError if it refuses the request, and EngineError if it fails.
         """
         self._check(request)
-        opened = self._open[request.id] = RequestState(self._within(request))
+        state = self._requests[request.id] = RequestState(self._within(request))
         failures = 0
         try:
-            while not opened.finished:
+            while not state.finished:
                 try:
-                    async with aclosing(self._attempt(opened)) as deltas:
+                    async with aclosing(self._attempt(state)) as deltas:
                         async for delta in deltas:
                             yield delta
                 except (UnreachableError, OverloadedError) as error:
                     failures += 1
-                    await opened.unless_aborted(self._recover(failures, error))
+                    await state.unless_aborted(self._recover(failures, error))
         except AbortedError:
             yield Delta(b"", finish_reason="abort")
         finally:
-            del self._open[request.id]
+            del self._requests[request.id]
 
     def abort(self, id: int) -> None:
         """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""
-        if id in self._open:
-            self._open[id].abort()
+        if id in self._requests:
+            self._requests[id].abort()
 
     def cache_events(self) -> list[Evicted]:
         """Return and forget the evictions since the last call, in order."""
@@ -114,17 +115,17 @@ class OpenAIEngine:
         return cleared + (self._events.evicted() if self._events else [])
 
     def load(self) -> Load:
-        """Return what the server told of its load last; if it tells nothing, the requests from here."""
-        return self._load or Load(len(self._open), 0, 0)
+        """Return the load that the server published last, or else the number of requests sent from here."""
+        return self._load or Load(len(self._requests), 0, 0)
 
     async def ping(self) -> None:
-        """Return if the server says that it is healthy. Raises UnreachableError if it does not say so in time.
+        """Ask the server for its health. Raises UnreachableError if it does not say in time that it is healthy.
 
         Raises ConfigurationError if it refuses the API key.
         """
         try:
             await self._get(self._health)
-        except ConfigurationError:  # it has no such path: not every server has one for health
+        except ConfigurationError:  # not every server has a path for health
             if self._health == "/v1/models":
                 raise
             self._health = "/v1/models"
@@ -133,7 +134,7 @@ class OpenAIEngine:
             raise UnreachableError(str(error)) from None
 
     async def poll(self) -> None:
-        """Look after the server: its health as `ping` does, and its load."""
+        """Ask the server for its health, as `ping` does, and for its load."""
         await self.ping()
         with contextlib.suppress(PrebleError):
             await self._read_load()
@@ -148,12 +149,12 @@ class OpenAIEngine:
         if self._events is None:
             self._cleared.append(Evicted(b"", 0))
         else:
-            self._events.forget()  # an event says so too, but vLLM sends it with its next step only
+            self._events.forget()  # vLLM publishes the event only with its next step
 
     async def close(self) -> None:
         """Abort everything and free the connections."""
-        for opened in self._open.values():
-            opened.abort()
+        for state in self._requests.values():
+            state.abort()
         events, self._events = self._events, None
         if events is not None:
             events.close()
@@ -161,32 +162,32 @@ class OpenAIEngine:
             await self._http.close()
 
     def _subscribe(self, info: EngineInfo) -> None:
-        """Begin with the server's KV events; after a restart they begin anew too."""
+        """Subscribe to the server's KV events, from the first one on: a restarted server counts them anew."""
         if self._events is not None:
             self._events.close()
         address, replay = self.options.kv_events, self.options.kv_replay
         self._events = KvEvents(address, replay=replay, block_size=info.block_size) if address else None
 
-    async def _attempt(self, opened: RequestState) -> AsyncGenerator[Delta, None]:
-        """Put what is left of a request to the server, once."""
-        if opened.exhausted:
-            yield opened.record(Delta(b"", finish_reason="length"))
+    async def _attempt(self, state: RequestState) -> AsyncGenerator[Delta, None]:
+        """Send a request, or what is left of it, to the server once, and yield its deltas."""
+        if state.exhausted:
+            yield state.record(Delta(b"", finish_reason="length"))
             return
         http, described = self._started()
-        request = opened.rest()
+        request = state.remaining()
         reader = described.api.reader(request)
         async with aclosing(http.stream(described.api.path, described.api.body(request))) as events:
-            while not opened.finished:
-                event = await opened.unless_aborted(_next(events, reader))
+            while not state.finished:
+                event = await state.unless_aborted(_next(events, reader))
                 delta = reader.end() if event is None else reader.read(event)
                 if delta is not None:
-                    yield opened.record(delta)
+                    yield state.record(delta)
                 elif event is None:
                     raise UnreachableError(f"{http.url}: the stream broke off")
             await _drain(events)
 
     async def _recover(self, failures: int, error: PrebleError) -> None:
-        """Wait before the next attempt. Raises if there shall be none."""
+        """Wait before the next attempt. Raises the request's error if there is none."""
         if isinstance(error, UnreachableError):
             await self.ping()
         if failures >= self.options.attempts:
@@ -222,15 +223,15 @@ class OpenAIEngine:
         )
 
     def _check(self, request: EngineRequest) -> None:
-        """Refuse ids outside the vocabulary: one of them ends a whole SGLang server."""
+        """Raise InvalidRequestError for ids outside the vocabulary: one of them ends a whole SGLang server."""
         _, described = self._started()
         if (top := highest(request.tokens)) >= described.info.vocab_size:
             raise InvalidRequestError(f"token id {top} is outside [0, {described.info.vocab_size})", field="prompt")
-        if request.id in self._open:
+        if request.id in self._requests:
             raise InvalidRequestError(f"{request.id} is in use", field="id")
 
     def _within(self, request: EngineRequest) -> EngineRequest:
-        """Ask for no more tokens than the context has room for: SGLang refuses what does."""
+        """Return the request with no more `max_tokens` than fit in the context: SGLang refuses others."""
         _, described = self._started()
         room = described.info.context_limit - len(request.tokens) // TOKEN_BYTES
         sampling = request.sampling
@@ -245,7 +246,7 @@ class OpenAIEngine:
 
 
 async def _next(events: AsyncGenerator[bytes, None], reader: Reader) -> bytes | None:
-    """Return the next event; None at the end, also if the connection breaks when all has been said but the usage."""
+    """Return the next event, or None at the end. The end may also be a broken connection after the finish reason."""
     try:
         return await anext(events, None)
     except UnreachableError:
@@ -255,7 +256,7 @@ async def _next(events: AsyncGenerator[bytes, None], reader: Reader) -> bytes | 
 
 
 async def _drain(events: AsyncIterator[bytes]) -> None:
-    """Read the end of an answer, so that its connection can be used again."""
+    """Read the end of a response, so that its connection can be used again."""
     with contextlib.suppress(PrebleError, TimeoutError):
         async with asyncio.timeout(_DRAIN_TIMEOUT):
             async for _ in events:

@@ -1,4 +1,4 @@
-"""A replica's KV events, where it publishes them: what it evicted."""
+"""A replica's evictions, from the KV events that it publishes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _logger = logging.getLogger("preble.openai")
 
 
 class KvEvents:
-    """Subscribes at `endpoint`; `replay` is where lost events can be had again, if anywhere.
+    """Subscribes at `endpoint`; missing events are requested again from `replay`, if there is such an address.
 
-    What was cached before is not known, and its eviction is not told.
+    Evictions of what was cached before that are not known.
     """
 
     def __init__(self, endpoint: str, *, replay: str | None, block_size: int) -> None:
@@ -23,12 +23,12 @@ class KvEvents:
         self._feed = EventFeed(endpoint, take=self._take, lost=self._held.forget, replay=replay)
 
     def evicted(self) -> list[Evicted]:
-        """Read what has come, without waiting; return and forget the evictions since the last call, in order."""
+        """Read the events that have arrived, without waiting. Return and forget the evictions, in order."""
         self._feed.drain()
         return self._held.evicted()
 
     def forget(self) -> None:
-        """Take it that nothing is held any more, after what has come so far."""
+        """Treat the cache as empty after the events that have arrived so far."""
         self._feed.drain()
         self._held.forget()
 

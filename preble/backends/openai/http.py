@@ -1,4 +1,4 @@
-"""One replica's HTTP: a pool of connections, bounded answers, and errors that never hold the API key."""
+"""HTTP to one replica: a pool of connections, bounded responses, and errors that never contain the API key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 MAX_BODY = 16 << 20
-"""Longest answer that is not a stream, in bytes."""
+"""Longest response that is not a stream, in bytes."""
 
 _MAX_ERROR_BODY = 1 << 16
 Shape = TypeVar("Shape")
@@ -47,13 +47,13 @@ class Http:
         return await self._request("GET", path, timeout)
 
     async def post(self, path: str, *, timeout: float) -> bytes:
-        """Return the answer to an empty POST to `path`, read within `timeout` seconds."""
+        """Return the response to an empty POST to `path`, read within `timeout` seconds."""
         return await self._request("POST", path, timeout)
 
     async def stream(self, path: str, body: bytes) -> AsyncGenerator[bytes, None]:
-        """POST `body` and yield the data of each event of the answer. Closing the iterator closes the connection.
+        """POST `body` and yield the data of each event of the response. Closing the iterator closes the connection.
 
-        A server that answers with a document instead of a stream has that as its only event.
+        If the server sends a document instead of a stream, that is yielded as the only event.
         """
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         try:
@@ -72,7 +72,7 @@ class Http:
             raise self._broken(error) from None
 
     def hidden(self, text: str) -> str:
-        """Return `text` without the API key, should a server repeat it."""
+        """Return `text` with the API key, which a server may repeat, replaced."""
         return text.replace(self._key, "[api key]") if self._key else text
 
     async def close(self) -> None:
@@ -99,7 +99,7 @@ class Http:
             )
 
     def _broken(self, error: Exception) -> PrebleError:
-        # Errors of the library hold the request's headers: only their text goes on, and not as a cause.
+        # The library's errors contain the request's headers, so they must not become the cause of ours.
         if isinstance(error, self._aiohttp.InvalidURL):
             return ConfigurationError(f"url: {self.url!r} cannot be used")
         return UnreachableError(self.hidden(f"{self.url}: {type(error).__name__}: {error}".rstrip(": ")))

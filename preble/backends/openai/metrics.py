@@ -1,4 +1,4 @@
-"""What vLLM and SGLang tell of their load and their sizes."""
+"""The load and the sizes that vLLM and SGLang publish."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from preble.backends.openai.http import decoded
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Sizes of a server in tokens, as far as it tells them."""
+    """Sizes of a server in tokens, None where it does not publish them."""
 
     kv_tokens: int | None = None
     block_size: int | None = None
@@ -40,13 +40,13 @@ _info = msgspec.json.Decoder(_SglangInfo)
 
 
 def value(page: str, name: str) -> float | None:
-    """Return the sum over all label sets of a metric on a Prometheus page; None if it has none."""
+    """Return the sum over all label sets of a metric on a Prometheus page; None if the metric is not there."""
     found = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})? ({_NUMBER})(?: |$)", page, re.MULTILINE)
     return sum(map(float, found)) if found else None
 
 
 def vllm_load(page: str, kv_tokens: int) -> Load | None:
-    """Return the load that vLLM's page of metrics tells of; None if it is not one."""
+    """Return the load on vLLM's page of metrics; None if the page has none."""
     running, waiting = value(page, "vllm:num_requests_running"), value(page, "vllm:num_requests_waiting")
     if running is None or waiting is None:
         return None
@@ -55,7 +55,7 @@ def vllm_load(page: str, kv_tokens: int) -> Load | None:
 
 
 def vllm_sizes(page: str) -> Sizes:
-    """Return the size of the KV cache that vLLM's page of metrics tells of."""
+    """Return the size of the KV cache on vLLM's page of metrics."""
     line = re.search(r"^vllm:cache_config_info\{(.*)\} ", page, re.MULTILINE)
     labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1])) if line else {}
     block, blocks = labels.get("block_size", ""), labels.get("num_gpu_blocks", "")
@@ -65,13 +65,13 @@ def vllm_sizes(page: str) -> Sizes:
 
 
 def sglang_load(body: bytes) -> Load:
-    """Return the load in an answer of `/v1/loads`, summed over ranks. Raises EngineError if it is not one."""
+    """Return the load in a response of `/v1/loads`, summed over ranks. Raises EngineError if it is malformed."""
     loads = decoded(body, _loads).loads
     running, waiting = sum(each.num_running_reqs for each in loads), sum(each.num_waiting_reqs for each in loads)
     return Load(running, waiting, sum(each.num_used_tokens for each in loads))
 
 
 def sglang_sizes(body: bytes) -> Sizes:
-    """Return the sizes in an answer of `/server_info`. Raises EngineError if it is not one."""
+    """Return the sizes in a response of `/server_info`. Raises EngineError if it is malformed."""
     info = decoded(body, _info)
     return Sizes(info.max_total_num_tokens, info.page_size, info.max_running_requests)

@@ -1,4 +1,4 @@
-"""What may be said of one replica; what is not said is asked of it."""
+"""The options of one replica; what they leave out is asked of the replica itself."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _Count = Annotated[int, Meta(ge=1, le=1 << 31)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 Protocol = Literal["auto", "tokens", "sglang", "text"]
-"""How to speak to a server: token ids both ways on /v1/completions, SGLang's /generate, or text."""
+"""The API of a server: token ids both ways on /v1/completions, SGLang's /generate, or text on /v1/completions."""
 
 
 class ReplicaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of the `openai` engine. Sizes are in tokens, times in seconds. An API key is none of them: it is secret.
+    """Options of the `openai` engine. Sizes are in tokens, times in seconds. The API key is not among them.
 
     `served_model` picks one of several models. `kv_tokens`, `block_size`, `max_running`, `context_limit` and
-    `vocab_size` correct or replace what the server tells of itself. `kv_events` is the ZeroMQ address where it
-    publishes KV events, `kv_replay` the one where lost ones can be had again. `idle_timeout` bounds the silence of a
-    stream, the wait for its first token included. A request is tried `attempts` times on the replica, with a pause of
-    about `backoff`, doubled each time up to `backoff_limit`. Every `health_interval` it is asked for its health and
-    load and must answer within `health_timeout`.
+    `vocab_size` replace the sizes that the server publishes. `kv_events` is the ZeroMQ address where it publishes KV
+    events, and `kv_replay` the address where missing ones can be requested again. `idle_timeout` bounds the time
+    between two events of a stream, and the time to the first one. A request is tried `attempts` times on the replica,
+    with a pause of about `backoff` between two attempts, doubled each time up to `backoff_limit`. The server is asked
+    for its health and load every `health_interval`, and must respond within `health_timeout`.
     """
 
     url: str

@@ -1,4 +1,4 @@
-"""One request on its way: what it has generated so far, and how it is aborted."""
+"""The state of one request on a replica: its output so far over all attempts, and whether it was aborted."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _Result = TypeVar("_Result")
 
 
 class AbortedError(EngineError):
-    """The request was aborted; raised where it waits, and not seen outside."""
+    """The request was aborted. Raised where the request waits; no user sees it."""
 
 
 class RequestState:
-    """What outlives an attempt: the request, its output, and whether it is over."""
+    """A request over several attempts. `finished` is True when a delta with a finish reason has come."""
 
     def __init__(self, request: EngineRequest) -> None:
         self.finished = False
@@ -32,11 +32,11 @@ class RequestState:
 
     @property
     def exhausted(self) -> bool:
-        """Whether all tokens were generated, though no finish reason came."""
+        """True if `max_tokens` tokens were generated, though the finish reason may be missing."""
         return len(self._output) // TOKEN_BYTES >= self._request.sampling.max_tokens
 
-    def rest(self) -> EngineRequest:
-        """Return what is still to be done: the output so far is prompt now."""
+    def remaining(self) -> EngineRequest:
+        """Return the request for the next attempt: the output so far is part of its prompt."""
         if not self._output:
             return self._request
         done, sampling = len(self._output) // TOKEN_BYTES, self._request.sampling
@@ -47,7 +47,10 @@ class RequestState:
         return msgspec.structs.replace(self._request, tokens=tokens, sampling=left)
 
     def record(self, delta: Delta) -> Delta:
-        """Note what came, and return it; cached tokens only the first time, later attempts find their own."""
+        """Add a delta to the output and return it.
+
+        Only the first count of cached tokens stays in it: a later attempt finds the output of earlier ones cached.
+        """
         self._output += delta.tokens
         self.finished = delta.finish_reason is not None
         if self._counted:
@@ -56,13 +59,13 @@ class RequestState:
         return delta
 
     def abort(self) -> None:
-        """Let the request end where it waits."""
+        """Make the present or next `unless_aborted` raise AbortedError."""
         again, self._aborted = self._aborted, True
         if self._scope is not None and not again:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
     async def unless_aborted(self, waited: Awaitable[_Result]) -> _Result:
-        """Return what `waited` gives. Raises AbortedError if the request is aborted meanwhile, or was before."""
+        """Return the result of `waited`. Raises AbortedError if the request is aborted meanwhile, or was before."""
         try:
             async with asyncio.timeout(0.0 if self._aborted else None) as self._scope:
                 return await waited

@@ -1,4 +1,4 @@
-"""Ids for servers that speak text: what they say is read back with the model's own tokenizer."""
+"""Token ids for servers that return text: the model's own tokenizer turns it into ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ANCHOR = "\n"
 
 
 class TextTokenizer(Protocol):
-    """What is needed of a tokenizer."""
+    """The part of a tokenizer that is needed here."""
 
     byte_level: bool
 
@@ -21,14 +21,14 @@ class TextTokenizer(Protocol):
 
 
 def prompt_text(text: TextTokenizer, ids: Sequence[int]) -> str:
-    """Return the text of a prompt, without the special tokens in front that a server adds itself."""
+    """Return the text of a prompt, without the special tokens at its beginning that a server adds itself."""
     front = text.encode("")
     own = ids[len(front) :] if front and list(ids[: len(front)]) == front else ids
     return text.decode(own, skip_special_tokens=False)
 
 
 class Retokenizer:
-    """Turns pieces of text into ids whose text is the same. They need not be the ids that the model chose."""
+    """Turns pieces of text into ids with the same text, which need not be the ids that the model sampled."""
 
     def __init__(self, text: TextTokenizer) -> None:
         self._text = text

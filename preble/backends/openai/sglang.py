@@ -74,24 +74,24 @@ class Generate:
         return msgspec.json.encode(fields | routing_fields(request))
 
     def reader(self, request: EngineRequest) -> GenerateReader:
-        """Return what understands the events of the answer."""
+        """Return what reads the events of the response."""
         return GenerateReader(request)
 
 
 class GenerateReader:
-    """Reads the events of one answer, whether they repeat all ids so far or hold new ones only."""
+    """Reads the events of one response, whether each holds all ids so far or only new ones."""
 
     def __init__(self, request: EngineRequest) -> None:
         self._logprobs = request.sampling.logprobs is not None
         self._stops = frozenset(request.sampling.stop_token_ids)
-        # SGLang does not look for stop tokens where it ignores end tokens.
+        # With `ignore_eos` SGLang ignores stop tokens too, so they are looked for here.
         self._looked_for = self._stops if request.sampling.ignore_eos else frozenset()
         self._least = request.sampling.min_tokens
         self._seen = 0
-        self._told = False
+        self._cached_known = False
 
     def read(self, event: bytes) -> Delta | None:
-        """Return what an event says, if anything. Raises the error it tells of, or EngineError if it is malformed."""
+        """Return the delta of an event, if it has one. Raises the error in it, or EngineError if it is malformed."""
         if event == DONE:
             return None
         message = decoded(event, _events)
@@ -105,8 +105,8 @@ class GenerateReader:
 
     def _read(self, output: list[int], meta: _Meta) -> Delta:
         ids = output[-new:] if (new := meta.completion_tokens - self._seen) > 0 else []
-        cached = None if self._told else meta.cached_tokens
-        self._told = True
+        cached = None if self._cached_known else meta.cached_tokens
+        self._cached_known = True
         logprobs = _logprobs(meta, len(ids)) if self._logprobs and ids else None
         finish, stop = _finish(meta.finish_reason), self._stop(meta.finish_reason)
         if end := self._stopped(ids):
@@ -115,7 +115,7 @@ class GenerateReader:
         return Delta(pack(ids), cached, finish, stop, logprobs)
 
     def _stopped(self, ids: list[int]) -> int:
-        """Return how many of the new ids there are up to a stop token that SGLang lets pass; 0 if there is none."""
+        """Return how many new ids there are up to a stop token that SGLang ignored; 0 if there is none."""
         for index, token in enumerate(ids if self._looked_for else ()):
             if token in self._looked_for and self._seen + index + 1 >= self._least:
                 return index + 1

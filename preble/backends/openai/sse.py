@@ -1,4 +1,4 @@
-"""Server-sent events out of bytes, wherever the network cut them."""
+"""Server-sent events from bytes that may be cut anywhere."""
 
 from __future__ import annotations
 

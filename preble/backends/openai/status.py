@@ -1,4 +1,4 @@
-"""What an HTTP status, or an error event in a stream, means to the caller."""
+"""From an HTTP status, or an error event in a stream, to one of our errors."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class _Body(msgspec.Struct):
 
 
 def error_of_status(status: int, body: bytes, *, retry_after: float | None = None) -> PrebleError:
-    """Return the error of an answer with this status.
+    """Return the error for a response with this status.
 
-    Refused credentials, paths or models are ConfigurationError, too much load OverloadedError with the server's
-    `retry_after` in seconds, a gateway without its server UnreachableError, other 4xx InvalidRequestError, the rest
-    EngineError.
+    It is ConfigurationError if credentials, path or model are refused, OverloadedError with the server's `retry_after`
+    in seconds if it has too much load, UnreachableError if a gateway does not reach its server, InvalidRequestError for
+    another 4xx, and EngineError otherwise.
     """
     message = f"HTTP {status}: {_message(body)}"
     if status in _REFUSED:
@@ -53,13 +53,13 @@ def error_of_status(status: int, body: bytes, *, retry_after: float | None = Non
 
 
 def error_of_event(error: ErrorBody) -> PrebleError:
-    """Return the error that an event of a stream tells of."""
+    """Return the error for an error event of a stream."""
     status = error.code if isinstance(error.code, int) and 400 <= error.code < 600 else 500
     return error_of_status(status, error.message.encode())
 
 
 def retry_after_seconds(header: str | None) -> float | None:
-    """Return what a Retry-After header says, in seconds; None for a date or nonsense."""
+    """Return the seconds of a Retry-After header; None for a date, nonsense or no header."""
     try:
         value = float(header or "")
     except ValueError:
@@ -68,11 +68,11 @@ def retry_after_seconds(header: str | None) -> float | None:
 
 
 def _message(body: bytes) -> str:
-    """The explanation in a body, in the forms that servers give it; else the body itself."""
+    """Return the explanation in a body, in any of the forms that servers use, or else the body itself."""
     try:
-        told = msgspec.json.decode(body, type=_Body)
+        parsed = msgspec.json.decode(body, type=_Body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        told = _Body()
-    inner = told.error.message if isinstance(told.error, ErrorBody) else told.error
-    text = inner or told.message or told.detail or body.decode(errors="replace")
+        parsed = _Body()
+    inner = parsed.error.message if isinstance(parsed.error, ErrorBody) else parsed.error
+    text = inner or parsed.message or parsed.detail or body.decode(errors="replace")
     return text.strip()[:LONGEST_MESSAGE] or "no explanation"

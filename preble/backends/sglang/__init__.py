@@ -1,1 +1,4 @@
-"""The `sglang` engine: SGLang inside the worker's process, token ids in and out."""
+"""The `sglang` engine: SGLang in the worker's process, with our wait queue in front of it.
+
+Only the worker imports it, as `engine:SGLangEngine`, which imports SGLang when it starts. `binding` is for the cluster.
+"""

@@ -1,4 +1,4 @@
-"""`SGLangEngine`: SGLang in the worker's own process, as preble's engines are spoken to."""
+"""`SGLangEngine`: SGLang in the worker's own process, as an `Engine`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from preble.wait_queue.local import LocalScheduler
 class SGLangEngine:
     """Serves a model with SGLang, in this process and its children. The process must have no other children.
 
-    `model` is what SGLang's `model_path` may be; `options` are the arguments of `sglang.Engine`, which checks them.
-    `discipline` orders the queue in front of it. SGLang takes six tokens less than the model's context, and so does
-    `EngineInfo.context_limit`. On a CPU, where the user says nothing else, the KV cache holds 32768 tokens.
+    `model` is SGLang's `model_path`, and `options` are the arguments of `sglang.Engine`, which checks them.
+    `discipline` orders the wait queue in front of it. SGLang accepts six tokens less than the model's context, and so
+    `EngineInfo.context_limit` is that much smaller. On a CPU the KV cache holds 32768 tokens by default.
     """
 
     def __init__(self, *, model: str | None = None, discipline: Discipline = DEFAULT, **options: Any) -> None:
         check_options(options)
-        LocalScheduler(discipline)  # an unknown one is refused now, not after SGLang has started
+        LocalScheduler(discipline)  # refuses an unknown one now, not after SGLang has started
         self._model = check_model(model, engine="sglang")
         self._discipline: Discipline = discipline
         self._options = options
@@ -38,7 +38,7 @@ class SGLangEngine:
 
         Raises ModelError or ConfigurationError with SGLang's own words.
         """
-        await asyncio.sleep(0)  # what was said before goes out before
+        await asyncio.sleep(0)  # sends first what waits to be sent
         process = Process(self._model, self._options)
         try:
             limits = await process.limits(self._model, self._discipline)
@@ -51,7 +51,7 @@ class SGLangEngine:
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.
 
-        Raises InvalidRequestError, also for what SGLang cannot do, and EngineError if it gives the request up.
+        Raises InvalidRequestError for a request that SGLang cannot serve, and EngineError if SGLang fails it.
         """
         return self._started().generate(request)
 
@@ -64,15 +64,15 @@ class SGLangEngine:
         return [] if self._closed else self._started().cache_events()
 
     def load(self) -> Load:
-        """Return the present load; tokens in use are those that SGLang published last."""
+        """Return the present load; the number of tokens in use is the one that SGLang published last."""
         return Load(0, 0, 0) if self._closed else self._started().load()
 
     def timings(self) -> list[StepTiming]:
-        """Return and forget the steps since the last call that SGLang's counters tell apart."""
+        """Return and forget the steps since the last call that can be told apart by SGLang's counters."""
         return self._started().timings()
 
     async def reset_cache(self) -> None:
-        """Let the running requests end, holding back others, and forget all cached prefixes."""
+        """Wait for the running requests to end, while no other is admitted, and forget all cached prefixes."""
         await self._started().reset_cache()
 
     async def close(self) -> None:
@@ -82,7 +82,7 @@ class SGLangEngine:
             running.close()
 
     def check(self) -> None:
-        """Raise AssertionError if the queue or the books of what is held are wrong."""
+        """Raise AssertionError if the queue, or the record of the cached blocks, is inconsistent."""
         self._started().check()
 
     def _started(self) -> Running:

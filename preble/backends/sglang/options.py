@@ -1,4 +1,4 @@
-"""How `sglang.Engine` is constructed: what the user asked for, what we need, what a CPU needs."""
+"""The arguments of `sglang.Engine`: the user's options, those that the adapter needs, and those that a CPU needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from preble.errors import ConfigurationError
 
 TOPIC = "kv"
-"""What SGLang's KV events are published as."""
+"""The topic under which SGLang publishes KV events."""
 
 _NEEDED = {
     "incremental_streaming_output": True,
@@ -19,7 +19,7 @@ _NEEDED = {
     "enable_priority_scheduling": True,
     "schedule_low_priority_values_first": True,
 }
-"""What the adapter relies on: nobody may set it otherwise."""
+"""The values that the adapter relies on; other values are refused."""
 
 _OURS = {
     "model_path": "pass it as the cluster's model",
@@ -29,7 +29,7 @@ _OURS = {
     "dp_size": "start one worker per replica",
     "nnodes": "start one worker per replica",
 }
-"""What only the adapter may set, and why."""
+"""Options that only the adapter may set, and what to do instead."""
 
 _DEFAULTS = {
     "sleep_on_idle": True,
@@ -51,11 +51,11 @@ _CPU_DEFAULTS = {
     "max_running_requests": 64,
 }
 _CPU_KV_TOKENS = 32_768
-"""SGLang would take most of the memory, and touch all of it, which takes minutes."""
+"""By default SGLang would take most of the memory and touch all of it, which takes minutes."""
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise ConfigurationError for options that are ours to set. SGLang checks the others when it starts."""
+    """Raise ConfigurationError for options that only the adapter may set. SGLang checks the others when it starts."""
     for name, reason in _OURS.items():
         if name in options:
             raise ConfigurationError(f"{name}: {reason}")
@@ -81,7 +81,7 @@ def arguments(model: str, options: Mapping[str, Any], *, cpu: bool, events: str,
 
 def set_environment(model: str) -> None:
     """Set what SGLang and its libraries read once, when imported, unless the user did."""
-    # Log-probabilities of the model itself, as the other engines give them, before temperature and cuts.
+    # Log-probabilities before temperature, top_k and top_p are applied, as the other engines return them.
     os.environ.setdefault("SGLANG_RETURN_ORIGINAL_LOGPROB", "1")
     if Path(model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

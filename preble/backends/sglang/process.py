@@ -1,4 +1,4 @@
-"""SGLang itself: started in this process, which it fills with threads and children, and ended again."""
+"""SGLang itself, which runs in this process with threads and child processes: how it is started and ended."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _FLUSH_PATIENCE = 5.0
 
 
 class Process:
-    """One `sglang.Engine`, with the files it would leave lying about. Making it blocks for 10 seconds and more.
+    """One `sglang.Engine` and its temporary files. The constructor blocks for 10 seconds or more.
 
-    Make it in the main thread, in the running event loop, in a process where nothing else has children: `close` kills
-    them all. SGLang takes the loop's handlers for SIGTERM and SIGQUIT. `events` and `replay` are the addresses of its
-    KV events. Raises ConfigurationError and ModelError with SGLang's own words.
+    Make it in the main thread, in the running event loop, in a process that has no other children, because `close`
+    kills all of them. SGLang replaces the loop's handlers of SIGTERM and SIGQUIT. `events` and `replay` are the
+    addresses of its KV events. Raises ConfigurationError and ModelError with SGLang's own message.
     """
 
     def __init__(self, model: str, options: Mapping[str, Any]) -> None:
@@ -47,26 +47,26 @@ class Process:
             raise
         self._manager = self._engine.tokenizer_manager
         self._request_type: Any = _imported("sglang.srt.managers.io_struct").GenerateReqInput
-        # Starts the task that reads what the scheduler sends. Else the first request did so.
+        # Starts the task that reads what SGLang's scheduler sends, which otherwise the first request would start.
         self._manager.auto_create_handle_loop()
-        # SGLang maps it when it first reads. With both ends mapped nobody needs the name, which nobody would remove.
+        # Both ends have mapped the file after the first read, so its name can go; SGLang would not remove it.
         self._manager.load_snapshot_reader.read_all()
         with suppress(OSError):
             os.unlink(self._manager.load_snapshot_reader.path)
 
     @property
     def max_prefill_tokens(self) -> int:
-        """Most tokens that one step prefills."""
+        """The most prompt tokens that one step computes."""
         return self._chunked_prefill_size or int(self._manager.config_value("max_prefill_tokens"))
 
     @property
     def _chunked_prefill_size(self) -> int | None:
-        """The tokens of a prompt's chunk; None if a prompt that is alone is computed in one step, however long."""
+        """SGLang's `chunked_prefill_size`; None if it does not split prompts."""
         size = int(self._manager.config_value("chunked_prefill_size") or 0)
         return size if size > 0 else None
 
     async def limits(self, model: str, discipline: Discipline) -> Limits:
-        """Return what requests may be, and what the engine can do with a queue in front of it."""
+        """Return the limits of requests, and what the engine can do with a wait queue in front of it."""
         manager = self._manager
         (state,) = await manager.get_internal_state()
         kv_tokens = int(self._engine._scheduler_init_result.scheduler_infos[0]["max_total_num_tokens"])
@@ -74,7 +74,7 @@ class Process:
         info = EngineInfo(
             model=model,
             vocab_size=manager.model_config.vocab_size,
-            # What would need the whole KV cache is never begun: a page at each end must stay free.
+            # SGLang never starts a request that needs the whole KV cache: two blocks must stay free.
             context_limit=min(manager.context_len - _RESERVED, kv_tokens - 2 * block_size),
             kv_tokens=kv_tokens,
             block_size=block_size,
@@ -91,7 +91,7 @@ class Process:
         return self._manager.generate_request(self._request_type(stream=True, **request))
 
     def abort(self, rid: str) -> None:
-        """End a request's outputs at once, with an abort, and the request as soon as the scheduler looks."""
+        """End a request's outputs at once with an abort; SGLang's scheduler ends the request a little later."""
         self._manager.abort_request(rid)
         state = self._manager.rid_to_state.pop(rid, None)
         if state is not None:
@@ -100,7 +100,7 @@ class Process:
             state.event.set()
 
     def published(self) -> Any:
-        """Return SGLang's LoadSnapshot as the scheduler published it last, a moment ago; None if it never did."""
+        """Return the LoadSnapshot that SGLang's scheduler published last; None if there is none yet."""
         loads = self._manager.load_snapshot_reader.read_all()
         return loads[0] if loads else None
 

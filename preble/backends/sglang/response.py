@@ -1,4 +1,4 @@
-"""What SGLang streams back for one request, as deltas."""
+"""From the outputs that SGLang streams for one request to deltas."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from preble.types import FinishReason, SamplingParams, TokenLogprob
 class Response:
     """Turns the outputs of one request into deltas, in order. `ended` is True after the last one.
 
-    `eos_token_ids` are those that end a text without being a stop reason.
+    `eos_token_ids` end the output without being reported as a `stop_reason`.
     """
 
     def __init__(self, sampling: SamplingParams, eos_token_ids: Collection[int]) -> None:
         self._sampling = sampling
         self._eos_token_ids = eos_token_ids
-        # SGLang does not look for stop tokens where it ignores end tokens.
+        # With `ignore_eos` SGLang ignores stop tokens too, so they are looked for here.
         self._stops = frozenset(sampling.stop_token_ids if sampling.ignore_eos else ())
         self._generated = 0
         self._cached: int | None = None
         self.ended = False
 
     def delta(self, output: Mapping[str, Any]) -> Delta:
-        """Return the delta of one incremental output. Raises EngineError if SGLang gave the request up."""
+        """Return the delta of one incremental output. Raises EngineError if SGLang failed the request."""
         meta = output["meta_info"]
         finish, stop = self._finish(meta["finish_reason"])
         tokens: list[int] = output["output_ids"]
         if finish == "abort":
-            # What is aborted while it waits comes with the last token once more.
+            # A request that is aborted while it waits repeats its last token.
             tokens = tokens[: max(0, meta["completion_tokens"] - self._generated)]
         if self._stops and (end := self._stop(tokens)):
             tokens, finish, stop = tokens[:end], "stop", tokens[end - 1]
@@ -61,7 +61,7 @@ class Response:
         return 0
 
     def _cached_once(self, meta: Mapping[str, Any]) -> int | None:
-        """The first count is the true one: a request that was retracted and comes back finds its own tokens cached."""
+        """Return the first count only: a request that SGLang retracts and resumes finds its own tokens cached."""
         if self._cached is not None or "cached_tokens" not in meta:
             return None
         self._cached = int(meta["cached_tokens"])

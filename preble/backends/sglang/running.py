@@ -1,4 +1,4 @@
-"""A started SGLang with our queue in front of it, and what its events say that it holds."""
+"""A started SGLang with our wait queue in front of it, and the content of its cache from its KV events."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from preble.tokens import TOKEN_BYTES, unpack
 from preble.wait_queue.disciplines import Discipline
 from preble.wait_queue.local import LocalScheduler
 
-_STEPS_AHEAD = 2  # one is computed, and the next one's requests must be there
+_STEPS_AHEAD = 2  # while one step is computed, the requests of the next one must be there
 _EVENT_PATIENCE = 1.0
 _EVENT_INTERVAL = 0.002
 
 
 class Running:
-    """Requests on their way through the queue and SGLang."""
+    """Takes requests through the wait queue and SGLang."""
 
     def __init__(self, process: Process, limits: Limits, discipline: Discipline) -> None:
         self._process = process
@@ -75,14 +75,14 @@ class Running:
         return self._held.evicted()
 
     def load(self) -> Load:
-        """Return the load: the requests as they are known here, the tokens as SGLang published them last."""
+        """Return the load: the requests counted here, and the tokens that SGLang published last."""
         inside, most = self._admission.inside, self._limits.info.max_running
         published = self._look()
         used = int(published.num_used_tokens) if published else 0
         return Load(min(inside, most), self._admission.waiting + max(0, inside - most), used)
 
     def timings(self) -> list[StepTiming]:
-        """Return and forget the steps that could be told apart since the last call."""
+        """Return and forget the steps since the last call that can be told apart."""
         self._look()
         return self._steps.take()
 
@@ -93,7 +93,7 @@ class Running:
         return published
 
     async def reset_cache(self) -> None:
-        """Let the requests inside end, holding back the others, and forget all cached prefixes."""
+        """Wait for the running requests to end, while no other is admitted, and forget all cached prefixes."""
         async with self._resetting:
             self._admission.pause()
             try:
@@ -115,7 +115,7 @@ class Running:
         self._process.close()
 
     def check(self) -> None:
-        """Raise AssertionError if the queue or the books of what is held are wrong."""
+        """Raise AssertionError if the queue, or the record of the cached blocks, is inconsistent."""
         self._admission.check()
         self._held.check()
 
@@ -153,7 +153,7 @@ class Running:
         }
 
     async def _until_cleared(self) -> None:
-        """Wait until the event that tells of a flush has come: it travels apart from the response, and may be lost."""
+        """Wait for the KV event of a flush, which does not come with the response and may be lost."""
         try:
             async with asyncio.timeout(_EVENT_PATIENCE):
                 while not self._cleared:

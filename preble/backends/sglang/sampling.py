@@ -1,4 +1,4 @@
-"""One request in SGLang's words."""
+"""From our requests to SGLang's sampling parameters."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _GREATEST_REPETITION_PENALTY = 2.0
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a request may be: as `info` says, and with a seed or least length only where SGLang was started for it.
+    """The limits that a request must respect: those of `info`, and those of SGLang's options.
 
-    `seeded` says that it computes deterministically, `tokenizer` that it has one and so knows what ends a text.
+    `seeded` is True if SGLang computes deterministically, which seeds need. `tokenizer` is True if it has loaded its
+    tokenizer, which `min_tokens` needs.
     """
 
     info: EngineInfo
@@ -27,7 +28,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 def check(request: EngineRequest, limits: Limits) -> None:
-    """Raise InvalidRequestError or ContextLengthError if SGLang cannot serve this: it may not survive the attempt."""
+    """Raise InvalidRequestError or ContextLengthError if SGLang cannot serve this request, which might even end it."""
     info = limits.info
     check_prompt(request.tokens, context_limit=info.context_limit, kv_tokens=info.kv_tokens, vocab_size=info.vocab_size)
     _check_sampling(request.sampling, limits)
@@ -47,7 +48,7 @@ def _check_sampling(sampling: SamplingParams, limits: Limits) -> None:
 def parameters(request: EngineRequest, limits: Limits) -> dict[str, Any]:
     """Return SGLang's `sampling_params` for a request that passed `check`.
 
-    Stop strings stay in the cluster. With `ignore_eos` SGLang ignores stop tokens too: `Response` looks for them.
+    Stop strings are the cluster's task. With `ignore_eos` SGLang ignores stop tokens too, so `Response` looks for them.
     """
     sampling = request.sampling
     most = min(sampling.max_tokens, limits.info.context_limit - len(request.tokens) // TOKEN_BYTES)
@@ -64,11 +65,11 @@ def parameters(request: EngineRequest, limits: Limits) -> dict[str, Any]:
         # An id outside the vocabulary never matches, and an index of one would end the scheduler.
         "stop_token_ids": [token for token in sampling.stop_token_ids if token < limits.info.vocab_size],
         "ignore_eos": sampling.ignore_eos,
-        # Without one, deterministic requests would all draw alike.
+        # Without a seed, deterministic requests would all draw the same random numbers.
         "sampling_seed": request.id if sampling.seed is None else sampling.seed,
     }
 
 
 def _least(sampling: SamplingParams) -> int:
-    # For so many tokens SGLang forbids whatever could end the output, ignored or not: not if there is nothing.
+    # SGLang forbids all end and stop tokens until `min_new_tokens`, even those that are ignored anyway.
     return 0 if sampling.ignore_eos and not sampling.stop_token_ids else sampling.min_tokens

@@ -1,8 +1,9 @@
-"""What SGLang's steps took, from the counters that its scheduler publishes and the requests that were inside.
+"""The durations of SGLang's steps, from the counters that its scheduler publishes and the requests that it served.
 
-The counters are sums over all steps so far: prompt tokens computed and the time of the steps that did, and moments of
-the decode steps. A step can be told from them where only one prefill, or only decodes of one batch size, came between
-two looks; what came together with others is not reported. SGLang prefills and decodes in separate steps.
+SGLang prefills and decodes in separate steps. Its counters are sums over all steps so far: the prompt tokens computed
+and the time of the steps that computed them, and sums over the decode steps. The duration of a step follows from the
+difference between two readings if there was only one prefill between them, or only decodes of one batch size. Other
+steps are not reported.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from preble.core.cost import StepTiming
 
 _KEPT = 256
 _PATIENCE = 8
-"""Prefills after which counters that do not agree are taken as they are: a request that was aborted is in them."""
+"""Prefills after which counters that do not match are taken as they are, since they may count an aborted request."""
 _MICROSECOND = 1e-6
 
 
@@ -29,7 +30,7 @@ class _Request:
 
 
 class Steps:
-    """Puts together what is told of requests and what the counters say, in the order in which it is seen.
+    """Combines the counters with the requests' tokens. Call its methods in the order in which things happen.
 
     A prefill of more than `max_prefill_tokens` tokens takes several steps.
     """
@@ -44,11 +45,11 @@ class Steps:
         self._moments: tuple[float, ...] = (0.0,) * 4
 
     def sent(self, id: int, prompt: int) -> None:
-        """A request of so many tokens goes into the engine."""
+        """Note that a request with a prompt of so many tokens goes into the engine."""
         self._prompts[id] = prompt
 
     def came(self, id: int, tokens: int, cached: int | None) -> None:
-        """Its stream brought tokens; the first ones tell how many of its prompt were `cached`."""
+        """Note new tokens of a request; with the first ones comes how many tokens of its prompt were `cached`."""
         if cached is not None and id in self._prompts:
             request = self._decoding[id] = _Request(self._prompts[id], cached)
             self._prefilled.append(request)
@@ -56,12 +57,12 @@ class Steps:
             self._decoding[id].length += tokens
 
     def left(self, id: int) -> None:
-        """Its stream has ended."""
+        """Note that a request's stream has ended."""
         self._prompts.pop(id, None)
         self._decoding.pop(id, None)
 
     def look(self, load: Any) -> None:
-        """Take in the counters of SGLang's LoadSnapshot, as it was published last."""
+        """Take in the counters of the LoadSnapshot that SGLang published last."""
         self._look_at_prefills(load.total_prefill_uncached_tokens, load.total_prefill_busy_us)
         if load.decode_moments:
             self._look_at_decodes(*load.decode_moments[:4])
@@ -73,7 +74,7 @@ class Steps:
         return timings
 
     def _look_at_prefills(self, tokens: int, microseconds: int) -> None:
-        """Report a lone prefill. Its tokens must be all that were computed since all were last accounted for."""
+        """Report a prefill if it alone explains all prompt tokens computed since the counters last matched."""
         computed, prefilled = tokens - self._tokens, self._prefilled
         if not computed:
             return
@@ -87,7 +88,7 @@ class Steps:
         self._tokens, self._microseconds, self._prefilled = tokens, microseconds, []
 
     def _look_at_decodes(self, *moments: float) -> None:
-        """Report the mean of the decode steps since the last look, if all had as many requests as there are."""
+        """Report the mean of the decode steps since the last reading, if all had as many requests as there are now."""
         steps, sequences, microseconds, squares = (a - b for a, b in zip(moments, self._moments, strict=True))
         self._moments = moments
         batch = len(self._decoding)

@@ -1,4 +1,5 @@
-"""The embedded engine: Llama-family models in Hugging Face format, on a CPU or a CUDA device, through torch.
+"""The `torch` engine: Llama-family models in Hugging Face format, on a CPU or a CUDA device, in the worker itself.
 
-The only package of preble that imports torch.
+Only the worker imports it, as `engine:TorchEngine`; `binding`, which imports no torch, is for the cluster. No other
+folder of preble imports torch.
 """

@@ -15,7 +15,7 @@ from preble.backends.torch.batch import Batch, Indexes, buckets
 from preble.backends.torch.config import ModelConfig
 
 _WORKSPACE = {"cpu": 4 << 20, "cuda": 256 << 20}
-"""Bytes of K and V gathered at once for decodes: on a CPU what stays in its caches."""
+"""The most bytes of K and V that are gathered at once for decodes: on a CPU as many as its caches hold."""
 
 
 class Decodes(msgspec.Struct, frozen=True):
@@ -41,7 +41,10 @@ class Prefill(msgspec.Struct, frozen=True):
 
 
 class AttentionMetadata(msgspec.Struct, frozen=True):
-    """What each row of a batch writes and sees, the same for all layers."""
+    """Where each row of a batch writes its K and V, and which K and V it attends to; the same for all layers.
+
+    `rows` are the rows of a pool that K and V are written to.
+    """
 
     rows: Tensor
     decodes: tuple[Decodes, ...]
@@ -66,7 +69,7 @@ class PagedAttention:
         self._dtype = dtype
         self._device = device
         self._most = _WORKSPACE[device.type] // block_bytes(config, block_size, dtype)
-        # Zeros, not whatever lies there: padding is masked, but NaN times zero is NaN.
+        # The pools begin as zeros because padding is masked by a zero weight, and NaN times zero is NaN.
         shape = (blocks * 2 * config.kv_heads, block_size * config.head_dim)
         self._pools = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
 
@@ -151,7 +154,7 @@ class PagedAttention:
         return torch.from_numpy(array).to(self._device)
 
     def _causal(self, count: int, length: int) -> Tensor:
-        # Aligned to the lower right: the last row sees everything.
+        # The mask is aligned to the lower right: the last row attends to all tokens.
         mask = torch.full((count, length), -torch.inf, dtype=self._dtype, device=self._device)
         return mask.triu_(length - count + 1)
 

@@ -1,4 +1,4 @@
-"""The spans of one step laid side by side, as index arrays: no padding between sequences, no tensors yet."""
+"""The spans of one step side by side, as index arrays of numpy: without padding between sequences."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ Indexes = NDArray[np.int64]
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """One row per token to compute. Chunks of one token come first, those with the longest context leading.
+    """The tokens to compute in one step, one row each. Spans of one token come first, the longest contexts leading.
 
-    `tokens` and `positions` [rows] are ids and places in their sequences, `blocks` and `offsets` [rows] where their
-    KV goes. `counts` and `lengths` [spans] are a span's rows and its sequence's tokens including them; `table`
-    [spans, blocks] lists the sequences' KV blocks, filled up with block 0. The first `singles` spans have one row.
-    `sampled` holds the last row of each span that samples, in the order of the spans given to `arrange`.
+    * `tokens` and `positions` [rows] are the tokens' ids and their places in their sequences.
+    * `blocks` and `offsets` [rows] are the KV block, and the place in it, where a token's K and V are written.
+    * `counts` and `lengths` [spans] are a span's number of rows, and the length of its sequence up to its end.
+    * `table` [spans, blocks] has the KV blocks of each span's sequence, filled up with block 0.
+    * The first `singles` spans have one row.
+    * `sampled` has the last row of each span that samples, in the order of the spans given to `arrange`.
     """
 
     tokens: Indexes
@@ -35,7 +37,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def arrange(spans: Sequence[TokenSpan], block_size: int) -> Batch:
-    """Return the batch that computes `spans`; nothing in it refers to their sequences."""
+    """Return the batch that computes `spans`. It stays valid when their sequences change."""
     order = sorted(range(len(spans)), key=lambda index: _place(spans[index]))
     ordered = [spans[index] for index in order]
     counts = np.array([span.count for span in ordered], dtype=np.int64)
@@ -58,7 +60,7 @@ def arrange(spans: Sequence[TokenSpan], block_size: int) -> Batch:
 
 
 def buckets(blocks: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """Split sequences of falling length, in blocks, into ranges (first, last + 1) that are padded to their longest.
+    """Split sequences of falling length, in blocks, into ranges (first, last + 1), each padded to its longest sequence.
 
     No range has more than `most` blocks when padded, unless one sequence alone does, and none is padded to much more
     than twice any member's length.

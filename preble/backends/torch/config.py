@@ -1,4 +1,4 @@
-"""What config.json says of a model, checked: everything else of the engine reads `ModelConfig`."""
+"""The checked content of a model's config.json, as a `ModelConfig` for the other modules of the engine."""
 
 from __future__ import annotations
 

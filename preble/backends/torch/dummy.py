@@ -1,4 +1,4 @@
-"""Weights that are drawn where they are needed: a model's speed without its file."""
+"""Random weights, drawn on the device: a model's speed can be measured without its file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _SEED = 0
 
 
 def dummy_weights(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Weights:
-    """Return random weights of a model's sizes, the same on every device of a kind; no biases, no norms of heads.
+    """Return random weights of a model's sizes, without biases and head norms. Devices of one kind get the same.
 
-    Drawn on `device`: nothing is read, and nothing passes through the host's memory.
+    They are drawn on `device`, so that nothing is read from disk or passes through the host's memory.
     """
     generator = torch.Generator(device).manual_seed(_SEED)
 

@@ -1,4 +1,4 @@
-"""`TorchEngine`: a real model in the worker's own process, on the batching core that the simulator uses too."""
+"""`TorchEngine`: a real model in the worker's own process, with the same batching as the simulated engine."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _CUDA_SHARE = 0.85
 class TorchEngine:
     """Serves a Llama-family model in Hugging Face format.
 
-    `model` is a folder with config.json and *.safetensors. `dtype="auto"` takes the model's own where the device
-    computes in it quickly, else float32; `device` is "auto", "cpu" or "cuda". `load_format="dummy"` draws random
-    weights on the device: the folder needs no more than config.json then. `kv_tokens` is the size of the KV cache in
-    tokens, by default 16 contexts or what a share of the memory holds, whichever is less. At most `max_running`
-    requests are computed together, and `max_batched_tokens` tokens in a step. `threads` is for CPU arithmetic;
-    `discipline` orders the queue; `seed` serves requests that bring none.
-    Computing happens in one thread of its own, so that the event loop stays free.
+    `model` is a folder with config.json and *.safetensors. `dtype="auto"` takes the model's own dtype if the device
+    computes quickly in it, and float32 otherwise. `device` is "auto", "cpu" or "cuda". `load_format="dummy"` draws random
+    weights on the device, and the folder needs only config.json. `kv_tokens` is the size of the KV cache in
+    tokens; by default it is 16 contexts, or less if that would take too much memory. A step computes at most
+    `max_running` requests and `max_batched_tokens` tokens. `threads` is the number of threads for arithmetic on a CPU,
+    `discipline` the order of the wait queue, and `seed` the seed of requests that have none. The model is computed in a
+    thread of its own, so that the event loop stays free.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class TorchEngine:
         )
 
     async def _execute(self, spans: list[TokenSpan]) -> list[SampledToken]:
-        # Everything is read from the sequences here: the loop may abort one while the thread computes.
+        # All that is needed of the sequences is read here, because the loop may abort one while the thread computes.
         batch = arrange(spans, self._block_size)
         draws = [
             draw_for(span.sequence, seed=self._seed, eos_token_ids=self._eos_token_ids)

@@ -1,4 +1,4 @@
-"""Matrix multiplication by a fixed weight, laid out once for oneDNN where that is possible."""
+"""Matrix multiplication by a fixed weight, which is packed once for oneDNN where that is possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forward pass: one for all rows of a step."""
+"""The forward pass, which computes all rows of a step together."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Model:
         for number, layer in enumerate(self._weights.layers):
             attended = self._attended(number, layer, hidden, factors, metadata)
             if number == last:
-                # Nothing after the last attention mixes rows: go on with those that are asked for.
+                # Rows are independent after the last attention, so only those whose logits are needed go on.
                 attended, hidden = attended.index_select(0, sampled), hidden.index_select(0, sampled)
             hidden = self._mixed(layer, hidden, attended)
         return self._weights.head(self._norm(hidden, self._weights.norm))

@@ -1,4 +1,4 @@
-"""From logits to tokens. A token depends on its own logits, seed and position only, never on the batch around it."""
+"""From logits to tokens. A token depends only on its own logits, seed and position, never on the rest of the batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MASK = (1 << 64) - 1
 
 
 class Draw(msgspec.Struct, frozen=True):
-    """All that one token's choice needs beside the logits.
+    """What is needed to sample one token, beside its logits.
 
-    `position` is its place in the sequence; `prompt` and `output` (packed int32) are there if a penalty needs them;
-    `forbidden` are the tokens that would end the sequence too early.
+    `position` is its place in the sequence. `prompt` and `output` (packed int32) are given only if a penalty needs
+    them. `forbidden` are the tokens that would end the sequence before `min_tokens`.
     """
 
     sampling: SamplingParams
@@ -37,7 +37,7 @@ class Draw(msgspec.Struct, frozen=True):
 
 
 def draw_for(sequence: batching.Sequence, *, seed: int, eos_token_ids: tuple[int, ...]) -> Draw:
-    """Return what choosing the next token of `sequence` needs; `seed` is the engine's, for requests without one."""
+    """Return what is needed to sample the next token of `sequence`; `seed` is for requests that have no own one."""
     sampling = sequence.sampling
     prompt = output = b""
     if _penalizes(sampling):
@@ -61,7 +61,7 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> list[batching.SampledToken]
     raw = logits.float()
     scores = _adjusted(raw, draws)
     tokens = scores.argmax(-1)
-    # Rows with and without a cut take separate ways, so that neither depends on what else is in the batch.
+    # Rows with and without top_k or top_p are sampled apart, so that none depends on the rest of the batch.
     for cuts in (False, True):
         rows = [row for row, draw in enumerate(draws) if not draw.greedy and _cuts(draw.sampling) == cuts]
         if rows:

@@ -1,4 +1,4 @@
-"""From *.safetensors to the tensors of a forward pass: fused, cast, on their device."""
+"""From *.safetensors to the tensors of the forward pass: fused, converted to a dtype, on their device."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class _Loader:
         return tensor
 
     def _place(self, tensor: Tensor) -> Tensor:
-        # A copy, so that nothing refers to the mapped file.
+        # It is copied, so that nothing refers to the mapped file any more.
         return tensor.to(self._device, self._dtype, copy=True)
 
 

@@ -20,16 +20,16 @@ _OURS = {
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise ConfigurationError for options that are ours to set. vLLM checks the others when it starts."""
+    """Raise ConfigurationError for options that only the adapter may set. vLLM checks the others when it starts."""
     for name, why in _OURS.items():
         if name in options:
             raise ConfigurationError(f"{name}: not an option of the vllm engine, {why}")
 
 
 def configure(model: str, options: Mapping[str, Any], events: Path) -> Any:
-    """Return the VllmConfig. `events` is the folder of the sockets that KV events are read from.
+    """Return the VllmConfig. `events` is the folder for the sockets of the KV events.
 
-    Raises ConfigurationError with vLLM's own words, ModelError if it finds no model.
+    Raises ConfigurationError with vLLM's own message, and ModelError if it finds no model.
     """
     from vllm.config import KVEventsConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -38,7 +38,7 @@ def configure(model: str, options: Mapping[str, Any], events: Path) -> Any:
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",
         "disable_log_stats": True,
-        "enable_logging_iteration_details": True,  # not logged then, but told to whoever takes statistics
+        "enable_logging_iteration_details": True,  # they go to our `LastStep`, and are not logged
         "kv_events_config": KVEventsConfig(
             enable_kv_cache_events=True,
             publisher="zmq",
@@ -56,16 +56,16 @@ def configure(model: str, options: Mapping[str, Any], events: Path) -> Any:
 
 
 def describe(config: Any, discipline: Discipline) -> EngineInfo:
-    """Return what an engine that was started with `config`, with a queue in front of it, can do.
+    """Return what an engine that was started with `config` can do, with a wait queue in front of it.
 
-    vLLM fills in the sizes that it found while starting.
+    vLLM has put the sizes that it found while it started into `config`.
     """
     blocks, size = config.cache_config.num_gpu_blocks, config.cache_config.block_size
     return EngineInfo(
         model=config.model_config.model,
         vocab_size=config.model_config.get_vocab_size(),
         context_limit=config.model_config.max_model_len,
-        kv_tokens=(blocks - 1) * size,  # one stands for "no block"
+        kv_tokens=(blocks - 1) * size,  # vLLM keeps one block as its null block
         block_size=size,
         max_running=config.scheduler_config.max_num_seqs,
         eos_token_ids=_eos_token_ids(config.model_config),

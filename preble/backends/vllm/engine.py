@@ -1,4 +1,4 @@
-"""`VllmEngine`: vLLM's own batching and cache, in the order of our queue."""
+"""`VllmEngine`: vLLM with its own batching and cache, and our wait queue in front of it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _STEPS_AHEAD = 2
 class VllmEngine:
     """Serves a model with vLLM.
 
-    `model` is a folder or a name on the Hugging Face hub. `mode="async"` is vLLM's usual form with a process for its
-    core; `mode="inline"` keeps everything in this process: it starts sooner, needs less memory, and leaves nothing
-    behind, but its steps share the interpreter with the event loop. `discipline` orders the queue. All other options
-    are those of vLLM's EngineArgs.
+    `model` is a folder or a name on the Hugging Face hub. `mode="async"` is vLLM's usual form, with its core in a
+    process of its own. `mode="inline"` keeps everything in this process: it starts sooner and needs less memory, but
+    its steps share the interpreter with the event loop. `discipline` orders the wait queue. All other options are those
+    of vLLM's EngineArgs.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class VllmEngine:
         self._closed = False
 
     async def start(self) -> EngineInfo:
-        """Load the model, in a thread. Raises ConfigurationError in vLLM's words, and ModelError."""
+        """Load the model, in a thread. Raises ModelError, and ConfigurationError with vLLM's own message."""
         try:
             return await self._start()
         except BaseException:
@@ -94,7 +94,7 @@ class VllmEngine:
     async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.
 
-        Raises InvalidRequestError if it can never run, EngineError if vLLM fails it or has died.
+        Raises InvalidRequestError if the request can never run, and EngineError if vLLM fails it or has died.
         """
         if self._info is None:
             raise NotStartedError("the engine has not been started")
@@ -123,7 +123,7 @@ class VllmEngine:
         task.add_done_callback(self._aborts.discard)
 
     def cache_events(self) -> list[Evicted]:
-        """Return and forget the evictions since the last call, in order. Raises EngineError if they make no sense."""
+        """Return and forget the evictions since the last call, in order. Raises EngineError for malformed events."""
         if self._info is None or self._closed:
             return []
         self._drain()
@@ -135,24 +135,24 @@ class VllmEngine:
             return Load(0, 0, 0)
         if self._llm.errored:
             raise EngineError("vLLM's engine has died")
-        inside, door = self._admission.inside, self._admission.waiting
+        inside, queued = self._admission.inside, self._admission.waiting
         if not inside:
-            return Load(0, door, 0)
+            return Load(0, queued, 0)
         waiting = min(inside, self._last_step.waiting)
-        return Load(inside - waiting, door + waiting, round(self._last_step.used * self._info.kv_tokens))
+        return Load(inside - waiting, queued + waiting, round(self._last_step.used * self._info.kv_tokens))
 
     def timings(self) -> list[StepTiming]:
-        """Return and forget the steps since the last call, as far as vLLM's counts and our requests explain them."""
+        """Return and forget the steps since the last call that vLLM's counts and our requests explain."""
         return self._steps.take()
 
     async def reset_cache(self) -> None:
-        """Forget all cached prefixes. vLLM can do this only to all at once: what runs is computed again."""
+        """Forget all cached prefixes. vLLM can only forget all at once, so running requests are computed again."""
         if self._info is None:
             raise NotStartedError("the engine has not been started")
         if not await self._llm.reset_prefix_cache():
             await self._llm.reset_prefix_cache(reset_running_requests=True)
         self._drain()
-        self._held.forget()  # vLLM tells of it with its next step only
+        self._held.forget()  # vLLM publishes the event only with its next step
 
     async def close(self) -> None:
         """Abort everything, end vLLM's processes and free the model. May be called twice."""
@@ -171,7 +171,7 @@ class VllmEngine:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def check(self) -> None:
-        """Raise AssertionError if the queue, or what the events say, is inconsistent."""
+        """Raise AssertionError if the queue, or the record of the cached blocks, is inconsistent."""
         self._admission.check()
         self._held.check()
 
@@ -180,7 +180,7 @@ class VllmEngine:
             self._feed.drain()
 
     async def _inside(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
-        """Yield the deltas of a request that may go into the engine now."""
+        """Send an admitted request into vLLM and yield its deltas."""
         from preble.backends.vllm.requests import delta
 
         first = True
@@ -224,7 +224,7 @@ def _translated_errors() -> Iterator[None]:
 
 
 async def _launch(config: Any, mode: Mode, steps: Steps) -> tuple[Any, Any]:
-    """Return the running engine, and what will know of its last step; `steps` hears of all."""
+    """Return the running engine and what records its last step. `steps` is told of every step."""
     from preble.backends.vllm.statistics import LastStep
 
     loop = asyncio.get_running_loop()

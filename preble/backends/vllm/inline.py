@@ -1,4 +1,4 @@
-"""vLLM without processes of its own: `LLMEngine`, stepped by one thread, with the face of `AsyncLLM`."""
+"""vLLM without processes of its own: `LLMEngine`, stepped by one thread, with the methods of `AsyncLLM`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Call = Callable[[], None]
 
 
 class InlineLLM:
-    """One thread makes the engine, takes calls from a queue, and steps while there is work: the engine is its alone.
+    """One thread makes the engine, takes calls from a queue, and steps while there is work. No other thread uses it.
 
     If a step raises, the engine is dead: every stream and every later call raises EngineDeadError.
     """
@@ -61,10 +61,10 @@ class InlineLLM:
             if self._streams.get(request_id) is stream:
                 del self._streams[request_id]
             if not finished:
-                self._later(lambda: self._engine.abort_request([request_id]))
+                self._enqueue(lambda: self._engine.abort_request([request_id]))
 
     async def abort(self, request_id: str) -> None:
-        """End a request: its stream ends with finish reason "abort", which vLLM does not say in this form."""
+        """End a request. Its stream gets finish reason "abort" from here, since `LLMEngine` does not send one."""
         await self._call(lambda: self._engine.abort_request([request_id]))
         self._deliver([_aborted(request_id)])
 
@@ -83,19 +83,19 @@ class InlineLLM:
         if self._error is not None:
             raise EngineDeadError from self._error
         result: asyncio.Future[Any] = self._loop.create_future()
-        self._later(lambda: self._answer(result, function))
+        self._enqueue(lambda: self._resolve_with(result, function))
         return await result
 
-    def _later(self, call: _Call) -> None:
+    def _enqueue(self, call: _Call) -> None:
         self._calls.put(call)
 
-    def _answer(self, result: asyncio.Future[Any], function: Callable[[], Any]) -> None:
+    def _resolve_with(self, result: asyncio.Future[Any], function: Callable[[], Any]) -> None:
         try:
             value = function()
         except Exception as error:
-            self._tell(_resolve, result, None, error)
+            self._call_soon(_resolve, result, None, error)
         else:
-            self._tell(_resolve, result, value, None)
+            self._call_soon(_resolve, result, value, None)
 
     def _make(self) -> None:
         self._engine = LLMEngine(
@@ -109,10 +109,10 @@ class InlineLLM:
         try:
             while self._take_calls():
                 if self._busy():
-                    self._tell(self._deliver, self._engine.step())
+                    self._call_soon(self._deliver, self._engine.step())
         except Exception as error:
             self._error = error
-            self._tell(self._die)
+            self._call_soon(self._die)
         if self._engine is not None:
             self._engine.engine_core.shutdown()
 
@@ -128,7 +128,7 @@ class InlineLLM:
             call()
         return True
 
-    def _tell(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _call_soon(self, function: Callable[..., None], *arguments: Any) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
 

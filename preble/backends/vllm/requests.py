@@ -1,4 +1,4 @@
-"""One request in vLLM's words, and vLLM's answers in ours."""
+"""From our requests to vLLM's sampling parameters, and from vLLM's outputs to deltas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INSTEAD = (1 << 63) - 1
 
 
 def sampling_params(sampling: SamplingParams) -> VllmSamplingParams:
-    """Return vLLM's form of `sampling`: token ids only, as they come. Stop strings are the cluster's business.
+    """Return vLLM's sampling parameters, for a stream of token ids. Stop strings are the cluster's task.
 
     Raises vLLM's own error for what it cannot do.
     """
@@ -34,7 +34,7 @@ def sampling_params(sampling: SamplingParams) -> VllmSamplingParams:
         repetition_penalty=sampling.repetition_penalty,
         stop_token_ids=list(sampling.stop_token_ids),
         ignore_eos=sampling.ignore_eos,
-        seed=_INSTEAD if sampling.seed == _UNSEEDED else sampling.seed,  # to vLLM, -1 is no seed
+        seed=_INSTEAD if sampling.seed == _UNSEEDED else sampling.seed,  # vLLM takes -1 for no seed
         logprobs=sampling.logprobs,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
@@ -42,13 +42,13 @@ def sampling_params(sampling: SamplingParams) -> VllmSamplingParams:
 
 
 def delta(output: Any, sampling: SamplingParams, *, first: bool) -> Delta:
-    """Return what a RequestOutput says. The cached tokens are those of the `first`: a preemption changes them.
+    """Return the delta of a RequestOutput. Only the `first` one has the cached tokens: a preemption changes them.
 
     Raises EngineError if vLLM failed the request.
     """
     completion = output.outputs[0]
     finish, stopped_by = _finish_reason(completion.finish_reason), completion.stop_reason
-    first = first and finish != "abort"  # aborted in the engine's line, it has not been looked up
+    first = first and finish != "abort"  # a request aborted in vLLM's queue was not looked up in the cache
     return Delta(
         pack(list(completion.token_ids)),
         (output.num_cached_tokens or 0) if first else None,

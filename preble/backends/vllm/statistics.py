@@ -1,4 +1,4 @@
-"""What vLLM tells of itself after each step."""
+"""The statistics that vLLM has after each step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ OnStep = Callable[[Any, bool, float], None]
 
 
 class LastStep(StatLoggerBase):  # type: ignore[misc]
-    """Keeps the state after the last step: requests in vLLM's own line, and the share of KV blocks in use.
+    """Keeps the state after the last step: the requests in vLLM's own queue, and the share of KV blocks in use.
 
-    `on_step` is called from wherever vLLM makes its statistics.
+    `on_step` is called in the thread in which vLLM makes its statistics.
     """
 
     def __init__(self, on_step: OnStep) -> None:
@@ -34,4 +34,4 @@ class LastStep(StatLoggerBase):  # type: ignore[misc]
             self._on_step(scheduler_stats.iteration_details, idle, time.monotonic())
 
     def log_engine_initialized(self) -> None:
-        """Nothing to tell."""
+        """Do nothing."""

@@ -1,8 +1,8 @@
-"""What vLLM's steps computed and took, from its counts of each step and from the requests that were inside.
+"""What vLLM's steps computed and how long they took, from its counts of each step and from the requests inside.
 
-vLLM tells how many prompt tokens and how many decodes a step had, not whose and in what context. The requests say that:
-where they leave a doubt, a step is not reported. A step ends when vLLM tells of it and began when the one before ended,
-or, if it was idle, when a request was sent.
+vLLM reports how many prompt tokens and how many decodes a step had, but not of which requests and in what context. That
+follows from the requests that are inside; a step is not reported if it does not follow without doubt. A step ends when
+vLLM reports it. It began when the one before ended or, if vLLM was idle, when a request was sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _KEPT = 256
 
 
 class _Request:
-    """One request inside: its tokens so far, and while it is being prefilled the steps that may be its own."""
+    """One request inside: its tokens so far and, during its prefill, the steps that may have computed its prompt."""
 
     __slots__ = ("cached", "length", "prompt", "steps")
 
@@ -27,7 +27,7 @@ class _Request:
 
 
 class _Prefill:
-    """A step with `tokens` of these requests' prompts, beside decodes."""
+    """A step that computed `tokens` tokens of these requests' prompts, and decodes."""
 
     __slots__ = ("decode_context", "decodes", "requests", "seconds", "tokens")
 
@@ -42,7 +42,7 @@ class _Prefill:
 
 
 class Steps:
-    """Puts together what is told of steps and of requests, in the order in which it happened; times in seconds."""
+    """Combines steps and requests. Call its methods in the order in which things happen; times are in seconds."""
 
     def __init__(self) -> None:
         self._prefilling: dict[int, _Request] = {}
@@ -52,13 +52,13 @@ class Steps:
         self._idle = True
 
     def sent(self, id: int, prompt: int, now: float) -> None:
-        """A request of so many tokens goes into the engine."""
+        """Note that a request with a prompt of so many tokens goes into the engine."""
         self._prefilling[id] = _Request(prompt)
         if self._idle:
             self._since, self._idle = now, False
 
     def came(self, id: int, tokens: int, cached: int | None) -> None:
-        """Its stream brought tokens; the first ones tell how many of its prompt were `cached`."""
+        """Note new tokens of a request; with the first ones comes how many tokens of its prompt were `cached`."""
         request = self._prefilling.pop(id, None)
         if request is not None and cached is not None:
             request.cached = cached
@@ -68,14 +68,14 @@ class Steps:
             self._decoding[id].length += tokens
 
     def left(self, id: int) -> None:
-        """Its stream has ended."""
+        """Note that a request's stream has ended."""
         self._prefilling.pop(id, None)
         self._decoding.pop(id, None)
 
     def step(self, details: Any, *, idle: bool, now: float) -> None:
-        """Take in a step, before any stream brings its tokens; `details` are vLLM's counts, None if it has none.
+        """Take in a step, before its tokens come. `details` are vLLM's counts of it, None if it has none.
 
-        `idle` says that no request is left in it.
+        `idle` is True if vLLM has no request left.
         """
         since, self._since, self._idle = self._since, now, idle
         if details is None or since is None:
@@ -99,21 +99,21 @@ class Steps:
         return timings
 
     def _resolve(self, request: _Request) -> None:
-        """Report the steps that prefilled it, if they account for all of its tokens."""
+        """Report the steps that prefilled the request, if they explain all of its uncached tokens."""
         steps, request.steps = request.steps, []
         if all(len(step.requests) == 1 for step in steps):
-            self._chunks(request, steps)
+            self._report_chunks(request, steps)
         elif len(steps) == 1:
-            self._together(steps[0])
+            self._report_whole_prompts(steps[0])
 
-    def _chunks(self, request: _Request, steps: list[_Prefill]) -> None:
+    def _report_chunks(self, request: _Request, steps: list[_Prefill]) -> None:
         context = request.cached or 0
         if context + sum(step.tokens for step in steps) == request.prompt:
             for step in steps:
                 context += step.tokens
                 self._report(step, context, step.tokens * context)
 
-    def _together(self, step: _Prefill) -> None:
+    def _report_whole_prompts(self, step: _Prefill) -> None:
         """Report a step of several whole prompts, once all their cached tokens are known."""
         if any(request.cached is None for request in step.requests):
             return
