@@ -30,7 +30,10 @@ from collections.abc import Iterable
 
 
 class PrebleError(Exception):
-    """Base of all errors. `retryable` says whether the same call may succeed later."""
+    """The base of all errors. `retryable` says whether the same call may succeed later.
+
+    `request_id`, `worker` and `retry_after` (seconds) are set where they are known, else None.
+    """
 
     retryable = False
 
@@ -49,7 +52,7 @@ class PrebleError(Exception):
 
 
 class InvalidRequestError(PrebleError, ValueError):
-    """A request's argument is out of bounds. `field` names it."""
+    """An argument of a request is wrong. `field` names it."""
 
     def __init__(self, message: str, *, field: str, request_id: str | None = None) -> None:
         super().__init__(f"{field}: {message}", request_id=request_id)
@@ -101,7 +104,7 @@ class NoWorkersError(PrebleError):
 
 
 class NamespaceNotServedError(NoWorkersError):
-    """Workers take requests now, but none of them those of this `namespace`."""
+    """Some workers take requests now, but none of them serves this `namespace`."""
 
     def __init__(self, message: str, *, namespace: str) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
-"""A small model with random weights, written in a second or two with nothing downloaded.
+"""A small model with random weights, written in a second or two without a download.
 
-Needs neither torch nor transformers: weights are seeded numpy normals, the tokenizer is trained on this package's
-own sources. The spread of the weights (0.08, head not tied) makes greedy output vary with every prompt token, so
-that a wrong KV cache shows in the tokens.
+It needs neither torch nor transformers: the weights are seeded normal numbers of numpy, and the tokenizer is trained on
+the sources of this package. The spread of the weights (0.08, head not tied) makes greedy output change with every
+prompt token, so a wrong KV cache shows in the tokens.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def make_model(
     seed: int = 0,
     dtype: str = "float32",
 ) -> Path:
-    """Write a Hugging Face model folder with random weights at `path`, and return it.
+    """Write a model folder in Hugging Face format with random weights at `path`, and return the path.
 
-    `hidden`, `intermediate`: widths; `vocab`, `context`: in tokens; `shape`: one of `SHAPES`; `dtype`: float32,
-    float16 or bfloat16. Same arguments and same version of this package: same bytes. The defaults give 5.05 million
-    parameters and 20 MB. Raises ConfigurationError naming the argument that does not fit.
+    `shape` is one of `SHAPES`, `hidden` and `intermediate` are widths, `vocab` and `context` are in tokens, and `dtype`
+    is float32, float16 or bfloat16. The defaults give 5.05 million parameters and 20 MB. The same arguments and the
+    same version of this package give the same bytes. Raises ConfigurationError, which names the argument.
     """
     _require(shape in SHAPES, f"shape must be one of {', '.join(SHAPES)}, not {shape!r}")
     _require(dtype in _DTYPES, f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")

@@ -19,11 +19,12 @@ FinishReason = Literal["stop", "length", "abort"]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """How to choose tokens. Field names are those of vLLM and SGLang.
+    """How tokens are chosen. The field names are those of vLLM and SGLang.
 
-    `temperature=0` is greedy. `top_k=0` keeps the whole vocabulary. `logprobs=k` returns the chosen
-    token's log-probability and the k most likely ones. `n` samples share one prompt; sample i uses `seed + i`.
-    Raises InvalidRequestError naming the field and its bound.
+    `max_tokens` bounds the output in tokens. `temperature=0` takes the most likely token. `top_k=0` keeps the whole
+    vocabulary. `logprobs=k` returns the log-probability of each chosen token, and those of the k most likely ones. The
+    `n` samples of a request share its prompt; sample i draws with `seed + i`.
+    Raises InvalidRequestError, which names the field and its bound.
     """
 
     max_tokens: int = 128
@@ -112,12 +113,12 @@ def _is_token_id(value: object) -> bool:
 
 
 class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What describes a request beside its prompt and its sampling: the keywords of `PrebleCluster.generate`.
+    """The options of a request beside its prompt and its sampling: the keywords of `PrebleCluster.generate`.
 
-    `request_id` is the caller's name for it. `session` names a conversation; a lower `priority` goes first. `lora` is
-    the adapter to compute with. Only requests of one `namespace`, one `tenant` and one adapter share cached prefixes.
-    `tools` and `chat_template_kwargs` are for chat messages. `timeout` is in seconds, `deadline` a time on the caller's
-    clock. Raises InvalidRequestError naming the field.
+    `request_id` is the caller's name for the request. `session` names a conversation. A lower `priority` goes first.
+    `lora` is the adapter to compute with. Only requests of the same `namespace`, `tenant` and adapter share cached
+    prefixes. `tools` and `chat_template_kwargs` are for chat messages. `timeout` is in seconds, `deadline` a time on
+    the caller's clock. Raises InvalidRequestError, which names the field.
     """
 
     request_id: str | None = None
@@ -205,7 +206,7 @@ def _check_times(timeout: object, deadline: object) -> None:
 
 
 def plain_data(result: msgspec.Struct) -> dict[str, Any]:
-    """Return a result as JSON has it: its fields by name, lists, text and numbers; None for a number not finite."""
+    """Return a result as plain data: its fields by name, as lists, text and numbers. A number not finite is None."""
     return {name: _plain(getattr(result, name)) for name in result.__struct_fields__}
 
 
@@ -218,7 +219,7 @@ def _plain(value: object) -> Any:
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """One generated token's natural-log probability, and the most likely tokens there as (id, logprob)."""
+    """The natural logarithm of a generated token's probability; `top` has the most likely tokens as (id, logprob)."""
 
     token_id: int
     logprob: float
@@ -226,7 +227,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Token counts of one request. `cached_tokens` is what the engine says it did not recompute."""
+    """Token counts of one sample. `cached_tokens` are the prompt tokens that the engine found in its KV cache."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -234,14 +235,17 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """Seconds from submission, on the caller's clock: to the first token, or the end if none came, and to the end."""
+    """Seconds from the submission, on the caller's clock.
+
+    `ttft` runs to the first token, or to the end if no token came; `latency` runs to the end.
+    """
 
     ttft: float
     latency: float
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """One sample of a generation."""
+    """One sample of a finished request. `index` is its number, from 0; `worker` is where it ended."""
 
     index: int
     text: str
@@ -255,7 +259,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """A finished request. The attributes of its first sample are here too, for the usual `n=1`."""
+    """A finished request. Its `choices` are its samples; the properties are those of the first one."""
 
     id: str
     choices: tuple[Choice, ...]
@@ -301,9 +305,10 @@ class Generation(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """A piece of a stream. `finish_reason` is set on the last chunk of sample `index`, with its `usage`.
+    """A piece of a stream: new text and new token ids of sample `index`.
 
-    `request_id` is the same in all chunks of a stream: `cluster.explain(chunk.request_id)` says why it went where.
+    `finish_reason` and `usage` are set on the last chunk of a sample. `request_id` is the same in all chunks of a
+    stream; `cluster.explain(chunk.request_id)` returns its receipt.
     """
 
     index: int
@@ -322,10 +327,10 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """Samples and tokens since the start. Each sample submitted is finished, failed or cancelled in the end.
+    """Samples and tokens since the start. Each submitted sample ends as finished, failed or cancelled.
 
-    `moved` counts those that waited and went to another worker, `copied` prefixes that another worker was told to
-    compute in the background.
+    `retried` counts how often a sample was placed again because its worker was lost, `moved` the waiting samples that
+    were taken to another worker, and `copied` the prefixes that a worker was asked to compute in the background.
     """
 
     submitted: int
@@ -341,7 +346,11 @@ class Counters(msgspec.Struct, frozen=True):
 
 
 class WorkerStats(msgspec.Struct, frozen=True):
-    """One worker: what the scheduler believes (`load` in seconds, tokens held), and what its engine reported last."""
+    """One worker, as the scheduler sees it and as its engine reported last.
+
+    The scheduler's are `load` (seconds of work left), `requests` in flight, and `held_tokens` of the `kv_tokens` of its
+    cache. The engine's are `running` and `waiting` requests, and `used_tokens` of the cache.
+    """
 
     worker: str
     load: float
@@ -354,7 +363,11 @@ class WorkerStats(msgspec.Struct, frozen=True):
 
 
 class ClusterStats(msgspec.Struct, frozen=True):
-    """A cluster at one moment. `tree_tokens` counts each stored token once, however many workers hold it."""
+    """A cluster at one moment. `in_flight` counts samples.
+
+    `tree_nodes` and `tree_tokens` are the size of the scheduler's radix tree; a token counts once, however many workers
+    hold it.
+    """
 
     counters: Counters
     in_flight: int

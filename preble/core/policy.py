@@ -46,10 +46,10 @@ class Query:
 
 
 class Terms(NamedTuple):
-    """What a choice was made from, by slot, in seconds; None for what the policy does not price.
+    """What a choice was made from, by slot, in seconds. A term that the policy does not compute is None.
 
-    `cached` is what it took to be cached, in tokens, where that is not the query's; `weight` how many times the prefill
-    counted, `future_delay` what those who come later will wait longer.
+    `cached` is what the policy took to be cached, in tokens, if that is not the query's. `weight` is how many times the
+    prefill counted, and `future_delay` how much longer the requests to come will wait.
     """
 
     load: Floats | None = None

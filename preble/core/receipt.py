@@ -15,9 +15,10 @@ from preble.types import plain_data
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One worker at the moment of a decision, as the policy saw it. Seconds are None where it does not price.
+    """One worker at the moment of a decision, as the policy saw it. A term that the policy does not compute is None.
 
-    Its prefill counted `weight` times; `future_delay` is what those who come later would wait longer, all together.
+    `load` (L), `prefill` (P), `eviction` (M) and `future_delay` (D) are in seconds; `weight` (w) says how many times
+    the prefill counted. `e2` takes the least `load + weight * prefill + eviction + future_delay`.
     """
 
     worker: str
@@ -30,9 +31,9 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """A decision, and what came of it: actual values are None until known.
+    """A decision, and what came of it. `cached_tokens` and `ttft` (seconds) are None until they are known.
 
-    `predicted_cached_tokens` are the scheduler's, which counts prefixes in flight whatever the policy does.
+    `predicted_cached_tokens` counts prefixes in flight as cached, whatever the policy does.
     """
 
     id: Hashable

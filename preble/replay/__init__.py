@@ -1,4 +1,4 @@
-"""What another policy would have done: a decision log, decided again."""
+"""Decide a decision log again, under the same policy or another, and compare."""
 
 from __future__ import annotations
 
@@ -160,9 +160,10 @@ class Replay:
 def replay(
     lines: Iterable[bytes], policy: str | Policy | None = None, *, seed: int | None = None, first: int = 10
 ) -> Comparison:
-    """Decide the log `lines` again under another policy or seed, and compare; of differing requests keep the `first`.
+    """Decide the log `lines` again under another policy or seed, and compare.
 
-    Raises ConfigurationError naming the line that is wrong or does not fit those before.
+    Without `policy` and `seed` they are the log's own. The comparison keeps the `first` requests that differ. Raises
+    ConfigurationError, which names the line that is wrong or does not follow from those before.
     """
     events = _events(lines)
     again = Replay(next(events, None), policy, seed=seed)

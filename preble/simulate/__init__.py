@@ -1,15 +1,15 @@
-"""Simulation: the scheduler and the engines of a live cluster on virtual time, thousands of times faster.
+"""Simulation: the scheduler, the dispatcher and the batching of a live cluster in virtual time.
 
     from preble.simulate import Request, simulate
     result = simulate(requests, policy="e2", workers=4)   # requests: preble.simulate.Request, in any order
     result.summary().ttft_mean                            # see Summary for the others
     result.ttft, result.worker, result.cached             # numpy arrays, an entry per request
 
-`requests` come from a generator (in this repository `bench.workloads.WORKLOADS[name](rate=, requests=, seed=)`), from a
-trace (`preble.simulate.traces.load(path, format, speed=)`), or are written by hand. `policy` is a name or an object
-with `place`. Workers are alike (`workers=8, options=SimOptions(kv_tokens=100_000, cost="mistral-7b-a100")`) or a list
-of SimOptions; `changes=[Change(at=60.0, worker=1, action="crash")]` lets them crash, drain and join. The same arguments
-give the same result. `bounds(requests)` says what no scheduler can beat.
+The requests come from a generator (in this repository `bench.workloads.WORKLOADS[name](rate=, requests=, seed=)`), from
+a trace (`preble.simulate.traces.load(path, format, speed=)`), or are written by hand. `policy` is a name or an object
+with `place`. The workers are alike, as in `workers=8, options=SimOptions(kv_tokens=100_000, cost="mistral-7b-a100")`,
+or a list of SimOptions. `changes=[Change(at=60.0, worker=1, action="crash")]` lets workers crash, drain and join. The
+same arguments give the same result. `bounds(requests)` returns what no scheduler can beat.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def simulate(
     scheduler: Scheduler | None = None,
     changes: Sequence[Change] = (),
 ) -> Result:
-    """Serve a workload and return what became of every request.
+    """Serve a workload in virtual time, and return what became of every request.
 
-    `workers` is a number of engines of `options`, or the options of each. The scheduler knows their capacities and is
-    told `believed_cost`, by default each engine's own, and corrects it from their steps if `learning`; `seed` breaks
-    its ties. Reports of the engines, and tokens, arrive `report_delay` seconds late. Every `rebalance_interval`
-    seconds (0: never) waiting requests may be moved. `progress` is called after each request. A
-    `scheduler` without workers serves in place of a new one of `policy` and `seed`. `changes` say which
-    workers crash, drain or join, and when. Raises ConfigurationError.
+    `workers` is a number of engines that are alike, with `options`, or the options of each. `discipline` is the order
+    of their wait queues. The scheduler starts from the prices of `believed_cost`, by default each engine's own, and
+    learns from the steps if `learning`. `seed` breaks ties. Tokens and reports of the engines arrive `report_delay`
+    seconds late. Every `rebalance_interval` seconds (0: never) waiting requests may be moved. `progress` is called
+    after each request. `scheduler`, without workers, is used instead of a new one with `policy` and `seed`. `changes`
+    say which workers crash, drain or join, and when. Raises ConfigurationError.
     """
     each = [options or SimOptions()] * workers if isinstance(workers, int) else list(workers)
     if not each:

@@ -22,10 +22,11 @@ _NOTHING: Mapping[int, bytes] = {}
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request of a workload. Two prompts share a prefix as far as their `segments` agree.
 
-    With an `arrival`, in seconds, it is sent then. Without one it is sent `gap` seconds after all requests of its
-    session's turn before `turn` have ended. What was generated for a request stands, in later prompts of its session,
-    where those have `output_segment`. `output_tokens` is what the engine will generate; schedulers are told
-    `max_tokens` only, by default the longest output of the workload. `cancel_after` seconds its user gives up.
+    With an `arrival`, in seconds, it is sent then. Without one it is sent `gap` seconds after all requests of the
+    previous `turn` of its session have ended. Where a later prompt of the session has `output_segment` among its
+    segments, the tokens generated for this request stand there. The engine will generate `output_tokens`; the scheduler
+    knows only `max_tokens`, by default the longest output of the workload. If `cancel_after` is given, the user gives
+    up after so many seconds.
     """
 
     segments: tuple[Segment, ...]

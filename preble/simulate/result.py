@@ -12,11 +12,12 @@ Ints = NDArray[np.int64]
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """A simulation in numbers: times in seconds, over the requests that finished.
+    """A simulation in numbers. Times are in seconds, over the requests that finished.
 
-    `hit_ratio` is cached / all prompt tokens. `imbalance` is the largest over the mean of the tokens that each worker
-    computed (prompt tokens not cached, and outputs). `rate` is requests finished per second from the first arrival to
-    the last end. `tpot_mean` averages, over requests of two tokens and more, the time per token after the first.
+    `hit_ratio` is the cached prompt tokens divided by all prompt tokens. `imbalance` is the number of tokens that the
+    busiest worker computed (uncached prompt tokens and outputs) divided by the mean of all workers. `rate` is the
+    requests finished per second, from the first arrival to the last end. `tpot_mean` is the mean time per token after
+    the first, over requests of two tokens and more.
     `preemptions`, `recomputed` and `copied` are those of all workers over the whole run.
     """
 

@@ -1,4 +1,4 @@
-"""What those who come later lose when one more worker is taken: a long prefill should not take the last light one."""
+"""D of E2: how much longer the requests to come will wait if a long prefill takes a lightly loaded worker."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ MEMORY = 30.0
 """Seconds over which arrivals are counted, about."""
 _LEARNING_RATE = 1 / 20
 _SPREAD = 2.0
-"""Loads that differ by less than so many times the work of a request are much alike to those who come."""
+"""Workers whose loads differ by less than this many times the work of a request are much alike to a new request."""
 _CERTAIN = 1 - 1e-12
 """Keeps the logarithm finite: the soft minimum rises by at most 28 spreads."""
 
 
 class FutureDelay(msgspec.Struct, frozen=True, gc=False):
-    """`rate` requests a second will come that may wait; to them, loads are alike that are `spread` seconds apart."""
+    """`rate` requests per second are expected that may have to wait; `spread` (seconds) is s of the formula below."""
 
     rate: float
     spread: float
 
     def seconds(self, load: Floats, prefill: Floats) -> Floats:
-        """Return by slot the seconds that they wait longer, all together, if it takes on that `prefill`.
+        """Return by slot how many seconds they wait longer, all together, if the slot takes on that `prefill`.
 
-        They wait for the lightest worker that they find: the soft minimum of the `load`, which rises if a light one is
-        taken, the more the fewer others are as light, and for as long as the prefill takes.
+        A new request goes to the lightest worker, so it waits for the soft minimum of the loads,
+        `-s * ln(sum of exp(-load / s))`. Adding the prefill to a slot raises that by `-s * ln(1 - t)`, where
+        `t = exp(-load / s) / (sum of exp(-load / s)) * (1 - exp(-prefill / s))`. While the prefill lasts,
+        `rate * prefill` requests come.
         """
         if not self.rate:
             return np.zeros_like(load)
@@ -62,9 +64,9 @@ class Arrivals:
         return self._rate * math.exp((self._last - now) / MEMORY)
 
     def future_delay(self, part: int, workers: int, now: float) -> FutureDelay:
-        """Return what to expect of those who will come to a `part` of so many workers, if they are as those who came.
+        """Return the delay of the requests to come to `part` of the `workers`, if they are like those that came.
 
-        The less there is to do, the less they wait, whoever is taken: they count by the square of the load.
+        With little load another worker is soon free, so their rate counts times the square of the utilization.
         """
         if not self.work:
             return NO_DELAY

@@ -23,26 +23,26 @@ _GROUP = 8
 
 
 class E2:
-    """Least cost, in seconds: `L + w * P + M + D` per worker (the paper's LoadCost, from live state).
+    """Takes the worker of least cost, in seconds: `L + w * P + M + D` (the paper's LoadCost, from live state).
 
-    L is the work assigned to the worker and not done: what the prefill of queued and running requests, and half of what
-    their decodes, add to the steps of everyone. Where queues let short ones go first, all that waits there counts at
-    most P for each request (`preble.core.fleet.queue_delay`). P is that of the tokens not cached there. w is `weight`
-    for the worker's time; recomputing also takes capacity from later requests, so it is `busy` more if the worker has
-    requests, and as much for the share of workers that had some lately, of many workers to the power of their groups of
-    eight: that all are busy at once is ever less likely; and those that run beside a prefill wait for it, so it grows
-    by `beside` with each request there and by `delay` with every request in flight per worker. M is what evicting to
-    make room will cost later: seconds to recompute the victims, times how much of what is sent there is reused. D is
-    what those who come while it is prefilled will wait longer, because one light worker less is there for them, so that
-    long prompts wait for each other rather than everybody for them (`future_delay.py`); nothing where short ones go
-    first. Prefixes in flight count as held, since they are computed first. An overloaded holder is relieved by the same
-    rule: its L exceeds what recomputing costs elsewhere, and the copy that this makes is then held by both. Where a
-    prefix is in too few places for long, though no single request should pay for a copy, one is made in the background
-    (`replication.py`).
+    * L is the work that the worker has to finish first: the prefill of its requests, and half of what their decodes add
+      to the steps there. Where its queue lets shorter requests go first, each waiting request counts at most P
+      (`preble.core.fleet.queue_delay`).
+    * P is the prefill of the prompt's uncached tokens.
+    * w says how many times a second of prefill counts, since computing takes capacity from others:
+      `weight + busy * u ** max(1, N / 8) + delay * q`, and on a worker with r > 0 requests `busy + beside * r` more. u
+      is the share of the N workers that were busy lately, q the requests in flight per worker.
+    * M is what evictions will cost later: the tokens beyond the free cache, at the price of computing them again, times
+      the share of tokens that is reused there.
+    * D is how much longer the requests to come will wait if a long prefill takes one of the few lightly loaded workers
+      (`future_delay.py`). It is 0 if all queues let shorter requests go first.
 
-    The parts can be switched off one by one: `decode` is the decodes in L, `eviction` is M, `future_delay` is D,
-    `in_flight` counts prefixes in flight as held, `relieves` lets waiting requests be moved when the load has shifted,
-    `replicates` is the copies.
+    Prefixes in flight count as held, since they are computed before any later request. A worker that holds a popular
+    prefix is relieved by the same rule: once its L exceeds the cost of computing the prefix elsewhere, another worker
+    gets it too. If no single request should pay for that, a copy is made in the background (`replication.py`).
+
+    Each part can be switched off: `decode` is the decodes in L, `eviction` is M, `future_delay` is D, `in_flight`
+    counts prefixes in flight as held, `relieves` lets waiting requests be moved, `replicates` makes copies.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class E2:
         relieves: bool = True,
         replicates: bool = True,
     ) -> None:
-        """P counts `weight` times on an idle worker of an idle fleet; the next three say how much more elsewhere."""
+        """`weight` is w on an idle worker of an idle fleet; `busy`, `beside` and `delay` say how it grows with load."""
         self.weight = weight
         self.busy = busy
         self.beside = beside

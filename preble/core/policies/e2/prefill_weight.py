@@ -1,4 +1,4 @@
-"""How many times a second of prefill counts where it takes capacity from others, by the requests a worker has."""
+"""w of E2: how many times a second of prefill counts on a worker, since it takes capacity from others."""
 
 from __future__ import annotations
 
