@@ -36,6 +36,7 @@ from preble.errors import (
     WrongLoopError,
     nearest,
 )
+from preble.transport.schema import Ticket
 from preble.types import (
     Chunk,
     ClusterStats,
@@ -116,7 +117,9 @@ class PrebleCluster:
         Raises ConfigurationError naming the argument.
         """
         self.backend = backend if isinstance(backend, str) else _class_name(backend, processes)
-        _check_description(model, self.backend, workers, threads, max_in_flight)
+        if pool is None:
+            _check_model(model, self.backend)
+        _check_numbers(workers=(workers, 1), threads=(threads, 0), max_in_flight=(max_in_flight, 1))
         self.model = _folder(model)
         self._log = None if decision_log is None else LogFile(decision_log)
         self.scheduler = Scheduler(policy, seed=seed, log=None if self._log is None else self._log.write)
@@ -133,9 +136,8 @@ class PrebleCluster:
         self._members = Members(self.scheduler, self._driver, cost, lambda infos: self._reader.bound(infos))
         if find_backend(self.backend).remote or not processes:
             _check_unbound(cpus, devices)
-        in_loop = InLoopLauncher(make_engine if isinstance(backend, str) else partial(construct, backend))
         self._pool: Pool = pool or LaunchedPool(
-            LocalLauncher() if processes else in_loop,
+            LocalLauncher() if processes else InLoopLauncher(_engine_maker(backend)),
             backend=self.backend,
             model=self.model,
             options=engine_options or {},
@@ -466,17 +468,24 @@ def _folder(model: str | os.PathLike[str] | None) -> str | None:
     return None if model is None else os.path.expanduser(model)
 
 
+def _engine_maker(backend: str | Callable[..., Engine]) -> Callable[[Ticket], Engine]:
+    return make_engine if isinstance(backend, str) else partial(construct, backend)
+
+
 def _class_name(backend: Callable[..., Engine], processes: bool) -> str:
     if processes:
         raise ConfigurationError('backend: a process needs a name or "module:Class"; a class is for processes=False')
     return f"{backend.__module__}:{getattr(backend, '__qualname__', repr(backend))}"
 
 
-def _check_description(model: object, backend: str, workers: int, threads: int, max_in_flight: int) -> None:
-    needs_model = find_backend(backend).needs_model
-    if model is None and needs_model:
+def _check_model(model: object, backend: str) -> None:
+    if model is None and find_backend(backend).needs_model:
         raise ConfigurationError(f"model: the {backend} engine needs the path of a model")
-    for name, value, least in (("workers", workers, 1), ("threads", threads, 0), ("max_in_flight", max_in_flight, 1)):
+
+
+def _check_numbers(**numbers: tuple[int, int]) -> None:
+    """Each with the least that it may be."""
+    for name, (value, least) in numbers.items():
         if not isinstance(value, int) or not least <= value <= 1 << 20:
             raise ConfigurationError(f"{name}: must be an integer of at least {least}, not {value!r}")
 

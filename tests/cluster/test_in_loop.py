@@ -22,9 +22,8 @@ from preble import (
 )
 from preble.backends import EngineInfo, Load
 from preble.backends.sim import SimEngine
-from preble.testing import make_model
+from preble.testing import VirtualTimeLoop, make_model
 from tests.cluster.cases import GREEDY, descendants, prompt
-from tests.virtual_time import VirtualTimeLoop
 
 LONG = SamplingParams(max_tokens=60, temperature=0.0)
 REAL = {"time_scale": 1.0}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from preble import Generation, PrebleCluster, SamplingParams
-from tests.virtual_time import VirtualTimeLoop
+from preble.testing import VirtualTimeLoop
 
 REQUESTS = 1000
 PER_SECOND = 40.0
@@ -55,6 +55,16 @@ def test_the_same_seed_gives_the_same_decisions_byte_for_byte(tmp_path: Path) ->
 
     assert run(tmp_path / "second") == (outs, ended)
     assert (tmp_path / "second").read_bytes() == (tmp_path / "first").read_bytes()
+
+
+def test_an_hour_passes_in_a_moment_and_threads_still_answer() -> None:
+    async def main() -> tuple[float, int]:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(3600.0)
+        return loop.time(), await loop.run_in_executor(None, len, "done")
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        assert runner.run(main()) == (3600.0, 4)
 
 
 def test_another_seed_gives_other_decisions(tmp_path: Path) -> None:

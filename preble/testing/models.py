@@ -167,7 +167,7 @@ def _write_tokenizer(folder: Path, vocab: int, context: int) -> None:
 
 
 def _corpus() -> Iterator[str]:
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
+    for source in sorted(Path(__file__).parents[1].rglob("*.py")):
         yield source.read_text(encoding="utf-8")
 
 
