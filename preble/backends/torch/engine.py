@@ -42,12 +42,12 @@ class TorchEngine:
     """Serves a Llama-family model in Hugging Face format.
 
     `model` is a folder with config.json and *.safetensors. `dtype="auto"` takes the model's own dtype if the device
-    computes quickly in it, and float32 otherwise. `device` is "auto", "cpu" or "cuda". `load_format="dummy"` draws random
-    weights on the device, and the folder needs only config.json. `kv_tokens` is the size of the KV cache in
-    tokens; by default it is 16 contexts, or less if that would take too much memory. A step computes at most
-    `max_running` requests and `max_batched_tokens` tokens. `threads` is the number of threads for arithmetic on a CPU,
-    `discipline` the order of the wait queue, and `seed` the seed of requests that have none. The model is computed in a
-    thread of its own, so that the event loop stays free.
+    computes quickly in it, and float32 otherwise. `device` is "auto", "cpu" or "cuda". With
+    `load_format="dummy"` random weights are drawn on the device, and the folder needs only config.json. `kv_tokens` is
+    the size of the KV cache in tokens; by default it is 16 contexts, or less if that would take too much memory. A step
+    computes at most `max_running` requests and `max_batched_tokens` tokens. `threads` is the number of threads for
+    arithmetic on a CPU, `discipline` the order of the wait queue, and `seed` the seed of requests that have none. The
+    model is computed in a thread of its own, so that the event loop stays free.
     """
 
     def __init__(
