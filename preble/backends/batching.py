@@ -25,7 +25,7 @@ class Sequence:
 
     `tokens` are prompt and output as packed int32, `blocks` the KV blocks of the sequence in order, and `computed`
     is the number of leading tokens whose KV is in them; `computed_before_preemption` is what that was when the sequence
-    was last preempted. `first` replaces the first token in keys of the cache if the request has a cache salt.
+    was last preempted. With a cache salt, `first_cache_token` replaces the first token in the keys of the cache.
     """
 
     __slots__ = (
@@ -34,7 +34,7 @@ class Sequence:
         "computed_before_preemption",
         "deadline",
         "done",
-        "first",
+        "first_cache_token",
         "id",
         "lease",
         "prefilling",
@@ -45,9 +45,9 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, request: EngineRequest, now: float, first: bytes = b"") -> None:
+    def __init__(self, request: EngineRequest, now: float, first_cache_token: bytes = b"") -> None:
         self.id = request.id
-        self.first = first
+        self.first_cache_token = first_cache_token
         self.tokens = bytearray(request.tokens)
         self.prompt_tokens = len(request.tokens) // TOKEN_BYTES
         self.sampling: SamplingParams = request.sampling
@@ -69,7 +69,7 @@ class Sequence:
     @property
     def key(self) -> bytes:
         """The tokens by which the cache knows the sequence: those of another cache salt never match them."""
-        return self.first + bytes(memoryview(self.tokens)[len(self.first) :])
+        return self.first_cache_token + bytes(memoryview(self.tokens)[len(self.first_cache_token) :])
 
     @property
     def output_tokens(self) -> int:
@@ -324,12 +324,12 @@ class Batcher:
 
     def _store(self, sequence: Sequence) -> None:
         if sequence.lease is not None:
-            tokens = sequence.key if sequence.first else sequence.tokens
+            tokens = sequence.key if sequence.first_cache_token else sequence.tokens
             self.cache.store(sequence.lease, tokens, sequence.computed)
 
     def _in_use(self, first: bytes) -> bool:
         return self.cache.has_prefix_token(first) or any(
-            sequence.first == first for sequence in self._sequences.values()
+            sequence.first_cache_token == first for sequence in self._sequences.values()
         )
 
     def _unsalted(self, evicted: Evicted) -> Evicted:

@@ -17,7 +17,7 @@ Execute = Callable[[list[TokenSpan]], Awaitable[list[SampledToken]]]
 _TIMINGS_KEPT = 256
 
 
-class _Outbox:
+class _Unread:
     """The tokens of one request that its reader has not taken yet, merged into a single delta."""
 
     __slots__ = ("delta", "error", "ready")
@@ -73,7 +73,7 @@ class StepLoop:
         self._clock = clock
         self._timings: deque[StepTiming] = deque(maxlen=_TIMINGS_KEPT)
         self._work = asyncio.Event()
-        self._outboxes: dict[int, _Outbox] = {}
+        self._unread: dict[int, _Unread] = {}
         self._task: asyncio.Task[None] | None = None
         self._broken: str | None = None
 
@@ -89,19 +89,19 @@ class StepLoop:
         """
         if self._broken is not None:
             raise EngineError(self._broken)
-        if request.id in self._outboxes:
+        if request.id in self._unread:
             raise InvalidRequestError(f"{request.id} is in use", field="id")
         self.batcher.add(request, self._clock())
-        outbox = self._outboxes[request.id] = _Outbox()
+        unread = self._unread[request.id] = _Unread()
         self._work.set()
         finish = None
         try:
             while finish is None:
-                delta = await outbox.get()
+                delta = await unread.get()
                 finish = delta.finish_reason
                 yield delta
         finally:
-            self._outboxes.pop(request.id, None)
+            self._unread.pop(request.id, None)
             if finish is None:
                 self.abort(request.id)
 
@@ -131,7 +131,7 @@ class StepLoop:
     async def close(self) -> None:
         """Abort everything and stop stepping. A step in progress is cancelled."""
         self._broken = self._broken or "the engine is closed"
-        for request_id in list(self._outboxes):
+        for request_id in list(self._unread):
             self.abort(request_id)
         if self._task is not None:
             self._task.cancel()
@@ -169,13 +169,13 @@ class StepLoop:
 
     def _deliver(self) -> None:
         for request_id, delta in self.batcher.deltas():
-            outbox = self._outboxes.get(request_id)
-            if outbox is not None:
-                outbox.put(delta)
+            unread = self._unread.get(request_id)
+            if unread is not None:
+                unread.put(delta)
 
     def _fail(self, error: Exception) -> None:
         self._broken = f"a step failed: {type(error).__name__}: {error}"
-        for outbox in self._outboxes.values():
+        for unread in self._unread.values():
             failure = EngineError(self._broken)
             failure.__cause__ = error
-            outbox.fail(failure)
+            unread.fail(failure)

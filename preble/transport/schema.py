@@ -76,14 +76,14 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class StartFailed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="start_failed"):
-    """From worker, last: the engine did not start. `kind` says whose fault it is."""
+    """From worker, last: the engine did not start. `kind` tells which error the cluster raises."""
 
     kind: Literal["model", "configuration", "crash"]
     message: Text
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A request that failed, and the reason. `field` names what is wrong with it; empty if the engine is at fault."""
+    """A request that failed, and why. `field` names the part of it that is wrong; it is empty if the engine failed."""
 
     id: Id
     reason: Text
@@ -128,7 +128,7 @@ FromWorker: TypeAlias = Hello | Ready | StartFailed | Step | ResetDone | Stoppin
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a worker needs to know to become one; what its process is bound to, it finds in its environment."""
+    """What a new worker must know. What its process is bound to, GPUs and threads, is in its environment."""
 
     worker: Name
     incarnation: Name

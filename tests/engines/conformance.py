@@ -249,7 +249,7 @@ class Running:
         """Let a replica be asked for its load; others know it. An idle SGLang renews what it tells with a request."""
         if self.case.server:
             await self.engine.poll()  # type: ignore[attr-defined]
-            if self.case.server == "sglang" and not self.engine._open:  # type: ignore[attr-defined]
+            if self.case.server == "sglang" and not self.engine._requests:  # type: ignore[attr-defined]
                 await self.generate(prompt(999, 4), max_tokens=1)
 
     async def forget(self) -> None:
