@@ -172,7 +172,7 @@ class PrebleCluster:
             return OpenAIEngine(model=path, api_key=api_key, **{**(engine_options or {}), **own})
 
         pool = ReplicaPool(urls, make_engine=connection, kv_events=kv_events)
-        return cls(model, backend="openai", workers=1, pool=pool, **options)
+        return cls(model, backend="openai", pool=pool, **options)
 
     async def __aenter__(self) -> PrebleCluster:
         await self.start()

@@ -160,6 +160,29 @@ def test_an_engine_that_does_not_start_leaves_nothing(
     assert all(engine.closed for engine in made)
 
 
+@pytest.mark.parametrize("ready", [0, 1], ids=["the first ones", "one more"])
+@pytest.mark.parametrize("close", [True, False], ids=["by closing", "by cancelling"])
+def test_giving_up_a_start_leaves_nothing(ready: int, close: bool, made: list[Breaking]) -> None:
+    async def main() -> None:
+        cluster = PrebleCluster(backend=Breaking, workers=1, engine_options={"slow_start": 60.0}, processes=False)
+        if ready:
+            await cluster.start()
+        starting = asyncio.create_task(cluster.add_worker() if ready else cluster.start())
+        await asyncio.sleep(1.0)
+        if close:
+            await cluster.close()
+        else:
+            starting.cancel()
+        with pytest.raises(ClosedError if close else asyncio.CancelledError):
+            await starting
+        assert made[ready].closed
+        await cluster.close()
+        assert asyncio.get_running_loop().time() == 1.0 + 60.0 * ready
+        assert all(engine.closed for engine in made)
+
+    run(main())
+
+
 def test_an_engine_that_hangs_is_given_up_when_the_cluster_is_closed() -> None:
     async def main() -> float:
         cluster = PrebleCluster(backend="sim", workers=2, engine_options={"hang_after": 1}, processes=False)
