@@ -1,6 +1,6 @@
 """Engines: what computes tokens in a worker. `BACKENDS` names them, and each has a folder or, if it is small, a file.
 
-An engine speaks token ids only; text stays in the cluster. What several engines share lies beside their folders:
+An engine speaks token ids only; text stays in the cluster. The files next to the folders are shared by several engines:
 batching and its block cache, the queue in front of engines that batch by themselves, and the KV events that those
 publish. The transport, the workers and the cluster use the names below; the simulator uses `sim` and `batching`, and
 connected clusters use `openai`. Importing this package loads no engine: only workers load torch, vLLM and SGLang.

@@ -46,7 +46,7 @@ class BlockCache:
         return self.total - self.leased
 
     def has_prefix_token(self, first: bytes) -> bool:
-        """Return whether a prefix that is cached, or that `evicted` will tell of, has this packed first token."""
+        """Return whether a prefix that is cached, or in the next `evicted`, has this packed first token."""
         return self._tree.has_prefix_token(first) or any(evicted.tokens.startswith(first) for evicted in self._evicted)
 
     def match(self, tokens: bytes) -> int:

@@ -17,7 +17,7 @@ def parallel_options(options: Mapping[str, Any], devices: int, *, tensor: str, p
     bound = dict(options)
     stages = bound.get(pipeline, 1)
     if not devices or not isinstance(stages, int) or stages < 1:
-        return bound  # what is wrong with its stages, the engine says
+        return bound  # the engine checks its own option
     bound.setdefault(tensor, devices // stages)
     if bound[tensor] * stages != devices:
         raise ConfigurationError(f"devices: {devices} of them, and {tensor}={bound[tensor]}, {pipeline}={stages}")

@@ -26,7 +26,7 @@ from preble.wait_queue.local import LocalScheduler
 FIRST_TOKEN = 3
 """The lowest id generated: those below stand for padding, beginning and end."""
 CRASH_STATUS = 70
-"""Exit status of a process whose engine was told to crash."""
+"""Exit status of a process whose engine has the option to crash."""
 
 _TAIL_TOKENS = 4
 _TIMER_SLACK = 0.002

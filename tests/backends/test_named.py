@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from preble.backends import BACKENDS, find_backend
 from preble.errors import ConfigurationError
-from tests.test_purity import loaded
+from tests.test_purity import PACKAGE, loaded
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,18 @@ def test_paths_lead_to_modules_that_exist(backend: str):
 def test_the_callers_process_loads_no_engine():
     heavy = {"torch", "vllm", "sglang", "safetensors"}
     assert not heavy & {module.partition(".")[0] for module in loaded("preble", "preble.backends.named")}
+
+
+def compared(source: str) -> Iterator[object]:
+    """Every constant that is compared with something, also those in a tuple or set."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            yield from (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
+
+
+def test_no_engine_is_compared_by_its_name():
+    assert "sim" in set(compared("backend not in ('sim', 'x')"))
+    bench = Path(__file__).parents[2] / "bench"
+    sources = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "backends"]
+    found = {path for path in [*sources, *bench.rglob("*.py")] if BACKENDS.keys() & set(compared(path.read_text()))}
+    assert not found
