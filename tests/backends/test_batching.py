@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from preble.backends import Delta, EngineRequest
@@ -97,7 +97,6 @@ def apply(driver: Driver, operation, requests: dict[int, tuple[tuple[int, ...], 
         driver.batcher.reset_cache()
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.lists(operations, max_size=40),
     st.integers(6, 16),
@@ -134,7 +133,6 @@ def check_told(driver: Driver, id: int, expected: list[int]) -> None:
         assert told[0].tokens == b""
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(operations, max_size=40), st.integers(6, 12))
 def test_nothing_leaves_the_cache_untold(steps, blocks):
     driver = Driver(make_batcher(blocks=blocks, max_running=3))
@@ -155,7 +153,6 @@ def test_nothing_leaves_the_cache_untold(steps, blocks):
 # --- cached tokens ---
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(prompts, st.integers(1, 6)), min_size=1, max_size=8))
 def test_cached_tokens_are_the_true_shared_prefix_in_whole_blocks(turns):
     driver = Driver(make_batcher(blocks=200))

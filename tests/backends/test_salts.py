@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from preble.backends import EngineRequest, Evicted
@@ -82,7 +82,6 @@ prompts = st.lists(st.integers(1, 2), min_size=1, max_size=14)
 requests = st.lists(st.tuples(prompts, st.sampled_from(["", "x", "y"])), min_size=1, max_size=12)
 
 
-@settings(max_examples=60)
 @given(requests, st.sampled_from([24, 1024]))
 def test_cached_tokens_were_computed_in_the_same_salt(rounds: list[tuple[list[int], str]], kv_tokens: int):
     engine = core(kv_tokens)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bench import demo
 from bench.demo import differences, main
 from bench.live import Record
 from preble.testing import make_model
@@ -20,8 +21,11 @@ def model(tmp_path_factory):
     return str(make_model(folder, hidden=64, layers=2, heads=2, kv_heads=1, intermediate=128, vocab=2048))
 
 
-@pytest.mark.parametrize("backend", ["torch", "sim"])
-def test_demo_serves_with_both_policies_and_writes_what_it_found(backend, model, tmp_path, capsys):
+@pytest.mark.parametrize(("backend", "workers"), [("torch", 1), ("sim", 2)])
+def test_demo_serves_with_both_policies_and_writes_what_it_found(
+    backend, workers, model, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(demo, "WORKERS", workers)  # importing torch takes longer than the run
     out, report = tmp_path / "out", tmp_path / "report.json"
     options = ["--quick", "--backend", backend, "--model", model, "--out", str(out), "--json", str(report)]
     assert main(options) == 0

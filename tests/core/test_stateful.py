@@ -83,9 +83,7 @@ class Lives(RuleBasedStateMachine, Life):
             self.end()
 
 
-Lives.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+Lives.TestCase.settings = settings(stateful_step_count=50, suppress_health_check=[HealthCheck.too_slow])
 TestLives = Lives.TestCase
 
 
@@ -108,7 +106,7 @@ def test_a_life_does_not_survive_a_planted_fault(
         max_examples=100, derandomize=True, database=None, phases=[Phase.generate], report_multiple_bugs=False
     )
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Lives, settings=settings(quick, stateful_step_count=50, deadline=None))
+        run_state_machine_as_test(Lives, settings=settings(quick, stateful_step_count=50))
 
 
 def live_a_little() -> None:

@@ -172,7 +172,7 @@ class Model(RuleBasedStateMachine):
             assert self.tree.depth(node) == len(tokens)
 
 
-Model.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Model.TestCase.settings = settings(stateful_step_count=40)
 TestModel = Model.TestCase
 
 
@@ -216,5 +216,5 @@ class Payload(RuleBasedStateMachine):
         assert self.tree.tokens == len(self.stored) * self.block_size
 
 
-Payload.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+Payload.TestCase.settings = settings(stateful_step_count=30)
 TestPayload = Payload.TestCase

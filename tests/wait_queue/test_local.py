@@ -373,7 +373,6 @@ steps = st.lists(
 
 
 @given(steps, st.sampled_from(get_args(Discipline)), st.sampled_from([1, 2]))
-@settings(max_examples=150, deadline=None)
 def test_whatever_happens_every_request_is_admitted_once_or_removed(steps, discipline: Discipline, block_size: int):
     local, leading, left, admitted = LocalScheduler(discipline, block_size=block_size), [], set(), []
 
@@ -485,7 +484,7 @@ def overtake(discipline: Discipline, patience: int, events: list[tuple[str, int,
 def overtaking(**options: Any) -> Callable[[Discipline], None]:
     """What looks for one that waits behind too many."""
     search = given(patience=st.integers(1, 4), events=st.lists(moments, min_size=20, max_size=80))(overtake)
-    return settings(max_examples=60, **options)(search)
+    return settings(**options)(search)
 
 
 @pytest.mark.parametrize("discipline", get_args(Discipline))

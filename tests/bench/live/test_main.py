@@ -23,6 +23,7 @@ def model(tmp_path_factory):
 def test_a_run_compares_live_with_simulated(backend, policies, model, tmp_path, capsys):
     report, page = tmp_path / "report.json", tmp_path / "page.md"
     options = ["--backend", backend, "--workload", "airline", *(f"--policy={policy}" for policy in policies)]
+    options += ["--workers", "1"] if backend == "torch" else []  # importing torch takes longer than the run
     options += ["--requests", "8", "--calibration", "4", "--utilisation", "0.9", "--model", model]
     assert main([*options, "--json", str(report), "--markdown", str(page)]) == 0
     result = json.loads(report.read_text())

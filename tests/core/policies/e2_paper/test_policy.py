@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from preble.core.policies.e2_paper.policy import E2Paper
@@ -415,7 +415,6 @@ def happen(scheduler: Scheduler, ids: list[int], what: str, index: int, tokens: 
         scheduler.finish(ids.pop(index % len(ids)), output=tokens if what == "finish" else b"", now=now)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(moments, max_size=40))
 def test_any_order_of_events_leaves_its_state_right(events: list[tuple[str, int, list[int], float]]):
     """And what its tree believes cached is what the scheduler's does, token by token; at the end nothing is left."""
