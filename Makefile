@@ -16,8 +16,9 @@ DEMO := $(if $(filter vllm sglang,$(BACKEND)),.venv-engines,.venv)
 demo: $(DEMO)/installed
 	$(DEMO)/bin/python -m bench.demo --backend $(BACKEND)
 
+# A process for each core; at the end the slowest tests, and those that were skipped with the reason.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations 20
 
 # The real engines, on a CPU: about 4 GB, in an environment of their own.
 .venv-engines/installed: pyproject.toml tests/engines/environment.sh tests/engines/constraints.txt

@@ -12,19 +12,8 @@ from preble.backends.torch.config import read_config
 
 def test_a_run_on_the_cpu_goes_the_way_of_one_on_a_gpu(tmp_path, capsys):
     report, page = tmp_path / "report.json", tmp_path / "page.md"
-    options = [
-        "--quick",
-        "--out",
-        str(tmp_path),
-        "--requests",
-        "6",
-        "--calibration",
-        "4",
-        "--policy",
-        "e2",
-        "--workers",
-        "1",
-    ]
+    options = ["--quick", "--out", str(tmp_path), "--requests", "6", "--calibration", "4", "--workers", "1"]
+    options += ["--policy", "e2"]
     assert main([*options, "--json", str(report), "--markdown", str(page)]) == 0
     result = json.loads(report.read_text())
     assert result["metrics"]["toolbench_e2_live_ttft_mean"] > 0
