@@ -61,12 +61,14 @@ def test_numbers_are_not_given_again_soon(namespaces: Namespaces):
     assert len({namespaces.key(f"{number}", pack([1])) for number in range(100)}) == 100
 
 
-def test_numbers_begin_again_at_the_end_leaving_out_those_in_use(namespaces: Namespaces, used: set[bytes]):
+def test_numbers_begin_again_at_the_end_leaving_out_those_in_use(
+    monkeypatch: pytest.MonkeyPatch, namespaces: Namespaces, used: set[bytes]
+):
+    monkeypatch.setattr("preble.tree.namespaces._LOWEST", -2)
     first = namespaces.key("first", pack([1]))
     used.add(first)
-    namespaces._last = -(1 << 31)
     assert first == pack([-1])
-    assert namespaces.key("next", pack([1])) == pack([-2])
+    assert [namespaces.key(salt, pack([1])) for salt in ("next", "then")] == [pack([-2]), pack([-2])]
 
 
 @pytest.mark.parametrize(("namespace", "tenant"), [("a", ""), ("", "a"), ("1:", "a"), ("", "1:a")])

@@ -12,6 +12,7 @@ import pytest
 from preble.tokens import pack, unpack
 from preble.tree import RadixTree
 from preble.tree.nodes import Nodes
+from preble.tree.recency import Recency
 
 
 @pytest.fixture
@@ -127,6 +128,7 @@ def test_the_garbage_collector_sees_no_object_per_node():
     gc.collect()
     assert tree.nodes > 2000
     assert len(gc.get_objects()) - before < 64 * 8
-    nodes, order = tree._nodes, tree._holdings[0].recency.order
-    for columns in (nodes.edge, nodes.holders, nodes.computed, nodes.children, order):
+    nodes, recency = tree.match(b"").nodes, Recency()
+    recency.touch([2, 1])
+    for columns in (nodes.edge, nodes.holders, nodes.computed, nodes.children, recency.order):
         assert not gc.is_tracked(columns)

@@ -7,7 +7,10 @@ import pytest
 from preble.errors import StateError
 from preble.tokens import pack, unpack
 from preble.tree import RadixTree
+from preble.tree.holding import Holding
+from preble.tree.nodes import Nodes
 from preble.tree.radix import MERGE_HOLDERS
+from preble.tree.recency import Recency
 
 
 def store(tree: RadixTree, tokens, worker: int = 0, payload=None) -> int:
@@ -22,7 +25,7 @@ def evicted(tree: RadixTree, tokens: int, worker: int = 0) -> list[tuple[tuple[i
 
 
 def nodes_on_path(tree: RadixTree, node: int) -> int:
-    return len(tree._nodes.path(node))
+    return 1 + nodes_on_path(tree, tree.parent(node)) if node else 0
 
 
 # --- insert and split ---
@@ -484,24 +487,49 @@ def test_the_given_payload_is_copied(tree):
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("where", "method", "message"),
     [
-        lambda tree: setattr(tree._holdings[0], "tokens", 99),
-        lambda tree: tree._holdings[0].pins.clear(),
-        lambda tree: tree._holdings[0].pending.clear(),
-        lambda tree: tree._holdings[0].recency.order.clear(),
-        lambda tree: tree._holdings[0].recency.touch([2]),
-        lambda tree: tree._nodes.pins.__setitem__(2, 7),
-        lambda tree: tree._nodes.computed.__setitem__(2, 1),
-        lambda tree: tree._holdings.clear(),
+        (Holding, "unpin", "pins"),
+        (Holding, "split", "pending pins"),
+        (Holding, "absorb", "older than a child|no place|does not hold"),
+        (Recency, "touch", "no place in its order"),
+        (Recency, "replace", "orders what it does not hold"),
+        (Nodes, "remove", "nobody holds it|unreachable"),
     ],
 )
-def test_check_sees_damage(damage):
+def test_check_finds_a_step_left_out(monkeypatch: pytest.MonkeyPatch, where: type, method: str, message: str):
+    """The test of `check`: what each fixture of these tests ends with."""
+    tree = RadixTree()
+    monkeypatch.setattr(where, method, lambda *_: None)
+    with pytest.raises(AssertionError, match=message):
+        live_a_little(tree)
+
+
+def live_a_little(tree: RadixTree) -> None:
+    for tokens in ([1, 2], [1, 2, 3, 4], [1, 2, 3, 9], [1, 7]):
+        node = tree.insert(pack(tokens), 0)
+        tree.check()
+        tree.mark_computed(node, 0)
+        tree.check()
+        tree.unpin(node, 0)
+        tree.check()
+    tree.insert(pack([5, 6]), 0)
+    tree.insert(pack([5, 7]), 0)
+    tree.check()
+    tree.evict(0, 3)
+    tree.check()
+
+
+def test_nothing_is_left_out():
+    live_a_little(RadixTree())
+
+
+@pytest.mark.parametrize(("column", "value"), [("pins", 7), ("computed", 1), ("holders", 2)])
+def test_check_sees_a_wrong_column(column: str, value: int):
     tree = RadixTree()
     tree.insert(pack([1, 2]), 0, computed=True)
-    tree.insert(pack([1, 2, 3]), 0)
-    tree.check()
-    damage(tree)
+    node = tree.insert(pack([1, 2, 3]), 0)
+    getattr(tree.match(b"").nodes, column)[node] = value
     with pytest.raises(AssertionError):
         tree.check()
 

@@ -38,7 +38,7 @@ def test_both_walks_find_the_same(inserted, prompt, block_size):
     tree = RadixTree(block_size=block_size)
     for tokens, worker in inserted:
         tree.insert(pack([token for token in tokens for _ in range(30)]), worker)
-    nodes = tree._nodes
+    nodes = tree.match(b"").nodes
     columns = nodes.edge, nodes.children, nodes.holders
     wanted = pack([token for token in prompt for _ in range(30)])
     for length in (len(wanted), max(0, len(wanted) - 17 * 4), min(len(wanted), 44)):

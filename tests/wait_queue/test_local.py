@@ -7,9 +7,11 @@ from typing import Any, get_args
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from sortedcontainers import SortedKeyList
 
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import pack
+from preble.tree import RadixTree
 from preble.wait_queue.disciplines import Discipline
 from preble.wait_queue.local import LocalScheduler
 
@@ -344,18 +346,20 @@ def test_bad_options_are_refused():
         LocalScheduler(groups=0)
 
 
-def test_check_finds_a_forgotten_leader():
+def test_check_finds_a_leader_that_is_not_let_go(monkeypatch: pytest.MonkeyPatch):
     local = hold()
     local.add(2, prompt(7, 7, 7, 2), now=0.0)
     assert picks(local) == []
-    del local._leading[1]
+    monkeypatch.setattr(RadixTree, "unpin", lambda *_: None)
+    local.prefilled(1)
     with pytest.raises(AssertionError, match="leaders"):
         local.check()
 
 
-def test_check_finds_a_request_that_is_in_the_index_only():
+def test_check_finds_a_request_that_left_the_index_only(monkeypatch: pytest.MonkeyPatch):
     local, _ = queue([10, 20])
-    local._queue.pop()
+    monkeypatch.setattr(SortedKeyList, "remove", lambda *_: None)
+    local.remove(1)
     with pytest.raises(AssertionError, match="queue and index differ"):
         local.check()
 

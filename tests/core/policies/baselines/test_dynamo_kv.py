@@ -74,6 +74,6 @@ def test_a_planted_leak_is_found(monkeypatch: pytest.MonkeyPatch):
     id = send(scheduler, "a", PROMPT)
     with monkeypatch.context() as patch:
         patch.setattr(RadixTree, "unpin", lambda *_: None)
-        policy.finished(scheduler._requests[id], b"", 0.0)
+        scheduler.finish(id, now=0.0)
     with pytest.raises(AssertionError, match="left of nothing"):
         policy.check()

@@ -7,7 +7,7 @@ import pytest
 from preble.core.policies.baselines.smetric import ENOUGH, Smetric
 from preble.core.scheduler import Scheduler
 from tests.core.conftest import LINEAR
-from tests.core.policies.conftest import ask, busy, send
+from tests.core.policies.conftest import ask, asked, busy, send
 
 NewScheduler = Callable[..., Scheduler]
 
@@ -88,24 +88,37 @@ def test_equals_are_taken_in_turn(new_scheduler: NewScheduler):
     assert [ask(scheduler, TURN)[0] for _ in range(5)] == ["a", "b", "c", "a", "b"]
 
 
-def test_work_is_released_once_and_only_first_tokens_teach(new_scheduler: NewScheduler):
+def test_work_is_released_at_the_first_token_or_the_end(new_scheduler: NewScheduler):
     policy = Smetric()
     scheduler = new_scheduler("ab", policy=policy)
     computed, cancelled = send(scheduler, "a", TURN), send(scheduler, "a", [*TURN, 1, 2, 3])
-    assert policy._prefills[0].pending == 103
+    busy(scheduler, b=2)
+    assert asked(scheduler, [5] * 10) == {"b"}, "103 outstanding on a, and 10 on both, times two requests"
     scheduler.first_token(computed, now=2.0)
     scheduler.finish(computed, now=3.0)
     scheduler.finish(cancelled, now=3.0)
-    assert policy._prefills[0].pending == 0
-    assert list(policy._prefills[0].samples) == [50.0]
+    busy(scheduler, a=2)
+    assert {ask(scheduler, [number] * 10)[0] for number in range(4)} == {"a", "b"}
     policy.check()
 
 
-def test_the_rate_is_the_ninetieth_percentile(new_scheduler: NewScheduler):
-    """Of 11 rates 1 to 11, the tenth."""
-    policy = Smetric()
-    scheduler = new_scheduler("a", policy=policy)
+def test_only_first_tokens_teach(new_scheduler: NewScheduler):
+    scheduler = new_scheduler("ab", policy="smetric", kv_tokens=10_000)
+    send(scheduler, "a", TURN, state="done", session="s")
+    for id in range(ENOUGH):
+        scheduler.submit(id, [20_000 + id] * 100, worker="a", now=0.0)
+        scheduler.finish(id, now=10.0)
+    busy(scheduler, a=1)
+    assert ask(scheduler, TURN + [7] * 20, session="s")[0] == "a", "nothing is known of its rate"
+
+
+@pytest.mark.parametrize(("new", "worker"), [(10, "a"), (11, "b")])
+def test_the_rate_is_the_ninetieth_percentile(new_scheduler: NewScheduler, new: int, worker: str):
+    """Of 11 rates 1 to 11, the tenth: 10 tokens take the second that is the limit here, 11 take longer."""
+    scheduler = new_scheduler("ab", policy=Smetric(per_token=0.0), kv_tokens=10_000)
+    scheduler.submit("turn", TURN, session="s", worker="a", now=0.0)
+    scheduler.finish("turn", now=0.0)
     for rate in range(1, 12):
-        scheduler.submit(rate, [1000 + rate] * rate, now=0.0)
+        scheduler.submit(rate, [1000 + rate] * rate, worker="a", now=0.0)
         scheduler.first_token(rate, now=1.0)
-    assert policy._prefills[0].rate == 10.0
+    assert ask(scheduler, TURN + [7] * new, session="s")[0] == worker

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from preble.core.cost import CostModel
+from preble.core.policies.e2.future_delay import Arrivals
 from preble.core.policies.e2.policy import E2
 from preble.core.policy import Decision
 from preble.core.scheduler import Scheduler
@@ -347,16 +348,15 @@ def test_where_short_ones_go_first_nobody_is_expected_to_wait_for_a_long_one(new
 
 
 def test_those_who_come_later_find_only_the_workers_that_serve_them(new_scheduler: NewScheduler):
-    policy = E2()
-    scheduler = new_scheduler("a", policy=policy, kv_tokens=1_000_000)
+    scheduler, arrivals = new_scheduler("a", kv_tokens=1_000_000), Arrivals()
     scheduler.add_worker("other", kv_tokens=1_000_000, cost=LINEAR, namespaces=["other"], now=0.0)
     now = after_a_minute(scheduler)
-    future_delay = policy._arrivals.future_delay(1, 2, now)
+    for id in range(600):
+        arrivals.came(0.15, id / 10)
+    rate = arrivals.future_delay(1, 2, now).rate
     scheduler.submit("asked", [3] * 200, max_tokens=0, now=now)
     (on_a,) = scheduler.explain("asked").candidates
-    assert on_a.future_delay == pytest.approx(future_delay.rate * 0.2 * 0.2), (
-        "all of them wait, there is no other worker for them"
-    )
+    assert on_a.future_delay == pytest.approx(rate * 0.2 * 0.2), "all wait: there is no other worker for them"
 
 
 # --- each part can be switched off ---

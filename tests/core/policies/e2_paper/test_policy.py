@@ -17,7 +17,7 @@ from preble.core.policies.e2_paper.window import Trend, Trends, Window
 from preble.core.receipt import Candidate
 from preble.core.scheduler import Scheduler
 from preble.errors import NoWorkersError, StateError
-from preble.tokens import pack
+from preble.tokens import pack, unpack
 from preble.tree import RadixTree
 
 NewScheduler = Callable[..., Scheduler]
@@ -41,8 +41,8 @@ def serve(
     output: int = 0,
 ) -> None:
     """Serve a request on `worker` that queues for `wait` seconds and generates `output` tokens."""
-    scheduler.submit(id, tokens, max_tokens=output, worker=worker, now=now)
-    computed = now + wait + scheduler._requests[id].prefill
+    placement = scheduler.submit(id, tokens, max_tokens=output, worker=worker, now=now)
+    computed = now + wait + (len(tokens) - placement.cached_tokens) / 1000
     scheduler.first_token(id, now=computed)
     scheduler.finish(id, output=[7] * output, now=computed)
 
@@ -434,29 +434,30 @@ def test_any_order_of_events_leaves_its_state_right(events: list[tuple[str, int,
     for worker in scheduler.workers:
         scheduler.evicted(worker, b"", 0, now=now)
     for _ in range(2):  # 32 at a time, of at most 40
-        scheduler.policy._forget_past(now + 10.0)
-    assert (scheduler.policy.tree.nodes, scheduler.policy.prefixes) == (0, {})
-    assert not scheduler.policy._window.requests.any()
+        pass_by(scheduler, [9], now + 10.0)
+    assert (scheduler.policy.tree.nodes, len(scheduler.policy.prefixes)) == (1, 1), "nothing is left but the last two"
+    (left,) = scheduler.policy.prefixes.values()
+    assert left.requests == 2
 
 
-def test_after_a_pause_the_window_is_right_at_once_and_its_pins_go_some_at_a_time(monkeypatch: pytest.MonkeyPatch):
-    forgotten: list[int] = []
-    forget = E2Paper._forget
-    monkeypatch.setattr(E2Paper, "_forget", lambda self, gone: (forgotten.append(gone.slot), forget(self, gone)))
+def pass_by(scheduler: Scheduler, tokens: list[int], now: float, worker: str | None = None) -> None:
+    """A request that is cancelled at once: the policy's occasion to forget what left the window."""
+    scheduler.submit("passing", tokens, worker=worker, now=now)
+    scheduler.finish("passing", now=now)
+
+
+def test_after_a_pause_the_window_is_right_at_once_and_its_pins_go_some_at_a_time():
     scheduler = Scheduler(E2Paper(window=10.0))
     scheduler.add_worker("a", kv_tokens=10_000, now=0.0)
     for id in range(200):
         serve(scheduler, id, [id] * 20, "a")
-    calls = 0
-    while len(forgotten) < 200:
-        before = len(forgotten)
-        assert not forgotten or scheduler.policy._window.requests[0] == 0
-        scheduler.policy._forget_past(50.0)
-        assert 0 < len(forgotten) - before <= 32
+    left = [len(scheduler.policy.prefixes)]
+    while left[-1] > 1:
+        pass_by(scheduler, [0], 50.0)
+        assert len(left) > 1 or terms(scheduler, "a", "passing").load == 0.0
         scheduler.check()
-        calls += 1
-    assert calls == 7
-    assert scheduler.policy.prefixes == {}
+        left.append(len(scheduler.policy.prefixes))
+    assert left == [200, *range(169, 1, -32), 1], "32 at a time, and one more prefix"
 
 
 @pytest.mark.parametrize("when", [9.0, 50.0])
@@ -467,10 +468,11 @@ def test_a_worker_that_goes_takes_what_it_had_along(when: float):
         scheduler.add_worker(worker, kv_tokens=10_000, now=0.0)
     for id in range(200):
         serve(scheduler, id, [id] * 20, "ab"[id % 2])
-    scheduler.policy._forget_past(when)
+    pass_by(scheduler, [1] * 20, when, "b")
     scheduler.remove_worker("a", now=when)
     scheduler.check()
-    assert set(scheduler.policy._pinned.elements()) == {1}
+    left = [unpack(scheduler.policy.tree.path(key))[0] for key in scheduler.policy.prefixes]
+    assert {id % 2 for id in left} == {1}
 
 
 @pytest.mark.parametrize(
