@@ -12,6 +12,7 @@ from preble.backends.batching import Batcher, TokenSpan
 from preble.errors import ConfigurationError, ContextLengthError, InvalidRequestError
 from preble.tokens import pack, unpack
 from preble.types import SamplingParams, TokenLogprob
+from preble.wait_queue.local import LocalScheduler
 from tests.backends.hash_model import HashModel, expected_output, make_batcher
 
 
@@ -458,10 +459,10 @@ def test_sizes_that_cannot_work_are_refused_by_name(option, value):
         make_batcher(**{option: value})
 
 
-def test_check_finds_a_lost_sequence():
+def test_check_finds_a_lost_sequence(monkeypatch):
     driver = Driver(make_batcher())
     driver.add(0, [1], max_tokens=3)
-    driver.step()
-    del driver.batcher._running[0]
-    with pytest.raises(AssertionError):
+    monkeypatch.setattr(LocalScheduler, "remove", lambda *_: None)
+    driver.batcher.abort(0)
+    with pytest.raises(AssertionError, match="a sequence is lost"):
         driver.batcher.check()

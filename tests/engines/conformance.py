@@ -176,7 +176,7 @@ class Running:
         self.engine = engine
         self.info = info
         self.believed: dict[str, RadixTree] = {}
-        self._ids = 0
+        self.last_id = 0
 
     async def generate(self, tokens: list[int], *, salt: str = "", priority: int = 0, **sampling: Any) -> Output:
         """Serve one request, by default 8 greedy tokens, to its end."""
@@ -189,15 +189,15 @@ class Running:
 
     def stream(self, tokens: list[int], *, salt: str = "", priority: int = 0, **sampling: Any) -> Any:
         """Return the engine's own stream of a request, whose id is `last_id` then."""
-        self._ids += 1
+        self.last_id += 1
         given = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True} | sampling
-        request = EngineRequest(self._ids, pack(tokens), SamplingParams(**given), priority, salt)
+        request = EngineRequest(self.last_id, pack(tokens), SamplingParams(**given), priority, salt)
         return self.engine.generate(request)
 
     @property
     def last_id(self) -> int:
         """The id of the last request."""
-        return self._ids
+        return self.last_id
 
     async def probe(self, tokens: list[int], *, salt: str = "", exactly: bool = True, **sampling: Any) -> Output:
         """Serve a request, and compare the tokens it found cached with what a cluster would have believed.

@@ -247,7 +247,7 @@ async def test_a_prompt_that_cannot_be_served_is_refused_and_the_engine_goes_on(
 async def test_an_id_in_use_is_refused(engine: Running):
     async with aclosing(engine.stream(prompt(1), max_tokens=200)) as deltas:
         await anext(deltas)
-        engine._ids -= 1
+        engine.last_id -= 1
         with pytest.raises(InvalidRequestError, match="id"):
             await engine.generate(prompt(2))
 

@@ -32,7 +32,12 @@ def byte_level(model_path) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def sentence_piece() -> Tokenizer:
+def sentence_piece(rust_sentence_piece: RustTokenizer) -> Tokenizer:
+    return Tokenizer(rust_sentence_piece)
+
+
+@pytest.fixture(scope="session")
+def rust_sentence_piece() -> RustTokenizer:
     """The shape of Llama 2's and Mistral's: a space in front that is not text, unknown characters as byte ids."""
     source = Path(preble.__file__).parent / "errors.py"
     unknown = "<unk>"
@@ -50,4 +55,4 @@ def sentence_piece() -> Tokenizer:
     assert rust.get_vocab_size() == SENTENCE_PIECE_IDS
     document = json.loads(rust.to_str())
     document["added_tokens"] = [entry for entry in document["added_tokens"] if entry["content"] in special]
-    return Tokenizer(RustTokenizer.from_str(json.dumps(document)))
+    return RustTokenizer.from_str(json.dumps(document))

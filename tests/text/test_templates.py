@@ -65,12 +65,12 @@ def style(request):
 
 
 @pytest.fixture(scope="module")
-def folder(style, model_path, sentence_piece, tmp_path_factory):
+def folder(style, model_path, rust_sentence_piece, tmp_path_factory):
     """A model folder of the style, without a model."""
     folder = tmp_path_factory.mktemp(style)
     begin, end, *others = CONTROL[style]
     rust = (
-        RustTokenizer.from_str(sentence_piece._rust.to_str())
+        RustTokenizer.from_str(rust_sentence_piece.to_str())
         if style == "mistral"
         else RustTokenizer.from_file(str(model_path / "tokenizer.json"))
     )

@@ -18,6 +18,7 @@ from preble.core.policies.e2 import price
 from preble.core.policies.e2.future_delay import NO_DELAY, FutureDelay
 from preble.core.policies.e2.policy import E2
 from preble.core.policies.e2.prefill_weight import PrefillWeight
+from preble.core.policies.e2.price import _price as extension
 from preble.core.policy import Query
 from preble.tree import RadixTree
 
@@ -31,7 +32,7 @@ MATCH = RadixTree().match(b"")
 few = st.sampled_from([0.0, 0.01, 0.02])
 """Few values, so that many are equal."""
 any_load = st.one_of(few, st.floats(0, 3), st.just(np.inf))
-native = pytest.mark.skipif(price._price is None, reason="no extension, no compiler: see tests/test_extensions.py")
+native = pytest.mark.skipif(extension is None, reason="no extension, no compiler: see tests/test_extensions.py")
 more_than_one_example = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -132,7 +133,7 @@ def like(workers: int) -> Fleet:
 def alone(fleet: Fleet, levels: Any, table: Any = None) -> tuple[int, int, int, int] | None:
     """What the extension says by itself."""
     rows = fleet.table if table is None else table
-    return price._price.cheapest(fleet.load, rows, levels, (LENGTH, 1.5, 1.0, 0.25, LENGTH, 0.0, 0.0))
+    return extension.cheapest(fleet.load, rows, levels, (LENGTH, 1.5, 1.0, 0.25, LENGTH, 0.0, 0.0))
 
 
 @native
@@ -160,7 +161,7 @@ def test_the_extension_refuses_the_table_of_another_fleet():
     with pytest.raises(TypeError):
         alone(like(2), [], 5)
     with pytest.raises(TypeError, match="seven numbers"):
-        price._price.cheapest(like(2).load, like(2).table, [], (1.0, 2.0))
+        extension.cheapest(like(2).load, like(2).table, [], (1.0, 2.0))
 
 
 @pytest.mark.parametrize("block", [1, 16, np.array([1, 16, 64])])
