@@ -17,7 +17,7 @@ from preble.backends.batching import Batcher, SampledToken, Sequence, TokenSpan,
 from preble.backends.checks import checked_options
 from preble.backends.stepping import StepLoop
 from preble.core.cost import CostModel, cost_model
-from preble.errors import EngineError
+from preble.errors import ConfigurationError, EngineError
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.types import TokenLogprob
 from preble.wait_queue.disciplines import DEFAULT, Discipline
@@ -151,6 +151,8 @@ class SimEngine:
         **options: Any,
     ) -> None:
         self.options = checked_options(options, SimOptions, "sim")
+        if not callable(crash):
+            raise ConfigurationError(f"crash: must be a function of the exit status, not {crash!r}")
         self.core = SimCore(self.options, discipline)
         self._model = model or "sim"
         self._crash = crash

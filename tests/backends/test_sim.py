@@ -273,6 +273,7 @@ async def test_what_a_crash_ends_can_be_chosen():
         ({"vocab_size": 2}, "vocab_size"),
         ({"stall": 3}, "stall"),
         ({"speed": 3}, "speed"),
+        ({"crash": 3}, "crash"),
         ({"discipline": "lifo"}, "discipline"),
     ],
 )
