@@ -59,7 +59,7 @@ _DEFAULT_SAMPLING = SamplingParams()
 
 
 class ConnectKeywords(TypedDict, total=False):
-    """What `PrebleCluster.connect` takes of the keywords of `PrebleCluster`: all that do not describe workers."""
+    """The keywords of `PrebleCluster` that `connect` takes too: those that do not describe workers."""
 
     policy: str | Policy
     cost: CostModel | str | None
@@ -71,13 +71,14 @@ class ConnectKeywords(TypedDict, total=False):
 
 
 class PrebleCluster:
-    """Starts workers, sends every request where it is served soonest for the least work, and streams tokens back.
+    """Several workers that serve one model, as one object in your event loop.
 
     >>> async with PrebleCluster("path/to/model", workers=2) as cluster:
     ...     out = await cluster.generate("def hello():", SamplingParams(max_tokens=16))
 
-    It belongs to the event loop that started it. Cancelling a task, closing a stream, or letting it go cancels the
-    request on its worker.
+    It starts the workers, sends each request to the one that `policy` chooses, and streams the tokens back. It belongs
+    to the event loop that started it. Cancelling the task of a request, or closing its stream, cancels the request on
+    its worker.
     """
 
     def __init__(
@@ -101,20 +102,26 @@ class PrebleCluster:
         processes: bool = True,
         pool: Pool | None = None,
     ) -> None:
-        """Describe a cluster; nothing is started yet.
+        """Describe a cluster. Nothing is started yet.
 
-        `model` is a Hugging Face folder (`sim` needs none). `backend` is a name of `preble.backends.BACKENDS` or
-        "module:Class". `engine_options` go to each engine. `cost` prices its steps until more is known. `threads`
-        bounds a worker's compute threads; `cpus` and `devices` have an entry for each: the cores that it runs on, and
-        the GPUs that it sees, by number among the caller's; several compute one replica together. A GPU is one worker's
-        unless `share_devices`. `max_in_flight` samples are accepted at once, beyond that requests raise
-        OverloadedError. `start_timeout` and `close_grace` are seconds. `decision_log` is a file to write all that the
-        scheduler is told and decides to, for `preble replay`; it holds prompts and outputs, and what was in it is lost.
+        * `model`: a folder in Hugging Face format; `sim` needs none.
+        * `backend`: a name of `preble.backends.BACKENDS`, or "module:Class". `engine_options` go to each engine.
+        * `workers`: how many to start. `threads` bounds the threads that each computes with.
+        * `cpus`, `devices`: one entry for each worker, the cores that it runs on and the GPUs that it sees, by number
+          among those that you see. Several GPUs compute one replica together. A GPU belongs to one worker unless
+          `share_devices`.
+        * `policy`: a name of `preble.POLICIES`, or an object with `place`. `seed` breaks ties.
+        * `cost`: the prices to start from, a preset's name or a CostModel; by default what the engine names.
+        * `max_in_flight`: samples that are accepted at once; beyond that, requests raise OverloadedError.
+        * `start_timeout`, `close_grace`: seconds to become ready, and to finish requests when the cluster is closed.
+        * `decision_log`: a file for all that the scheduler is told and decides, which `preble replay` reads. It holds
+          prompts and outputs. A file that exists is overwritten.
+        * `processes`: False runs the engines in this event loop, for tests, notebooks and virtual time. `backend` may
+          be the class itself then. An engine that computes on the loop keeps your other tasks waiting.
+        * `pool`: a `preble.workers.pool.Pool` that reaches engines in its own way. Arguments that describe workers are
+          not used then.
 
-        With `processes=False` the engines run in this event loop, for tests, notebooks and virtual time; `backend` may
-        be the class itself then. An engine that computes on the loop keeps your other tasks waiting. `pool` is a
-        `preble.workers.pool.Pool` that reaches engines in its own way; what describes workers here is not used then.
-        Raises ConfigurationError naming the argument.
+        Raises ConfigurationError, which names the argument.
         """
         self.backend = backend if isinstance(backend, str) else _class_name(backend, processes)
         if pool is None:
@@ -155,15 +162,19 @@ class PrebleCluster:
         engine_options: Mapping[str, Any] | None = None,
         **options: Unpack[ConnectKeywords],
     ) -> PrebleCluster:
-        """Describe a cluster of replicas that run already, by base URL: vLLM, SGLang, any server of the OpenAI API.
+        """Describe a cluster of servers that run already: vLLM, SGLang, or any server of the OpenAI API.
 
-        A replica's name is its URL. `model` is a folder with the tokenizer; without it prompts are token ids. `api_key`
-        is sent to all. `kv_events` are ZeroMQ addresses where they publish KV events, in the order of `urls`; without
-        one, what a replica evicts is estimated. `engine_options` are fields of
-        `preble.backends.openai.options.ReplicaOptions`, `options` are `policy`, `cost`, `seed`, `max_in_flight`,
-        `start_timeout`, `close_grace` and `decision_log` of `PrebleCluster`. A replica that is lost comes back by
-        itself; requests on it go on elsewhere. Raises ConfigurationError naming the argument, also if it does not
-        exist.
+        * `urls`: their base URLs, which are the names of these workers.
+        * `model`: a folder with the tokenizer; without it, prompts are token ids.
+        * `api_key`: sent to all of them.
+        * `kv_events`: for each URL the ZeroMQ address where the server publishes KV events, or None; without one, its
+          evictions are estimated.
+        * `engine_options`: fields of `preble.backends.openai.options.ReplicaOptions`.
+        * `options`: `policy`, `cost`, `seed`, `max_in_flight`, `start_timeout`, `close_grace` and `decision_log`, as of
+          `PrebleCluster`.
+
+        Requests of a server that is lost continue on another one, and the server is used again once it answers. Raises
+        ConfigurationError, which names the argument, also one that does not exist.
         """
         _check_known(options)
         path = _folder(model)
@@ -186,8 +197,8 @@ class PrebleCluster:
     async def start(self) -> None:
         """Start the workers and wait until all are ready. If this fails, nothing is left running.
 
-        Raises ModelError, ConfigurationError, WorkerStartError, ClosedError if it is closed meanwhile, or OSError for
-        the decision log.
+        Raises ModelError, ConfigurationError, WorkerStartError, ClosedError if the cluster is closed meanwhile, or
+        OSError for the decision log.
         """
         if self._loop is not None or self._closed:
             raise ClosedError("a cluster starts once")
@@ -212,9 +223,9 @@ class PrebleCluster:
         self._ready = True
 
     async def close(self) -> None:
-        """End open requests with ClosedError, stop the workers, leave nothing behind. Closing twice is harmless.
+        """End open requests with ClosedError, stop the workers, and leave nothing behind. Closing twice is harmless.
 
-        Workers get `close_grace` seconds. If cancelled, they are killed at once.
+        The workers get `close_grace` seconds to end. If this call is cancelled, they are killed at once.
         """
         if self._closed or self._loop is None:
             self._closed = True
@@ -230,15 +241,19 @@ class PrebleCluster:
         sampling: SamplingParams | None = None,
         **options: Unpack[RequestKeywords],
     ) -> Generation:
-        """Return the finished generation of `prompt`: text, token ids, or chat messages (with `tools`).
+        """Serve a prompt and return the finished generation. A prompt is text, token ids, or chat messages.
 
-        `options` are all optional. `request_id` is a name of your own for the request, printable text of at most 256
-        characters; without one the cluster numbers it. `session` names a conversation; a lower `priority` goes first.
-        Requests of different `namespace` or `tenant` never share cached prefixes. `lora` names an adapter that the
-        engine has, to compute with; it is the namespace too if none is given. `timeout` is in seconds, `deadline` a
-        time of the event loop's clock. `chat_template_kwargs` are for the model's chat template: what it knows itself,
-        such as `enable_thinking`, and `documents`, `add_generation_prompt` and `continue_final_message` of
-        `preble.text.ChatTemplate.render`.
+        All `options` are optional:
+
+        * `request_id`: your name for the request, printable text of at most 256 characters; else the cluster makes one.
+        * `session`: the name of a conversation, for the policies that read it.
+        * `priority`: a lower one goes first in a worker's queue.
+        * `namespace`, `tenant`: requests that differ in one of them never share cached prefixes.
+        * `lora`: an adapter that the engine has, to compute with. It is the namespace too if none is given.
+        * `timeout`: in seconds; `deadline`: a time of the event loop's clock.
+        * `tools`: for chat messages, as JSON schemas.
+        * `chat_template_kwargs`: for chat messages, variables of the model's template such as `enable_thinking`, and
+          `documents`, `add_generation_prompt` and `continue_final_message` of `preble.text.ChatTemplate.render`.
 
         Raises InvalidRequestError, also for an option that does not exist and for a `request_id` in flight;
         DeadlineExceededError, OverloadedError, NoWorkersError, WorkerError, StateError.
@@ -252,9 +267,10 @@ class PrebleCluster:
         sampling: SamplingParams | None = None,
         **options: Unpack[RequestKeywords],
     ) -> AsyncGenerator[Chunk, None]:
-        """Yield pieces as they are generated; arguments and errors are those of `generate`.
+        """Serve a prompt and yield chunks as they are generated. Arguments and errors are those of `generate`.
 
-        With `n` samples their pieces come interleaved, told apart by `index`. Closing the stream cancels the request.
+        The chunks of `n` samples come interleaved; `index` says whose a chunk is. Closing the stream cancels the
+        request. The prompt is checked when the first chunk is asked for.
         """
         self._require_open()
         return self._stream(prompt, sampling, request_options(options))
@@ -268,10 +284,11 @@ class PrebleCluster:
         progress: Callable[[int], None] | None = None,
         **options: Unpack[RequestKeywords],
     ) -> list[Generation]:
-        """Generate for all prompts, at most `concurrency` at a time, and return results in the order of the prompts.
+        """Serve all prompts, at most `concurrency` at a time, and return the results in the order of the prompts.
 
-        `sampling` is one for all, or one for each. `progress(done)` is called after each. `options` are those of
-        `generate`, for each of them, but `request_id`. The first error cancels the rest and is raised.
+        `sampling` is for all of them, or has one for each. `progress(done)` is called after each prompt with the number
+        that is done. `options` are those of `generate` except `request_id`, and apply to each prompt. The first error
+        cancels the rest and is raised.
         """
         self._require_open()
         described = request_options(options)
@@ -292,14 +309,15 @@ class PrebleCluster:
         return [results[index] for index in sorted(results)]
 
     def stats(self) -> ClusterStats:
-        """Return counters and the state of every worker now."""
+        """Return the counters since the start, and the state of every worker now."""
         self._require_started()
         return self._driver.stats()
 
     def explain(self, id: str) -> Receipt:
-        """Why a recent request went where it went: its `Generation.id`, or `Chunk.request_id` of a stream.
+        """Return the receipt of a recent request, which says why it went where it went.
 
-        With several samples it is about the first. Raises KeyError if it is too long ago.
+        `id` is its `Generation.id`, or the `Chunk.request_id` of a stream. Of several samples it is about the first.
+        Raises KeyError if the request is unknown or too long ago.
         """
         return self.scheduler.explain(f"{id}.0")
 
@@ -311,7 +329,7 @@ class PrebleCluster:
         self._driver.check()
 
     async def drain(self) -> None:
-        """Wait until nothing is in flight. New requests meanwhile raise OverloadedError; afterwards they are taken."""
+        """Wait until nothing is in flight. Meanwhile new requests raise OverloadedError; later they are accepted."""
         self._require_open()
         self._draining = True
         try:
@@ -327,12 +345,12 @@ class PrebleCluster:
         cpus: Sequence[int] | None = None,
         devices: Sequence[Device] | None = None,
     ) -> str:
-        """Start one more worker like the others, and return its name when it takes requests.
+        """Start one more worker like the others, and return its name when it accepts requests.
 
-        A cluster of replicas connects the one at `url` instead. With `namespaces` it gets requests of these only ("" is
-        that of requests that name none), else of all. It needs `devices` where the others have theirs. Raises
-        ConfigurationError for a wrong `url`, `cpus` or `devices` or namespaces that are no names, WorkerStartError, or
-        ClosedError if the cluster is closed meanwhile; then nothing is left of it.
+        A cluster of servers that run already connects the one at `url` instead. With `namespaces` the worker gets
+        requests of these only ("" stands for requests that name none), else of all. It needs `devices` if the other
+        workers have theirs. Raises ConfigurationError for a wrong argument, WorkerStartError, or ClosedError if the
+        cluster is closed meanwhile; then nothing is left of the worker.
         """
         self._require_open()
         served = served_namespaces(namespaces)
@@ -352,16 +370,17 @@ class PrebleCluster:
     async def drain_worker(self, worker: str) -> None:
         """Give a worker no more requests, and return when those that it has are finished.
 
-        It stays so, also if this is cancelled; `remove_worker` is next. Raises ConfigurationError if it is not here.
+        The worker stays drained, also if this call is cancelled; call `remove_worker` next. Raises ConfigurationError
+        if there is no such worker.
         """
         self._require_started()
         self._members.drain(worker)
         await self._driver.idle(worker)
 
     async def remove_worker(self, worker: str) -> None:
-        """Stop a worker. Requests that it has are sent to others, as if it had died: `drain_worker` first avoids that.
+        """Stop a worker. Its requests are sent to other workers, unless `drain_worker` has waited for them to finish.
 
-        Raises ConfigurationError if it is not here.
+        Raises ConfigurationError if there is no such worker.
         """
         self._require_started()
         if not self._pool.awaits(worker):
@@ -370,12 +389,12 @@ class PrebleCluster:
         await self._pool.remove(worker)
 
     async def reset_cache(self) -> None:
-        """Let all workers forget cached prefixes that no running request uses, and the scheduler likewise."""
+        """Empty the KV caches of all workers, except for what running requests use, and tell the scheduler."""
         self._require_open()
         await asyncio.gather(*map(self._pool.reset_cache, self.scheduler.workers))
 
     def worker_pids(self) -> dict[str, int]:
-        """Process ids of the workers' supervisors by worker name; of workers that are no processes here, nothing."""
+        """Return the process id of each worker's supervisor by worker name; workers that are no processes have none."""
         return self._pool.pids()
 
     async def _generate(self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions) -> Generation:

@@ -40,7 +40,7 @@ def release(fleet: Fleet, request: Request) -> None:
 
 
 def begin(fleet: Fleet, request: Request) -> None:
-    """It waits no longer."""
+    """Count the request as started: it has left the wait queue."""
     if not request.started:
         request.started = True
         fleet.begin(request.slot, request.prefill if request.overtakable else 0.0)
