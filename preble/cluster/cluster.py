@@ -113,7 +113,7 @@ class PrebleCluster:
         * `policy`: a name of `preble.POLICIES`, or an object with `place`. `seed` breaks ties.
         * `cost`: the prices to start from, a preset's name or a CostModel; by default what the engine names.
         * `max_in_flight`: samples that are accepted at once; beyond that, requests raise OverloadedError.
-        * `start_timeout`, `close_grace`: seconds to become ready, and to finish requests when the cluster is closed.
+        * `start_timeout`, `close_grace`: seconds in which workers must be ready, and in which they must end on close.
         * `decision_log`: a file for all that the scheduler is told and decides, which `preble replay` reads. It holds
           prompts and outputs. A file that exists is overwritten.
         * `processes`: False runs the engines in this event loop, for tests, notebooks and virtual time. `backend` may
