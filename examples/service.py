@@ -1,0 +1,84 @@
+"""An HTTP service of your own over one cluster, with FastAPI: whole answers, and streams of server-sent events.
+
+pip install fastapi uvicorn
+python -m uvicorn --app-dir examples service:app
+curl localhost:8000/generate -H "Content-Type: application/json" -d '{"prompt": "def quicksort(items):"}'
+curl -N localhost:8000/stream -H "Content-Type: application/json" -d '{"prompt": "def quicksort(items):"}'
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
+
+from preble import (
+    Chunk,
+    DeadlineExceededError,
+    InvalidRequestError,
+    OverloadedError,
+    PrebleCluster,
+    PrebleError,
+    SamplingParams,
+)
+from preble.testing import make_model
+
+STATUS = {InvalidRequestError: 400, OverloadedError: 429, DeadlineExceededError: 504}
+
+
+class Ask(BaseModel):
+    """What a client sends."""
+
+    prompt: str
+    max_tokens: int = 32
+    temperature: float = 0.0
+    session: str | None = None
+
+    def sampling(self) -> SamplingParams:
+        """Return how tokens are chosen. Raises InvalidRequestError."""
+        return SamplingParams(max_tokens=self.max_tokens, temperature=self.temperature)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Start the workers with the service, and stop them with it."""
+    async with PrebleCluster(make_model("out/model", hidden=64, layers=1), workers=2) as app.state.cluster:
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.exception_handler(PrebleError)
+async def refused(_: Request, error: PrebleError) -> JSONResponse:
+    """Say by the status who is at fault."""
+    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 503)
+    return JSONResponse({"error": str(error)}, status)
+
+
+@app.post("/generate")
+async def generate(ask: Ask) -> dict[str, Any]:
+    """Answer at the end."""
+    cluster: PrebleCluster = app.state.cluster
+    out = await cluster.generate(ask.prompt, ask.sampling(), session=ask.session, timeout=60)
+    return {"text": out.text, "finish_reason": out.finish_reason, "worker": out.worker}
+
+
+@app.post("/stream")
+async def stream(ask: Ask) -> StreamingResponse:
+    """Answer piece by piece. A client that goes away cancels its request on the worker."""
+    cluster: PrebleCluster = app.state.cluster
+    chunks = cluster.stream(ask.prompt, ask.sampling(), session=ask.session, timeout=60)
+    return StreamingResponse(events(chunks), media_type="text/event-stream")
+
+
+async def events(chunks: AsyncGenerator[Chunk]) -> AsyncIterator[str]:
+    """Write each piece as a server-sent event."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield f"data: {json.dumps({'text': chunk.text})}\n\n"
