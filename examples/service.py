@@ -47,7 +47,9 @@ class Ask(BaseModel):
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Start the workers with the service, and stop them with it."""
-    async with PrebleCluster(make_model("out/model", hidden=64, layers=1), workers=2) as app.state.cluster:
+    model = make_model("out/model", hidden=64, layers=1)
+    sim = {"vocab_size": 4096}  # the engine is simulated: leave out this and `backend` with a model of yours
+    async with PrebleCluster(model, backend="sim", engine_options=sim, workers=2) as app.state.cluster:
         yield
 
 

@@ -29,21 +29,32 @@ class Backend(msgspec.Struct, frozen=True):
 
     `needs_model` is True if the engine cannot start without the path of a model. `remote` is True if the computing is
     done by a server that runs elsewhere, so that the engine has no use for GPUs and cores here. `bind` adds what a
-    worker is bound to, its GPUs and threads, to the engine's options.
+    worker is bound to, its GPUs and threads, to the engine's options. `install` is what pip must install
+    for it, if preble alone is not enough.
     """
 
     path: str
     needs_model: bool = False
     remote: bool = False
     bind: Bind = _as_given
+    install: str = ""
+
+    @property
+    def hint(self) -> str:
+        """What to add to the message that its package cannot be imported."""
+        return f'; pip install "{self.install}"' if self.install else ""
 
 
 BACKENDS = {
-    "openai": Backend("preble.backends.openai.engine:OpenAIEngine", remote=True),
+    "openai": Backend("preble.backends.openai.engine:OpenAIEngine", remote=True, install="preble[openai]"),
     "sim": Backend("preble.backends.sim:SimEngine"),
-    "sglang": Backend("preble.backends.sglang.engine:SGLangEngine", needs_model=True, bind=bind_sglang),
-    "torch": Backend("preble.backends.torch.engine:TorchEngine", needs_model=True, bind=bind_torch),
-    "vllm": Backend("preble.backends.vllm.engine:VllmEngine", needs_model=True, bind=bind_vllm),
+    "sglang": Backend(
+        "preble.backends.sglang.engine:SGLangEngine", needs_model=True, bind=bind_sglang, install="sglang==0.5.23"
+    ),
+    "torch": Backend(
+        "preble.backends.torch.engine:TorchEngine", needs_model=True, bind=bind_torch, install="preble[torch]"
+    ),
+    "vllm": Backend("preble.backends.vllm.engine:VllmEngine", needs_model=True, bind=bind_vllm, install="preble[vllm]"),
 }
 
 

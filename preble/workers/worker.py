@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Literal
 
-from preble.backends import BACKENDS, Delta, Engine, EngineInfo, EngineRequest, StepTiming, find_backend
+from preble.backends import Delta, Engine, EngineInfo, EngineRequest, StepTiming, find_backend
 from preble.errors import (
     ConfigurationError,
     EngineError,
@@ -298,12 +298,12 @@ class Worker:
 
 def make_engine(ticket: Ticket) -> Engine:
     """Return the ticket's engine, not yet started. Raises ConfigurationError for an unknown backend or option."""
-    module, _, name = find_backend(ticket.backend).path.partition(":")
+    backend = find_backend(ticket.backend)
+    module, _, name = backend.path.partition(":")
     try:
         engine = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        hint = f'; pip install "preble[{ticket.backend}]"' if ticket.backend in BACKENDS else ""
-        raise ConfigurationError(f"backend {ticket.backend!r} cannot be imported: {error}{hint}") from error
+        raise ConfigurationError(f"backend {ticket.backend!r} cannot be imported: {error}{backend.hint}") from error
     return construct(engine, ticket)
 
 

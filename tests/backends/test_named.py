@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,11 @@ import pytest
 
 from preble.backends import BACKENDS, find_backend
 from preble.errors import ConfigurationError
+from preble.transport.schema import Ticket
+from preble.workers.worker import make_engine
 from tests.test_purity import PACKAGE, loaded
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,23 @@ def test_an_unknown_name_is_refused_and_a_class_of_ones_own_is_not():
 def test_paths_lead_to_modules_that_exist(backend: str):
     module = BACKENDS[backend].path.partition(":")[0]
     assert importlib.util.find_spec(module)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_it_is_told_to_install_is_there(backend: str):
+    """An extra of this project, or the version of a package that the tests install."""
+    install = BACKENDS[backend].install
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    tested = (ROOT / "tests" / "engines" / "environment.sh").read_text()
+    assert install == "" or install in {f"preble[{extra}]" for extra in extras} or f" {install} " in tested
+    assert all(extras.values())
+
+
+def test_an_engine_that_cannot_be_imported_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "preble.backends.torch.engine", None)
+    ticket = Ticket(worker="w", incarnation="0", nonce="n", address="a", backend="torch", model="m")
+    with pytest.raises(ConfigurationError, match=r'torch\S* cannot be imported: .*; pip install "preble\[torch\]"$'):
+        make_engine(ticket)
 
 
 def test_the_callers_process_loads_no_engine():

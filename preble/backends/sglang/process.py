@@ -124,7 +124,7 @@ def _imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigurationError(f"SGLang cannot be imported: {error}") from error
+        raise ConfigurationError(f'SGLang cannot be imported: {error}; pip install "sglang==0.5.23"') from error
 
 
 def _launched(sglang: Any, keywords: Mapping[str, Any], folder: Path) -> Any:
