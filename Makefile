@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKEND ?= torch
 DEMO := $(if $(filter vllm sglang,$(BACKEND)),.venv-engines,.venv)
 
-.PHONY: demo test test-engines lint bench bench-engines clean
+.PHONY: demo test test-engines test-pythons lint docs bench bench-engines clean
 
 .venv/installed: pyproject.toml constraints.txt hatch_build.py $(shell find preble -name "*.c")
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -28,6 +28,21 @@ test: .venv/installed
 test-engines: .venv-engines/installed
 	.venv-engines/bin/python -m pytest tests/engines
 
+# The tests that need no model, on each of these versions of Python that is installed.
+test-pythons:
+	tests/pythons.sh 3.11 3.12 3.13
+
+# The site, in out/site. It needs neither torch nor preble itself.
+.venv-docs/installed: pyproject.toml
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --group docs
+	touch $@
+
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
+	@echo "out/site/index.html"
+
 bench: .venv/installed
 	$(BIN)/python -m bench.micro --quick
 	$(BIN)/python -m bench.overhead --quick
@@ -49,6 +64,7 @@ lint: .venv/installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy examples
 
 clean:
-	rm -rf .venv .venv-engines out dist
+	rm -rf .venv .venv-* out dist

@@ -68,7 +68,7 @@ async def generate(ask: Ask) -> dict[str, Any]:
     """Answer at the end."""
     cluster: PrebleCluster = app.state.cluster
     out = await cluster.generate(ask.prompt, ask.sampling(), session=ask.session, timeout=60)
-    return {"text": out.text, "finish_reason": out.finish_reason, "worker": out.worker}
+    return out.to_dict()
 
 
 @app.post("/stream")
@@ -83,4 +83,4 @@ async def events(chunks: AsyncGenerator[Chunk]) -> AsyncIterator[str]:
     """Write each piece as a server-sent event."""
     async with aclosing(chunks):
         async for chunk in chunks:
-            yield f"data: {json.dumps({'text': chunk.text})}\n\n"
+            yield f"data: {json.dumps(chunk.to_dict())}\n\n"

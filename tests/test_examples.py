@@ -119,7 +119,7 @@ def ask(url: str, **body: object) -> bytes:
 def test_the_service_streams_what_it_answers(service):
     whole = json.loads(ask(f"{service}/generate", prompt="import this", max_tokens=8))
     events = ask(f"{service}/stream", prompt="import this", max_tokens=8).decode().split("\n\n")
-    assert whole["finish_reason"] == "length"
+    assert whole["choices"][0]["finish_reason"] == "length"
     assert "".join(json.loads(event.removeprefix("data: "))["text"] for event in events if event) == whole["text"] != ""
 
 
