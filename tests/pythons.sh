@@ -9,6 +9,7 @@ tests=(tests/core tests/dispatch tests/replay tests/simulate tests/transport tes
     tests/test_errors.py tests/test_extensions.py tests/test_public.py tests/test_purity.py tests/test_tokens.py
     tests/test_types.py)
 missing=()
+failed=0
 
 interpreter() {
     local candidate
@@ -33,6 +34,7 @@ for version in "$@"; do
         ".venv-$version/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group test
         touch ".venv-$version/installed"
     fi
-    ".venv-$version/bin/python" -m pytest -q "${tests[@]}"
+    ".venv-$version/bin/python" -m pytest -q "${tests[@]}" || failed=1
 done
 for version in "${missing[@]}"; do echo "== Python $version: NOT INSTALLED, SKIPPED" >&2; done
+exit "$failed"

@@ -32,8 +32,11 @@ bits_of(PyObject *mask, unsigned char *bytes, Py_ssize_t size)
         return -1;
     }
 #if PY_VERSION_HEX >= 0x030D0000
-    return PyLong_AsNativeBytes(mask, bytes, size, Py_ASNATIVEBYTES_LITTLE_ENDIAN | Py_ASNATIVEBYTES_UNSIGNED_BUFFER)
-        < 0 ? -1 : 0;
+    int flags = Py_ASNATIVEBYTES_LITTLE_ENDIAN | Py_ASNATIVEBYTES_UNSIGNED_BUFFER | Py_ASNATIVEBYTES_REJECT_NEGATIVE;
+    Py_ssize_t needed = PyLong_AsNativeBytes(mask, bytes, size, flags);
+    if (needed > size)
+        PyErr_SetString(PyExc_OverflowError, "a mask must have no bit above the last slot");
+    return needed < 0 || needed > size ? -1 : 0;
 #else
     return _PyLong_AsByteArray((PyLongObject *)mask, bytes, (size_t)size, 1, 0);
 #endif
