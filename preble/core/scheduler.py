@@ -1,4 +1,4 @@
-"""The global scheduler: pure state, told what happens and when (paper section 3.2)."""
+"""The global scheduler: pure state that is told what happens and when (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 class Scheduler:
-    """Places requests on workers, and keeps the books: who holds which prefix, who has how much left to do.
+    """Places requests on workers. It knows which worker holds which prefix, and how much work each has left.
 
-    Embeddable without a cluster: it does no I/O and has no clock. Every method takes `now`, seconds on any clock that
-    does not go back. Each `submit` is accounted at once and must be matched by exactly one `finish`.
+    It can be used without a cluster, since it does no I/O and has no clock. Methods take `now`, in seconds on any clock
+    that does not go back. Each `submit` is charged at once, and needs exactly one `finish`.
 
     >>> scheduler = Scheduler()
     >>> scheduler.add_worker("a", kv_tokens=100_000, now=0.0)
@@ -114,14 +114,15 @@ class Scheduler:
         namespaces: Iterable[str] | None = None,
         now: float,
     ) -> None:
-        """Let `worker` take requests, with an empty cache of `kv_tokens` tokens in blocks of `block_size`.
+        """Let `worker` have requests. Its cache is empty, and holds `kv_tokens` tokens in blocks of `block_size`.
 
-        Longer prompts take its engine several steps of `max_batched_tokens`, if that is known, in `predicted_ttft` too.
-        `discipline` is the order of its wait queue.
-        If it does not report its evictions to `evicted`, they are estimated: least recently used first. If it does not
-        report its steps to `observe`, what they take is inferred from first tokens and ends.
-        With `namespaces` it gets requests of these only ("" is that of requests that name none), else of all.
-        Raises ConfigurationError if it is here already, for sizes below 1, no namespaces, or an unknown cost or order.
+        `cost` are the prices to start from. `max_batched_tokens` is what its engine computes in a step at most, so that
+        longer prefills take several; None if it is not known. `discipline` is the order of its wait queue. Set
+        `reports_evictions` if you call `evicted`, else evictions are estimated, least recently used first. Clear
+        `reports_steps` if you do not call `observe`, then step times are inferred from first tokens and ends. With
+        `namespaces` it gets requests of these only ("" stands for requests that name none), else of all.
+        Raises ConfigurationError if there is a worker of this name, for sizes below 1, for an empty list of namespaces,
+        and for an unknown cost or discipline.
         """
         if discipline not in DISCIPLINES:
             raise ConfigurationError(f"discipline: unknown {discipline!r}, one of {', '.join(DISCIPLINES)}")
@@ -148,23 +149,23 @@ class Scheduler:
             )
 
     def drain_worker(self, worker: str, *, now: float) -> None:
-        """Let `worker` finish its requests and take no more; then remove it. Draining it again changes nothing.
+        """Give `worker` no more requests; it finishes those that it has. Draining it again changes nothing.
 
-        Those that only wait there may be moved by `rebalance`. Raises ConfigurationError if it is not here.
+        `rebalance` may move requests that only wait there. Raises ConfigurationError if there is no such worker.
         """
         self.fleet.drain(worker)
         if self._log is not None:
             self._log.add(DrainWorker(worker, now))
 
     def requests_on(self, worker: str) -> int:
-        """How many requests are in flight on `worker`; 0 if it is not here."""
+        """Return how many requests are in flight on `worker`; 0 if there is no such worker."""
         slot = self.fleet.slot_of.get(worker)
         return 0 if slot is None else int(self.fleet.requests[slot])
 
     def remove_worker(self, worker: str, *, now: float) -> list[RequestId]:
-        """Forget a worker and all it held. Returns its requests in order of submission.
+        """Forget a worker and all that it held. Returns its requests in order of submission.
 
-        They are on no worker then: submit them again under the same id, or finish them.
+        These are on no worker now: submit each again under the same id, or finish it.
         """
         slot = self.fleet.slot(worker)
         orphans = self._here(slot)
@@ -195,9 +196,9 @@ class Scheduler:
         worker: str | None = None,
         now: float,
     ) -> Placement:
-        """Choose a worker for a prompt and account for it at once. `worker` is the choice made already, if it was.
+        """Choose a worker for a prompt, and charge it at once. With `worker`, the choice is made already.
 
-        Only requests of one `namespace` (a model, a LoRA adapter) and one `tenant` are believed to share prefixes.
+        Only requests of the same `namespace` (a model, a LoRA adapter) and the same `tenant` share prefixes.
         Raises InvalidRequestError for an empty prompt, a negative `max_tokens` or an id in flight, NoWorkersError
         without workers, NamespaceNotServedError without one for its namespace, ConfigurationError if the policy chose
         a slot without such a worker. Then nothing has changed.
@@ -230,10 +231,10 @@ class Scheduler:
         return placement
 
     def started(self, id: RequestId, *, cached_tokens: int | None, now: float) -> None:
-        """The engine began the prefill and truly found `cached_tokens` in its cache: correct what was believed.
+        """Say that the engine began the prefill and found `cached_tokens` of the prompt in its cache.
 
-        None if it does not know yet how many: then this is called again. Some engines tell of neither before the end:
-        then the first token says that it began.
+        What was believed is corrected. Pass None if the engine does not know the number yet, and call this again when
+        it does. An engine that reports nothing before the first token needs no call: `first_token` implies the start.
         """
         request = self._requests[id]
         if request.slot < 0 or request.counted or (request.started and cached_tokens is None):
@@ -245,7 +246,7 @@ class Scheduler:
             self._log.add(Started(cast(Id, id), cached_tokens, now))
 
     def first_token(self, id: RequestId, *, now: float) -> None:
-        """The prefill is done: the whole prompt is cached there."""
+        """Say that the prefill is done, so that the whole prompt is cached on its worker."""
         request = self._requests[id]
         if request.slot < 0 or request.computed:
             return
@@ -260,7 +261,7 @@ class Scheduler:
             self._log.add(FirstToken(cast(Id, id), now))
 
     def finish(self, id: RequestId, *, output: TokenInput = b"", now: float) -> None:
-        """The request ended, however it ended. Generated tokens are cached too, so the next turn hits them.
+        """Say that the request ended, however it did. The generated tokens are cached too, for the next turn.
 
         A prompt whose prefill was not done is not believed cached. Raises KeyError for an unknown id.
         """
@@ -282,7 +283,7 @@ class Scheduler:
             self.observe(self._worker(request.slot), timings, now=now)
 
     def evicted(self, worker: str, tokens: TokenInput, keep: int, *, cache_salt: str = "", now: float) -> None:
-        """`worker` no longer holds the prefix `tokens` beyond its first `keep`; with no tokens, holds nothing.
+        """Say that `worker` holds of the prefix `tokens` only the first `keep`; without tokens, that it holds nothing.
 
         `cache_salt` is `preble.tree.cache_salt(namespace, tenant)` of those whose prefix it was.
         """
@@ -301,23 +302,22 @@ class Scheduler:
         self._resize(slot, now)
 
     def observe(self, worker: str, timings: Iterable[StepTiming], *, now: float) -> None:
-        """`worker` took these steps: learn what it costs there. Charges made already stay as they are."""
+        """Learn prices from steps that `worker` took. What was charged before stays as it is."""
         slot, timings = self.fleet.slot(worker), tuple(timings)
         self.fleet.saw_steps(slot, timings)
         if self._log is not None:
             self._log.add(Observe(worker, timings, now))
 
     def prices(self, worker: str) -> Coefficients:
-        """What is believed of the cost of steps on `worker`: its preset, until its own steps say otherwise."""
+        """Return the prices of `worker`, in seconds: those of its preset, until its steps say otherwise."""
         return self.fleet.slots[self.fleet.slot(worker)].prices
 
     def rebalance(self, now: float) -> list[Move]:
-        """Propose to move requests that wait on an overloaded worker to one that would start them much sooner.
+        """Propose to move waiting requests from an overloaded worker to one that would start them much sooner.
 
-        Nothing changes here: to carry a move out, take the request from its worker, `finish` it, and `submit` it again.
-        The policy then chooses anew by all that it prices, which did better in simulation than to insist on the move's
-        target; as `worker` that is taken.
-        Only policies that ask for it (`relieves`) have their placements corrected; the baselines do not.
+        Nothing changes here. To carry a move out, take the request from its worker, `finish` it, and `submit` it again:
+        the policy then chooses anew with all its terms, which did better in simulation than the move's target. Pass
+        the target as `worker` to insist on it. Only for policies with `relieves`; others get an empty list.
         """
         if not self._hooks.relieves:
             return []
@@ -332,15 +332,15 @@ class Scheduler:
         return found
 
     def copies(self, now: float) -> list[Copy]:
-        """Return prefixes that other workers had better compute in the background, where the policy has such.
+        """Return the prefixes that the policy wants other workers to compute in the background.
 
-        To carry one out, `submit` its tokens for one output token with priority `COPY_PRIORITY` and its target as
-        `worker`, and `finish` that without output. Proposed copies are not proposed again soon.
+        To carry a copy out, `submit` its tokens with `max_tokens=1`, priority `COPY_PRIORITY` and its target as
+        `worker`, and `finish` it without output. A proposed copy is not proposed again soon.
         """
         return self._hooks.copies(self.tree, now)
 
     def explain(self, id: RequestId) -> Receipt:
-        """Why a recent request went where it went. Raises KeyError if it is too long ago or unknown."""
+        """Return the receipt of a recent request. Raises KeyError if it is unknown or too long ago."""
         return self._receipts.receipt(id)
 
     def snapshot(self) -> Snapshot:
