@@ -28,11 +28,6 @@ class Match(msgspec.Struct, frozen=True, gc=False):
     version: int
 
     @property
-    def holders(self) -> int:
-        """The mask of workers that hold any of it."""
-        return self.levels[0][1] if self.levels else 0
-
-    @property
     def stale(self) -> bool:
         """Whether the tree's shape changed since."""
         return self.version != self.nodes.version

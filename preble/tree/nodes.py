@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 
 from preble.tokens import TOKEN_BYTES
 
-NODE_BYTES = 500
-"""What a node costs beyond its tokens, about: its part of every column, and its entries with one worker."""
-
 GROWTH = 256
 """How many node numbers are added at a time, at least."""
 

@@ -11,7 +11,7 @@ from preble.errors import StateError
 from preble.tokens import TOKEN_BYTES
 from preble.tree.holding import Holding
 from preble.tree.match import Match
-from preble.tree.nodes import NODE_BYTES, Nodes
+from preble.tree.nodes import Nodes
 from preble.tree.walk import walk
 
 MERGE_HOLDERS = 8
@@ -54,11 +54,6 @@ class RadixTree:
         """How many unique tokens are stored."""
         return self._nodes.tokens
 
-    @property
-    def nbytes(self) -> int:
-        """The memory used, in bytes, estimated."""
-        return self._nodes.tokens * TOKEN_BYTES + self._nodes.count * NODE_BYTES
-
     def depth(self, node: int) -> int:
         """Return the tokens from the root to the end of `node`."""
         return self._nodes.end[node]
@@ -71,10 +66,6 @@ class RadixTree:
         """Return the packed tokens from the root to the end of `node`."""
         return self._nodes.path_tokens(node)
 
-    def payload(self, node: int) -> array[int]:
-        """Return the payload from the root to the end of `node`, an int per block."""
-        return self._nodes.path_payload(node)
-
     def held_tokens(self, worker: int) -> int:
         """Return how many tokens `worker` holds."""
         return self._holdings[worker].tokens if worker < len(self._holdings) else 0
@@ -82,10 +73,6 @@ class RadixTree:
     def pins(self, worker: int) -> dict[int, int]:
         """Return how many requests of `worker` are pinned at each node, as a copy."""
         return dict(self._holdings[worker].pins) if worker < len(self._holdings) else {}
-
-    def oldest(self, worker: int) -> int | None:
-        """Return the least recently used leaf of what `worker` holds, pinned or not; None if it holds nothing."""
-        return self._holdings[worker].recency.oldest() if worker < len(self._holdings) else None
 
     def pins_below(self, node: int, worker: int) -> int:
         """Return how many requests of `worker` are pinned at `node` or below, 0 if it has computed it. O(1)."""

@@ -14,7 +14,7 @@ def test_match_changes_nothing(tree):
     before = [tree.nodes, tree.tokens, tree.pins(0), list(tree.victims(1, 9))]
     for tokens in ([], [1], [1, 2], [1, 2, 3, 9], [1, 2, 7, 8], [5]):
         match = tree.match(pack(tokens))
-        match.length(0), match.computed_length(1), match.holders, match.stale
+        match.length(0), match.computed_length(1), match.stale
     assert not first.stale
     assert [tree.nodes, tree.tokens, tree.pins(0), list(tree.victims(1, 9))] == before
     tree.unpin(node, 0)
@@ -29,7 +29,6 @@ def test_levels_lose_workers_with_depth(tree):
     assert match.levels == [(2, 0b111), (4, 0b011), (5, 0b001)]
     assert [match.length(worker) for worker in range(4)] == [5, 4, 2, 0]
     assert match.tokens == 5
-    assert match.holders == 0b111
 
 
 def test_equal_masks_are_one_level(tree):
@@ -60,7 +59,7 @@ def test_only_whole_blocks_match(new_tree):
 
 def test_nothing_matches_nothing(tree):
     match = tree.match(pack([1, 2]))
-    assert (match.tokens, match.levels, match.holders, match.length(0), match.computed_length(0)) == (0, [], 0, 0, 0)
+    assert (match.tokens, match.levels, match.length(0), match.computed_length(0)) == (0, [], 0, 0)
     assert not match.payload()
 
 

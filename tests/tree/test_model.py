@@ -166,7 +166,6 @@ class Model(RuleBasedStateMachine):
             len(one) * self.block_size for one in held
         ]
         assert self.tree.tokens == len(set().union(*held)) * self.block_size
-        assert [self.tree.oldest(worker) is None for worker in range(WORKERS)] == [not one for one in held]
         for _, tokens, node in self.pins:
             assert unpack(self.tree.path(node)) == tokens
             assert self.tree.depth(node) == len(tokens)

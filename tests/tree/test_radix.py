@@ -271,7 +271,7 @@ def test_eviction_takes_the_least_recently_used_leaf_first(tree):
     assert evicted(tree, 2) == [((1, 2, 4, 4), 2)]
     assert evicted(tree, 1) == [((5,), 0)]
     assert evicted(tree, 4) == [((1, 2, 3, 3), 0)]
-    assert (tree.nodes, tree.held_tokens(0), tree.oldest(0)) == (0, 0, None)
+    assert (tree.nodes, tree.held_tokens(0), evicted(tree, 1)) == (0, 0, [])
 
 
 def test_a_parent_without_a_use_of_its_own_follows_its_child(tree):
@@ -344,14 +344,12 @@ def test_nobody_has_no_victims(tree):
     assert list(tree.victims(5, 10)) == []
 
 
-def test_oldest_is_the_next_to_go(tree):
-    assert tree.oldest(0) is None
-    store(tree, [1, 2])
+def test_a_touch_makes_others_the_next_to_go(tree):
+    kept = store(tree, [1, 2])
     store(tree, [3])
-    assert tree.path(tree.oldest(0)) == pack([1, 2])
-    kept = tree.insert(pack([1, 2]), 0)
+    assert [tree.path(node) for node, _ in tree.victims(0, 1)] == [pack([1, 2])]
     tree.touch(kept, 0)
-    assert tree.path(tree.oldest(0)) == pack([3])
+    assert [tree.path(node) for node, _ in tree.victims(0, 1)] == [pack([3])]
 
 
 # --- truncate, clear, remove ---
@@ -447,7 +445,7 @@ def test_remove_worker_takes_its_pins_too(tree):
 def test_unknown_workers_hold_nothing(tree):
     tree.clear(9)
     tree.remove_worker(9)
-    assert (tree.held_tokens(9), tree.oldest(9)) == (0, None)
+    assert (tree.held_tokens(9), tree.evict(9, 1)) == (0, [])
 
 
 # --- payload ---
@@ -456,8 +454,8 @@ def test_unknown_workers_hold_nothing(tree):
 def test_only_the_payload_of_new_blocks_is_stored(new_tree):
     tree = new_tree(block_size=2)
     store(tree, [1, 2, 3, 4], payload=[10, 11])
-    node = store(tree, [1, 2, 5, 6, 7], payload=[20, 21])
-    assert list(tree.payload(node)) == [10, 21]
+    store(tree, [1, 2, 5, 6, 7], payload=[20, 21])
+    assert list(tree.match(pack([1, 2, 5, 6, 7])).payload()) == [10, 21]
     assert list(tree.match(pack([1, 2, 3, 4])).payload()) == [10, 11]
     assert list(tree.match(pack([1, 2, 3])).payload()) == [10]
 
@@ -478,9 +476,9 @@ def test_the_payload_must_fit_the_tokens(new_tree):
 
 def test_the_given_payload_is_copied(tree):
     payload = array("i", [1, 2])
-    node = tree.insert(pack([5, 6]), 0, payload=payload)
+    tree.insert(pack([5, 6]), 0, payload=payload)
     payload[0] = 99
-    assert list(tree.payload(node)) == [1, 2]
+    assert list(tree.match(pack([5, 6])).payload()) == [1, 2]
 
 
 # --- check ---
