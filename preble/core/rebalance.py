@@ -23,7 +23,7 @@ class Move(msgspec.Struct, frozen=True):
     target: str
 
 
-class Queued(Protocol):
+class _Queued(Protocol):
     """A request that waits on a slot: what `moves` reads of it."""
 
     id: Hashable
@@ -33,7 +33,7 @@ class Queued(Protocol):
     overtakable: bool
 
 
-def moves(queued: Sequence[tuple[Queued, Query]], fleet: Fleet) -> list[Move]:
+def moves(queued: Sequence[tuple[_Queued, Query]], fleet: Fleet) -> list[Move]:
     """Return worthwhile moves; the newest requests are considered first, which wait longest where nobody is passed.
 
     `queued` is in order of submission, each request with what a policy is asked about it. Changes nothing. Each move

@@ -5,7 +5,7 @@ from __future__ import annotations
 from preble.core.cost import Coefficients
 from preble.core.fit import Fit
 
-DECODE_SHARE = 0.5
+_DECODE_SHARE = 0.5
 """The part of decodes that counts as load: they go on beside prefills, and nobody has to wait for their end."""
 _OUTPUT_GUESS = 64.0
 
@@ -72,4 +72,4 @@ class Slot:
         The seconds that it adds to the steps of everyone, times the part of them that counts as load.
         """
         output = self.output if self.output < max_tokens else max_tokens
-        return DECODE_SHARE * (self.prices.decode_new + self.prices.decode_context * length) * output
+        return _DECODE_SHARE * (self.prices.decode_new + self.prices.decode_context * length) * output

@@ -10,7 +10,7 @@ try:
 except ImportError:  # built without a compiler
     _walk = None  # type: ignore[assignment]
 
-XOR_BYTES = 256
+_XOR_BYTES = 256
 """Below this size one integer XOR is cheaper than another step of bisection."""
 
 
@@ -50,7 +50,7 @@ def common_prefix(tokens: bytes, position: int, edge: bytes) -> int:
     view = memoryview(edge)
     if tokens.startswith(view[:high], position):
         return high
-    while high - low > XOR_BYTES:
+    while high - low > _XOR_BYTES:
         middle = (low + high) // 2
         if tokens.startswith(view[low:middle], position + low):
             low = middle

@@ -36,7 +36,7 @@ class Waiting:
 CachedLengths = Mapping[int, int]
 """Cached prompt tokens by request id."""
 
-Key = Callable[[Waiting, CachedLengths, float], float]
+_Key = Callable[[Waiting, CachedLengths, float], float]
 """Orders by what a request is, what is cached, and the time."""
 
 
@@ -50,10 +50,10 @@ class Order(Protocol):
         """The request left the queue to be prefilled."""
 
 
-class ByKey:
+class _ByKey:
     """The least key first, arrival among equals."""
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: _Key) -> None:
         self._key = key
 
     def order(self, queue: Sequence[Waiting], cached: CachedLengths, now: float) -> Iterator[Waiting]:
@@ -64,7 +64,7 @@ class ByKey:
         """Nothing to remember."""
 
 
-class KLongestPrefix:
+class _KLongestPrefix:
     """k-LPM: the longest cached prefix first, but every k-th request taken is the oldest (arXiv 2502.04677)."""
 
     def __init__(self, k: int = 4) -> None:
@@ -89,7 +89,7 @@ class KLongestPrefix:
         self._taken += 1
 
 
-class Groups:
+class _Groups:
     """The paper's priority groups (section 3.3): by cached percentage, slots in proportion to the group's number.
 
     Of 10 groups, 63 % cached is group 6. Over any stretch of picks in which the same groups wait, group g gets g
@@ -147,10 +147,10 @@ SHORT_FIRST: frozenset[Discipline] = frozenset({"response-ratio", "shortest-pref
 """Where a request waits for shorter ones, and longer ones for it."""
 
 DISCIPLINES: dict[str, Callable[..., Order]] = {
-    "response-ratio": lambda: ByKey(_response_ratio),
-    "groups": Groups,
-    "fcfs": lambda: ByKey(lambda waiting, cached, now: 0),
-    "lpm": lambda: ByKey(lambda waiting, cached, now: -cached[waiting.id]),
-    "shortest-prefill": lambda: ByKey(_uncached),
-    "k-lpm": KLongestPrefix,
+    "response-ratio": lambda: _ByKey(_response_ratio),
+    "groups": _Groups,
+    "fcfs": lambda: _ByKey(lambda waiting, cached, now: 0),
+    "lpm": lambda: _ByKey(lambda waiting, cached, now: -cached[waiting.id]),
+    "shortest-prefill": lambda: _ByKey(_uncached),
+    "k-lpm": _KLongestPrefix,
 }

@@ -14,7 +14,7 @@ BLOCK_SIZE = 64
 """Tokens of a block of the index; the original's least, whatever smaller block the engine has."""
 LONGEST = 131_072
 """Prompt tokens that are looked at."""
-UNKNOWN = 31_250 * BLOCK_SIZE
+_UNKNOWN = 31_250 * BLOCK_SIZE
 """The index's limit for a worker that was never a candidate."""
 
 
@@ -60,7 +60,7 @@ class LlmDWeighted:
         """Enter the prompt."""
         self.index.insert(request.tokens[: LONGEST * TOKEN_BYTES], request.slot, pin=False, computed=True)
         held = self.index.held_tokens(request.slot)
-        self.index.evict(request.slot, held - self._limits.get(request.slot, UNKNOWN))
+        self.index.evict(request.slot, held - self._limits.get(request.slot, _UNKNOWN))
 
     def computed(self, request: Request, now: float) -> None:
         """The prompt is in use from now on."""

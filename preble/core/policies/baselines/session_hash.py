@@ -11,7 +11,7 @@ from preble.core.fleet import Fleet
 from preble.core.policy import Decision, Query
 from preble.tokens import TOKEN_BYTES
 
-POINTS = 256
+_POINTS = 256
 """Points on the ring per worker (KubeAI)."""
 
 
@@ -69,7 +69,7 @@ class SessionHash:
     def _rebuild(self) -> None:
         names = self._fleet.names
         ring = sorted(
-            (point, slot) for slot in self._fleet.present for point in _positions(str(names[slot]).encode(), POINTS)
+            (point, slot) for slot in self._fleet.present for point in _positions(str(names[slot]).encode(), _POINTS)
         )
         self._points = [point for point, _ in ring]
         self._owners = [slot for _, slot in ring]

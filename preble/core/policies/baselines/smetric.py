@@ -14,7 +14,7 @@ SAMPLES = 64
 """Rates that are remembered per worker."""
 ENOUGH = 8
 """With fewer the rate is unknown."""
-SESSIONS = 100_000
+_SESSIONS = 100_000
 """Sessions whose previous prompt length is remembered."""
 
 
@@ -100,7 +100,7 @@ class Smetric:
         if request.session is not None:
             self._turns[request.session] = request.length
             self._turns.move_to_end(request.session)
-            if len(self._turns) > SESSIONS:
+            if len(self._turns) > _SESSIONS:
                 self._turns.popitem(last=False)
 
     def computed(self, request: Request, now: float) -> None:

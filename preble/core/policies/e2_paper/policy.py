@@ -22,7 +22,7 @@ _FORGOTTEN_AT_ONCE = 32
 _PREFIXES = 0  # a holder in the tree: it pins the nodes where key portions of requests in the window end
 
 
-class Prefix:
+class _Prefix:
     """A key portion that requests in the window share: how long they queued, and the `replicas` (a mask) it got."""
 
     __slots__ = ("replicas", "requests", "trend")
@@ -38,7 +38,7 @@ class _InFlight(NamedTuple):
 
     slot: int
     node: int
-    prefix: Prefix
+    prefix: _Prefix
     prefill: float
 
 
@@ -106,7 +106,7 @@ class E2Paper:
         self.autoscale = autoscale
         self.samples = samples
         self.tree = RadixTree()
-        self.prefixes: dict[int, Prefix] = {}
+        self.prefixes: dict[int, _Prefix] = {}
         self._window = Window(window)
         self._waits = Trends(window)
         self._past: deque[Assignment] = deque()
@@ -144,7 +144,7 @@ class E2Paper:
         prefix = self.prefixes.get(key)
         if prefix is None:
             tree.pin(key, _PREFIXES)
-            prefix = self.prefixes[key] = Prefix()
+            prefix = self.prefixes[key] = _Prefix()
         prefix.requests += 1
         worker = self._fleet.slots[slot]
         prefill = worker.prefill_seconds(request.uncached, request.length)
@@ -259,7 +259,7 @@ class E2Paper:
         homes = _among(held | prefix.replicas, fleet, terms.live)
         return homes if prefix.replicas and len(homes) else None
 
-    def _replicate(self, prefix: Prefix, held: int, query: Query, fleet: Fleet, terms: _Terms) -> None:
+    def _replicate(self, prefix: _Prefix, held: int, query: Query, fleet: Fleet, terms: _Terms) -> None:
         """Give the prefix a home more, where LoadCost is least; its trend begins anew."""
         prefix.trend = Trend()
         others = np.setdiff1d(terms.live, indices(held | prefix.replicas))
