@@ -1,1 +1,7 @@
-"""The scheduling, pure: no I/O, no clock, no global random numbers. `now` is an argument, in seconds."""
+"""The global scheduler: which worker gets a request, what that is expected to cost, and what came of it.
+
+`Scheduler` (`scheduler.py`) is what others use; `policies/` decide, the other files keep its books. Everything is pure:
+no I/O, no clock and no global random numbers. Time is the argument `now`, in seconds.
+`dispatch/`, `cluster/`, `simulate/` and `replay/` import it; of the other folders, it imports only `tree/` and
+`wait_queue/`.
+"""

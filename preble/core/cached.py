@@ -1,4 +1,4 @@
-"""How much of a prompt each slot need not compute."""
+"""How many tokens of a prompt each worker has in its cache."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from preble.core.arrays import Floats, Slots, indices
 
 
 class CachedTokens(msgspec.Struct, frozen=True, gc=False):
-    """Prompt tokens that slots need not compute: whole blocks, and never the last token. Worked out when asked for.
+    """The tokens of one prompt that each slot need not compute: whole blocks, and never the prompt's last token.
 
-    `levels` are (tokens, mask of the slots that hold so many), from the root down, of a prompt of `length` tokens.
-    `block_size` is that of all slots, in tokens, or an array of theirs; there are `slots` of them.
+    `levels` are pairs of a number of tokens and the mask of the slots that hold so many, from the root down. The prompt
+    has `length` tokens. `block_size` is one number for all slots, or an array with one for each of the `slots` slots.
+    The result is computed when it is asked for.
     """
 
     levels: Sequence[tuple[int, int]]
@@ -23,7 +24,7 @@ class CachedTokens(msgspec.Struct, frozen=True, gc=False):
     slots: int
 
     def on(self, slot: int) -> int:
-        """Return the tokens on one slot."""
+        """Return the cached tokens of one slot."""
         for depth, mask in reversed(self.levels):
             if mask >> slot & 1:
                 usable, size = self.usable(depth), self.block_size
@@ -31,7 +32,7 @@ class CachedTokens(msgspec.Struct, frozen=True, gc=False):
         return 0
 
     def by_slot(self) -> Floats:
-        """Return the tokens on every slot."""
+        """Return the cached tokens of every slot."""
         cached, size = np.zeros(self.slots), self.block_size
         for depth, mask in self.levels:
             usable, slots = self.usable(depth), indices(mask)
@@ -39,5 +40,5 @@ class CachedTokens(msgspec.Struct, frozen=True, gc=False):
         return cached
 
     def usable(self, depth: int) -> int:
-        """Return how many of `depth` tokens held may be of use, before blocks."""
+        """Return how many of `depth` held tokens a prefill can use, before rounding to blocks."""
         return depth if depth < self.length else self.length - 1

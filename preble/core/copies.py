@@ -1,11 +1,11 @@
-"""Copies of prefixes: computed by a worker in the background, before a request has to wait for them there."""
+"""Copies of prefixes: a worker computes them in the background, so that requests find them cached there."""
 
 from __future__ import annotations
 
 import msgspec
 
 COPY_PRIORITY = (1 << 31) - 1
-"""The priority of the requests that compute copies: behind all others."""
+"""The priority of the requests that compute copies. All others go first."""
 
 
 class Copy(msgspec.Struct, frozen=True):

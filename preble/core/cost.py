@@ -1,4 +1,4 @@
-"""Tokens in, seconds out: what a step of an engine costs (paper section 3.2, constants of its section 4 code)."""
+"""The cost model: how many seconds a step of an engine takes, by its tokens (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from msgspec import Meta
 from preble.errors import ConfigurationError
 
 LONGEST_STEP = 86_400.0
-"""Seconds beyond which a step's timing is nonsense."""
+"""In seconds. A timing that says that a step took longer is wrong."""
 
 _Count = Annotated[int, Meta(ge=0)]
 
 
 class StepTiming(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one step of an engine computed, and how long it took.
+    """What one step of an engine computed, and the `seconds` that it took.
 
-    `new` tokens over a total `context` (each sequence's tokens, these included), of which `decodes` single ones;
-    `prefill_context` is the context of its prefills alone, `product` the sum of new * context over them.
+    Example: the step prefills 100 tokens of a prompt of 300, and decodes one token of a sequence of 50. Then `new` is
+    101, `context` is 350 (each sequence's tokens, the new ones included), `decodes` is 1, `prefill_context` is 300, and
+    `product`, the sum of new * context over the prefills, is 30,000.
     """
 
     new: _Count
@@ -32,17 +33,18 @@ class StepTiming(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def plausible(self) -> bool:
-        """Whether a cluster would take it in: nothing negative, no part more than the whole, no more than a day."""
+        """Whether the cost model may learn from it: nothing negative, no part above the whole, no more than a day."""
         counts = min(self.new, self.context, self.prefill_context, self.product, self.decodes)
         parts = self.decodes <= self.new and self.prefill_context <= self.context
         return counts >= 0 and parts and 0 <= self.seconds <= LONGEST_STEP
 
 
 class Coefficients(msgspec.Struct, frozen=True):
-    """Prices to compare many workers by at once: seconds, per token, per token squared.
+    """The prices of steps in seconds, simple enough to price many workers at once.
 
-    A prefill of `new` tokens in a context costs `base + new * (new + product * context) + context * context`, and no
-    less than `least`; a step of decodes costs `decode_base`, and so much per sequence and per token of their contexts.
+    A prefill of n new tokens of a sequence that then has c tokens takes
+    `max(least, base + new * n + context * c + product * n * c)`. A step that decodes s sequences with c tokens in all
+    takes `decode_base + decode_new * s + decode_context * c`.
     """
 
     least: float
@@ -65,13 +67,15 @@ class Coefficients(msgspec.Struct, frozen=True):
 
 
 class CostModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Time of one engine step, in milliseconds as published; the methods return seconds.
+    """The time of one engine step. The fields are in milliseconds, as published; the methods return seconds.
 
-    A step computes n new tokens over a total context of `ctx` tokens:
-    `(linear(n) + attention(ctx) + sum of extra(new, context) over its prefills) / efficiency`, where `linear` is the
-    polynomial of the last piece `(from, c0, c1, c2)` whose `from` is at most n, `attention` is
-    `attention_base + attention_context * ctx`, and `extra` is `extra_base + extra_new * new + extra_context * context +
-    extra_product * new * context`, for prefills with `new * context >= extra_from` only.
+    A step that computes n new tokens over contexts of c tokens in all takes
+    `(linear(n) + attention(c) + the sum of extra(new, context) over its prefills) / efficiency`, where
+
+    * `linear(n) = c0 + c1 * n + c2 * n * n`, of the last of the `pieces` `(from, c0, c1, c2)` with `from <= n`;
+    * `attention(c) = attention_base + attention_context * c`;
+    * `extra(new, context) = extra_base + extra_new * new + extra_context * context + extra_product * new * context`,
+      or 0 if `new * context < extra_from`.
     """
 
     pieces: tuple[tuple[int, float, float, float], ...]
@@ -103,7 +107,7 @@ class CostModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return self.step((), sequences, context)
 
     def coefficients(self) -> Coefficients:
-        """The last piece as a quadratic form, the least a prefill can cost, and the first piece for decodes."""
+        """Return prices for many workers: prefills by the last piece, decodes by the first."""
         unit = 1e-3 / self.efficiency
         _, base, slope, _ = self.pieces[-1]
         return Coefficients(

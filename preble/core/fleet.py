@@ -1,4 +1,4 @@
-"""The workers as policies see them: arrays with an entry per slot, so that pricing all takes a few operations."""
+"""The workers as policies see them: arrays with one entry per slot, so that a few operations price all workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=
 
 
 class _Part(NamedTuple):
-    """The workers that serve a namespace: as in the fleet, but `closed` is infinity by slot for all others."""
+    """The part of the fleet that serves a namespace. `closed` is 0 for its slots and infinity for all others."""
 
     live: list[int]
     names: tuple[str | None, ...]
@@ -35,18 +35,25 @@ class _Part(NamedTuple):
 
 
 class Fleet:
-    """Slots of workers. A worker keeps its slot, a small int, from `add` to `remove`; slots are used again.
+    """The workers by slot. A slot is a small int that a worker keeps from `add` to `remove`; then it is used again.
 
-    Arrays by slot: `load` and `pending` are outstanding seconds (all work, and its prefill part), infinite where no
-    worker takes requests, so that it is never the cheapest; `free` is tokens of cache not believed held; `requests`
-    counts those in flight, `uncached` their prompt tokens still to be computed, `waiting` those of them not started;
-    `overtakable` is the prefill of those that shorter ones may pass, in seconds; `eviction_seconds_per_token` is
-    what evicting one token will cost later, in seconds. Counts are floats too: converting takes as long as adding.
-    They are rows of one table, the last of which are the slots' block sizes and prices of a prompt's tokens;
-    memoryviews of the rows read and write one number faster. `table` is the whole. `names` is replaced, never changed,
-    so that it may be kept. `present` are the slots with a worker, `live` those of them that take requests: all but the
-    drained ones (`live_mask` has a bit for each, `short_first` is whether it holds for all their queues). `restricted`
-    says that some serve certain namespaces only; a policy is given the part of the fleet that is `serving` its request.
+    Arrays with one entry per slot (counts are floats too, since converting them takes as long as adding):
+
+    * `load`: outstanding seconds, of prefills and decodes; `pending`: those of prefills. Both are infinite where no
+      worker accepts requests, so that such a slot is never the cheapest.
+    * `free`: tokens of the cache that are not believed held.
+    * `requests`: requests in flight; `waiting`: those that have not started; `uncached`: the prompt tokens of all of
+      them that are still to be computed.
+    * `overtakable`: seconds of prefill of the waiting requests that shorter ones may overtake.
+    * `eviction_seconds_per_token`: what evicting one token will cost later.
+
+    `table` has these arrays as its rows, and below them the block sizes and prices of the slots.
+
+    `names` has the workers by slot, None for an empty slot; it is replaced and never changed, so that it may be kept.
+    `present` lists the slots with a worker. `live` lists those that accept requests, which drained workers do not;
+    `live_mask` has a bit for each of them. `short_first` is true if all their wait queues let shorter requests go
+    first. `restricted` is true if some workers serve certain namespaces only; policies get the part of the fleet that
+    is `serving` the request.
     """
 
     def __init__(self, seed: int) -> None:
@@ -101,7 +108,7 @@ class Fleet:
         return slot
 
     def drain(self, worker: str) -> int:
-        """Let a worker finish what it has and take no more; return its slot. Draining it again changes nothing."""
+        """Let a worker finish its requests and accept no more; return its slot. Draining it again changes nothing."""
         slot = self.slot(worker)
         self.slots[slot].accepts_requests = False
         self.load[slot] = self.pending[slot] = np.inf
@@ -109,7 +116,7 @@ class Fleet:
         return slot
 
     def remove(self, worker: str) -> int:
-        """Take the slot back and return it."""
+        """Forget a worker and return the slot that it had. Raises ConfigurationError if it has none."""
         slot = self.slot(worker)
         del self.slot_of[worker]
         self.slots[slot] = Slot(None, 0, 1, _NO_WORKER)
@@ -126,16 +133,16 @@ class Fleet:
             raise ConfigurationError(f"worker: {worker!r} is not here") from None
 
     def require_live(self) -> list[int]:
-        """The slots with a worker that takes requests, ascending. Raises NoWorkersError if there are none."""
+        """Return the slots whose workers accept requests, ascending. Raises NoWorkersError if there are none."""
         if not self.live:
             raise NoWorkersError("no worker can take requests")
         return self.live
 
     def serving(self, namespace: str) -> Fleet:
-        """The fleet as requests of `namespace` see it: as if where others are served nobody took any. Changes nothing.
+        """Return the fleet as requests of `namespace` see it: no other worker accepts any. Changes nothing.
 
-        The fleet itself where all workers serve everything. Raises NamespaceNotServedError if none of those that take
-        requests serves it.
+        If all workers serve everything, that is the fleet itself. Raises NamespaceNotServedError if no worker that
+        accepts requests serves the namespace.
         """
         if not self.restricted:
             return self
@@ -151,52 +158,52 @@ class Fleet:
         return view
 
     def closed(self, namespace: str) -> Floats | float:
-        """What to add to a cost by slot so that only those that serve `namespace` can be the least: 0 or infinity."""
+        """Return 0 for the slots that serve `namespace`, else infinity: added to a cost, it rules those out."""
         return self._parts.get(namespace, self._others).closed if self.restricted else 0.0
 
     def cached(self, levels: Sequence[tuple[int, int]], length: int) -> CachedTokens:
-        """Prompt tokens each slot need not compute, where masks of slots hold so many of them, from the root down."""
+        """Return the cached tokens by slot of a prompt of `length` tokens; `levels` are those of its match."""
         return CachedTokens(levels, length, self._block_size, len(self.slots))
 
     def prefill_seconds(self, cached: Floats, length: int) -> Floats:
-        """Seconds each slot needs to prefill what it has not cached of a prompt of `length` tokens."""
+        """Return by slot the seconds to prefill the uncached tokens of a prompt of `length` tokens."""
         slope = self._new + self._product * length
         uncached = self._base + (self._context + slope) * length
         seconds: Floats = np.maximum(uncached - slope * cached, self._least)
         return seconds
 
     def work_seconds(self, cached: Floats, length: int) -> Floats:
-        """Seconds that prefilling what is not cached of a prompt adds to the steps of each slot."""
+        """Return by slot the seconds that this prefill adds to the steps of the engine, which run anyway."""
         seconds: Floats = self.token_seconds(length) * (length - cached)
         return seconds
 
     @property
     def requests_per_worker(self) -> float:
-        """Requests in flight for each worker that takes some; 0 without workers."""
+        """Requests in flight per worker that accepts requests; 0 without workers."""
         return self.in_flight / len(self.live) if self.live else 0.0
 
     @property
     def utilization(self) -> float:
-        """The share of workers that have requests in flight, of those that take some; at most 1."""
+        """The share of the workers that have requests in flight, of those that accept requests; at most 1."""
         return min(1.0, self.occupied / len(self.live)) if self.live else 0.0
 
     def token_seconds(self, length: int) -> Floats | float:
-        """The same for each token: one number where the workers' prices are equal, else one for each slot."""
+        """Return these seconds per uncached token: one number if the prices of all workers are equal, else by slot."""
         return self._new + self._product * length
 
     def frozen(self) -> bytes:
-        """The rows that policies price by as they are now, for `thawed`.
+        """Return the rows that policies price by, as they are now; `thawed` turns them into arrays again.
 
-        Bytes are quicker to make and to drop than arrays. Workers that are closed to a namespace have their own load.
+        Bytes are quicker to make and to drop than arrays. The load is that of the whole fleet, whoever is `serving`.
         """
         return self._priced_rows.tobytes()
 
     def eviction_seconds(self, cached: Floats, tokens: float) -> Floats:
-        """Seconds that making room on each slot for what it has not cached of `tokens` tokens will cost later."""
+        """Return by slot the seconds that evicting for `tokens` tokens, less what is `cached`, will cost later."""
         return eviction_seconds(cached, self.free, self.eviction_seconds_per_token, tokens)
 
     def cheapest(self, cost: Floats, cached: Floats | None = None) -> int:
-        """The slot of least cost; ties go to most tokens cached, then the emptiest cache, then a seeded draw."""
+        """Return the slot of least cost. Ties: most cached tokens, then the emptiest cache, then a seeded draw."""
         best = int(cost.argmin())
         least, cost[best] = cost.item(best), np.inf
         bound, second = least * (1 + 1e-9), cost.item(cost.argmin())
@@ -212,7 +219,7 @@ class Fleet:
         return ties[0] if len(ties) == 1 else ties[self.random.randrange(len(ties))]
 
     def enter(self, slot: int, decode: float) -> None:
-        """A request came that will decode so many seconds; it waits."""
+        """Count a new request, which waits; its decodes will take `decode` seconds."""
         self.in_flight += 1
         self._requests[slot] += 1
         self.occupied += self._requests[slot] == 1
@@ -220,9 +227,9 @@ class Fleet:
         self._load[slot] += decode
 
     def charge(self, slot: int, uncached: int, prefill: float, *, overtakable: bool) -> None:
-        """Add prompt tokens and the seconds to compute them to what is outstanding there; below 0, take them away.
+        """Add uncached prompt tokens, and their seconds of prefill, to what is outstanding on the slot.
 
-        They are of a request that waits and is `overtakable`, or not.
+        Negative numbers take them away. `overtakable` says whether the request waits and shorter ones may overtake it.
         """
         self._uncached[slot] += uncached
         self._pending[slot] += prefill
@@ -231,16 +238,16 @@ class Fleet:
             self._overtakable[slot] += prefill
 
     def overtaken(self, slot: int, prefill: float) -> float:
-        """The seconds there that a request of that `prefill` passes: what `queue_delay` leaves out, for one slot."""
+        """Return the seconds of waiting prefill that a request of `prefill` seconds overtakes there (`queue_delay`)."""
         return max(0.0, self._overtakable[slot] - self._waiting[slot] * prefill)
 
     def begin(self, slot: int, overtakable: float) -> None:
-        """One that waited has started; nobody passes its `overtakable` seconds any more."""
+        """A waiting request has started: its `overtakable` seconds of prefill can no longer be overtaken."""
         self._waiting[slot] -= 1
         self._overtakable[slot] -= overtakable
 
     def leave(self, slot: int, decode: float, *, waited: bool) -> None:
-        """A request ended, whose prefill is not outstanding any more."""
+        """A request left. Its prefill is not outstanding any more; `waited` says whether it never started."""
         self.in_flight -= 1
         self._load[slot] -= decode
         self._waiting[slot] -= waited
@@ -252,17 +259,18 @@ class Fleet:
             self._overtakable[slot] = 0.0
 
     def idle_load(self, slot: int) -> float:
-        """The load of a worker without requests: infinite if it takes none."""
+        """Return the load of a worker without requests: 0, or infinity if it accepts none."""
         return 0.0 if self.slots[slot].accepts_requests else np.inf
 
     def set_free(self, slot: int, tokens: int) -> None:
-        """So many tokens of its cache are not believed held."""
+        """Set how many tokens of its cache are not believed held."""
         self._free[slot] = tokens
 
     def saw_steps(self, slot: int, timings: Iterable[StepTiming]) -> None:
-        """Learn what steps cost there, and on those of the same preset that have told nothing yet or agree.
+        """Learn from the steps of a worker what steps cost there, and on similar workers.
 
-        From now on they are priced by that. What is charged already stays.
+        Similar are those of the same preset that have reported no steps yet or whose steps agree. New requests are
+        priced by that; what is charged already stays.
         """
         teacher, leader = self.slots[slot].fit, self.slots[slot].leader
         if teacher.observe(timings) and (leader is teacher or not teacher.agrees(leader)):
@@ -272,7 +280,7 @@ class Fleet:
             self._priced()
 
     def saw_prompt(self, slot: int, cached_share: float) -> None:
-        """Learn how much of what is sent there is reused."""
+        """Learn which share of the prompt tokens sent there was cached."""
         worker = self.slots[slot]
         worker.reuse += _LEARNING_RATE * (cached_share - worker.reuse)
         self._eviction_seconds_per_token[slot] = worker.reuse * worker.prices.new
@@ -287,9 +295,9 @@ class Fleet:
         return [slot for slot in self.slots if slot.fit.preset == fit.preset]
 
     def _share(self, fit: Fit) -> None:
-        """Price each worker of its preset by the one that has seen most of those whose prices hold for its own steps.
+        """Price each worker of the same preset by the most experienced one whose prices agree with its own steps.
 
-        Or noise would make one of several equal workers the cheapest for everybody.
+        With prices of its own for each, noise would make one of several equal workers the cheapest for everybody.
         """
         leaders: list[Fit] = []
         for worker in sorted(self._alike(fit), key=_seen, reverse=True):
@@ -364,23 +372,24 @@ def thawed(frozen: bytes) -> Floats:
 
 
 def queue_delay(load: Floats, waiting: Floats, overtakable: Floats, prefill: Floats | float) -> Floats:
-    """Seconds by slot that a request of so many seconds of `prefill` waits for others there, and they for it.
+    """Return by slot how long a request of `prefill` seconds waits for others there, and longer ones for it.
 
-    It waits for what has started and for those that are shorter; those that are longer wait for it. So each that waits
-    costs at most this one's prefill. Of all of them together counts what they are, or as much for each: the lesser.
+    `queue_delay = load - max(0, overtakable - waiting * prefill)`, in seconds. Where shorter requests go first, the
+    request waits for those that have started and for shorter ones, and longer ones wait for it, for the length of its
+    prefill. So each waiting request counts at most `prefill`.
     """
     counted: Floats = load - np.maximum(overtakable - waiting * prefill, 0.0)
     return counted
 
 
 def eviction_seconds(cached: Floats, free: Floats, seconds_per_token: Floats, tokens: float) -> Floats:
-    """Seconds that making room for what is not `cached` of `tokens` tokens will cost later, from a fleet's arrays."""
+    """Return `max(0, tokens - cached - free) * seconds_per_token`: what evicting to make room will cost, by slot."""
     seconds: Floats = np.maximum(tokens - (cached + free), 0.0) * seconds_per_token
     return seconds
 
 
 def served_namespaces(names: Iterable[str] | None) -> frozenset[str] | None:
-    """Return the namespaces that a worker serves, None for all. Raises ConfigurationError for what is no names."""
+    """Return the namespaces that a worker serves, None for all. Raises ConfigurationError if they are no names."""
     if names is None:
         return None
     served = frozenset() if isinstance(names, str) else frozenset(names)
@@ -390,7 +399,7 @@ def served_namespaces(names: Iterable[str] | None) -> frozenset[str] | None:
 
 
 def _mask(slots: Iterable[int]) -> int:
-    """A bit for each of them."""
+    """Return an int with the bit of each slot set."""
     return sum(1 << slot for slot in slots)
 
 

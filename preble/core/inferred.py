@@ -1,4 +1,4 @@
-"""What steps took on workers that do not tell: first tokens and ends give it away. For servers behind a URL."""
+"""How long steps took on workers that do not report it, inferred from first tokens and ends (servers behind URLs)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from preble.core.request import Request, RequestId
 from preble.tokens import TOKEN_BYTES
 
 _LEAST_STEPS = 4
-"""A request that decodes for fewer saw too little of them: when each ended is known to a step."""
+"""A request that decodes for fewer steps says too little: the time of its ends is known to one step only."""
 _SHORTEST, _LONGEST = 1e-3, 5.0
-"""Seconds. What comes faster came together, from a proxy that collects or after a pause of ours; what is slower are no
-steps but breaks, in which a request is tried again."""
+"""Seconds that a step may take. Faster tokens were collected by a proxy, or by a pause of this process; slower ones
+come after a break in which the request was tried again."""
 
 
 class _Sums(msgspec.Struct, frozen=True, gc=False):
-    """What was done on a worker, ever: token-seconds of decoding requests and of their contexts, and prefills."""
+    """Sums over the life of a worker: seconds times decoding requests, seconds times their contexts, and prefills."""
 
     decoding: float = 0.0
     context: float = 0.0
@@ -28,9 +28,10 @@ class _Sums(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Burst:
-    """Requests that came to an idle worker before any of them had a first token: nothing else was prefilled.
+    """Requests that came to an idle worker before any of them had a first token, so that nothing else was prefilled.
 
-    They are told as one step, whether that was one or several. Not `usable` if something else may have been computed.
+    They are reported as one step, even if the engine took several. The burst is not `usable` if something else may have
+    been computed beside it.
     """
 
     __slots__ = ("begun", "context", "here", "new", "product", "since", "until", "usable", "waiting")
@@ -43,7 +44,7 @@ class _Burst:
         self.usable = usable
 
     def join(self) -> None:
-        """One more came."""
+        """One more request came."""
         self.waiting += 1
         self.here += 1
 
@@ -54,7 +55,7 @@ class _Burst:
         self.until = now
 
     def finished(self, request: Request) -> list[StepTiming]:
-        """One of them left: when the last does, how many tokens were cached is known of all, if the server tells."""
+        """One of them left. After the last, the cached tokens of all are known, if the server tells."""
         uncached, length = _uncached(request), request.length
         self.here -= 1
         self.new += uncached
@@ -66,7 +67,7 @@ class _Burst:
 
 
 class _Stay(msgspec.Struct, gc=False):
-    """A request on a worker: the burst it came with, if any, and what had been done when it had its first token."""
+    """A request on a worker: the burst that it came with, if any, and the sums when its first token came."""
 
     burst: _Burst | None
     uncached: int = 0
@@ -75,13 +76,16 @@ class _Stay(msgspec.Struct, gc=False):
 
 
 class _Watch:
-    """One worker. A request that decodes gets a token with nearly every step, so it counts steps for all who are there.
+    """One worker. A decoding request gets a token with nearly every step, so its tokens count the steps of the worker.
 
-    From its first token to its last, its tokens less one are the steps; how many others decoded meanwhile, over which
-    contexts (outputs are taken to be alike), and which prefills were done, is known of them all: the average of those
-    steps is told as one. The part of a prefill that was done before the span began, or is not done when it ends, is
-    as long on the average. What was cached is what is believed, put right when the server tells.
-    Requests that find the worker idle tell of their prefills, unless others come before all have their first token.
+    Example: a request gets 101 tokens, the last one 2 s after the first. So there were 100 steps of 20 ms on average.
+    How many other requests decoded meanwhile, with which contexts (taking outputs to be of the same length), and which
+    prefills ended, is known as well: the average of these steps is reported as one step. Prefills that began before the
+    2 s, or end after them, are cut off by the same amount on average. Cached tokens are those believed, corrected when
+    the server reports them.
+
+    Requests that find the worker idle give a timing of their prefills (`_Burst`), unless others come before all of them
+    have their first token.
     """
 
     def __init__(self) -> None:
@@ -121,7 +125,7 @@ class _Watch:
             stay.burst.computed(now)
 
     def finished(self, request: Request, tokens: int, now: float) -> list[StepTiming]:
-        """It left with so many tokens: return what that tells."""
+        """It left with so many tokens: return the steps that can be inferred from it."""
         stay, steps, found = self._stays.pop(request.id), tokens - 1, []
         self._advance(now)
         seconds = now - stay.computed_at
@@ -140,7 +144,7 @@ class _Watch:
         return found
 
     def check(self, here: Sequence[Request]) -> None:
-        """Raise AssertionError if it does not watch those in flight `here`."""
+        """Raise AssertionError unless it watches exactly the requests in flight `here`."""
         decoding = [request for request in here if request.computed]
         assert set(self._stays) == {request.id for request in here}, "it watches others than those in flight"
         assert {id for id, stay in self._stays.items() if stay.sums} == {request.id for request in decoding}, (
@@ -155,20 +159,20 @@ class _Watch:
         self._sums = _Sums(decoding, context, sums.new, sums.prefill_context, sums.product)
 
     def _add(self, uncached: int, length: int, context: int) -> None:
-        """Count a prefill, or correct one."""
+        """Count a prefill, or correct one that was counted."""
         sums = self._sums
         new, product = sums.new + uncached, sums.product + uncached * length
         self._sums = _Sums(sums.decoding, sums.context, new, sums.prefill_context + context, product)
 
 
 class InferredSteps:
-    """The workers that do not tell, by slot. The rest passes without a trace."""
+    """The workers that do not report their steps, by slot. Calls about other workers do nothing."""
 
     def __init__(self) -> None:
         self._watches: dict[int, _Watch] = {}
 
     def watch(self, slot: int) -> None:
-        """Its worker does not tell of its steps."""
+        """Infer the steps of the slot's worker, which does not report them."""
         self._watches[slot] = _Watch()
 
     def forget(self, slot: int) -> None:
@@ -186,7 +190,7 @@ class InferredSteps:
             watch.computed(request, now)
 
     def finished(self, request: Request, output: bytes, now: float) -> Iterable[StepTiming]:
-        """It ended, with all of its packed `output`: return what that tells of the steps of its slot."""
+        """It ended with the packed `output`: return the steps of its slot that can be inferred from it."""
         watch = self._watches.get(request.slot)
         if watch is None:
             return ()
@@ -194,18 +198,18 @@ class InferredSteps:
         return [timing for timing in found if timing.plausible]
 
     def check(self, slot: int, here: Sequence[Request]) -> None:
-        """Raise AssertionError if a slot's watch does not know its requests in flight."""
+        """Raise AssertionError unless a slot's watch knows exactly its requests in flight."""
         if watch := self._watches.get(slot):
             watch.check(here)
 
 
 def _uncached(request: Request) -> int:
-    """The prompt tokens that were computed: the last one always is."""
+    """Return the prompt tokens that were computed; the last one always is."""
     return max(1, request.length - request.cached)
 
 
 def _average(before: _Sums, after: _Sums, seconds: float, steps: int) -> StepTiming:
-    """The average of so many steps that took so many `seconds` together."""
+    """Return the average of so many steps that took `seconds` in all."""
     decodes = max(1, round((after.decoding - before.decoding) / seconds))
     decoded = round((after.context - before.context) / seconds) + decodes * steps // 2  # outputs are half there
     uncached, product = (max(0, round(n / steps)) for n in (after.new - before.new, after.product - before.product))

@@ -1,4 +1,4 @@
-"""What requests are charged for: each worker's outstanding seconds are what its requests in flight have left to do."""
+"""The ledger: a worker's outstanding seconds are the sum of what its requests in flight still have to compute."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def enter(fleet: Fleet, request: Request) -> float:
     worker = fleet.slots[slot]
     waits: float = fleet.pending.item(slot)
     waits -= fleet.overtaken(slot, worker.work_seconds(length - request.cached, length))
-    request.overtakable = worker.short_first and fleet.requests.item(slot) > 0  # where nobody is it starts at once
+    request.overtakable = worker.short_first and fleet.requests.item(slot) > 0  # on an idle worker it starts at once
     request.decode = worker.decode_seconds(length, request.max_tokens)
     fleet.enter(slot, request.decode)
     charge(fleet, request)
@@ -25,7 +25,7 @@ def enter(fleet: Fleet, request: Request) -> float:
 
 
 def charge(fleet: Fleet, request: Request) -> None:
-    """Charge the prefill of what is not cached."""
+    """Charge the prefill of the uncached tokens."""
     slot, length = request.slot, request.length
     request.uncached = length - request.cached
     request.prefill = fleet.slots[slot].work_seconds(request.uncached, length)
@@ -47,19 +47,19 @@ def begin(fleet: Fleet, request: Request) -> None:
 
 
 def leave(fleet: Fleet, request: Request) -> None:
-    """It is on its slot no longer."""
+    """The request has left its slot: take back all that it was charged."""
     if not request.computed:
         release(fleet, request)
     fleet.leave(request.slot, request.decode, waited=not request.started)
 
 
 def outstanding(requests: Sequence[Request]) -> float:
-    """The seconds that they have left to do."""
+    """Return the seconds that the requests still have to compute."""
     return sum(request.prefill + request.decode for request in requests)
 
 
 def check(fleet: Fleet, slot: int, here: Sequence[Request]) -> None:
-    """Raise AssertionError if what a slot is charged for is not what the requests there have left to do."""
+    """Raise AssertionError unless a slot is charged for exactly what the requests there still have to compute."""
     pending = sum(request.prefill for request in here) + fleet.idle_load(slot)
     waiting = [request for request in here if not request.started]
     overtakable = sum(request.prefill for request in waiting if request.overtakable)

@@ -1,6 +1,6 @@
-"""The decision log: everything that a scheduler is told and decides, a JSON line each, enough to run it again.
+"""The decision log: all that a scheduler is told and decides, one JSON line each, enough to decide it again.
 
-A log holds the prompts and the outputs: keep it as you keep those.
+A log holds the prompts and the outputs, so it is as confidential as they are.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from preble.tokens import MAX_TOKENS, TOKEN_BYTES
 from preble.wait_queue.disciplines import Discipline
 
 VERSION = 2
-"""Version of the log's form, in its first line."""
+"""Version of the log's format, which its first line names."""
 
 MAX_LINE = 32 << 20
-"""Upper bound on a line that is read, in bytes: the longest prompt, in base64, and many workers."""
+"""Upper bound on the bytes of a line that is read: room for the longest prompt, in base64, and many workers."""
 
 Id: TypeAlias = str | int
 Tokens: TypeAlias = Annotated[bytes, Meta(max_length=MAX_TOKENS * TOKEN_BYTES)]
@@ -37,7 +37,7 @@ class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 class AddWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="add_worker"):
-    """A worker came."""
+    """A worker was added."""
 
     worker: str
     kv_tokens: int
@@ -51,21 +51,24 @@ class AddWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
 
 class DrainWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="drain_worker"):
-    """A worker takes no more requests."""
+    """A worker was drained: it accepts no more requests."""
 
     worker: str
     now: float
 
 
 class RemoveWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="remove_worker"):
-    """A worker went."""
+    """A worker was removed."""
 
     worker: str
     now: float
 
 
 class Submitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="submit"):
-    """A request was placed: the arguments, and from `chosen` on the receipt. `tokens` are packed int32, in base64."""
+    """A request was placed. From `chosen` to `candidates` it is the receipt, the rest are the arguments of `submit`.
+
+    `tokens` are packed int32, in base64.
+    """
 
     id: Id
     tokens: Tokens
@@ -117,14 +120,14 @@ class Evict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 class Rebalance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="rebalance"):
-    """It was proposed to move waiting requests: id, from, to. Those taken up finish and are submitted again."""
+    """Moves of waiting requests were proposed: id, from, to. Those carried out finish and are submitted again."""
 
     now: float
     moves: tuple[tuple[Id, str, str], ...]
 
 
 class Observe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="observe"):
-    """A worker reported what its steps took, or it was inferred."""
+    """A worker reported how long its steps took, or that was inferred."""
 
     worker: str
     timings: tuple[StepTiming, ...]
@@ -144,7 +147,7 @@ Event: TypeAlias = (
     | Observe
     | Rebalance
 )
-"""One line. Its `event` is the method of the scheduler that was called, its fields are the arguments and the answer."""
+"""One line. `event` is the scheduler's method that was called; the fields are its arguments and its answer."""
 
 
 class DecisionLog:

@@ -1,4 +1,4 @@
-"""Corrections after the fact: the paper's load shift (section 3.2), on requests that still wait."""
+"""Moves of waiting requests to workers that start them sooner: the paper's load shift (section 3.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from preble.core.fleet import Fleet, queue_delay
 from preble.core.policy import Query
 
 RELIEF = 2.0
-"""A move must start the request this many times sooner than staying; it has to pay for the disturbance."""
+"""How many times sooner the request must start elsewhere: a move has to be worth the disturbance."""
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -24,7 +24,7 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class _Queued(Protocol):
-    """A request that waits on a slot: what `moves` reads of it."""
+    """What `moves` reads of a request that waits."""
 
     id: Hashable
     slot: int
@@ -34,10 +34,12 @@ class _Queued(Protocol):
 
 
 def moves(queued: Sequence[tuple[_Queued, Query]], fleet: Fleet) -> list[Move]:
-    """Return worthwhile moves; the newest requests are considered first, which wait longest where nobody is passed.
+    """Return the moves that are worth it. Changes nothing.
 
-    `queued` is in order of submission, each request with what a policy is asked about it. Changes nothing. Each move
-    counts at once in the waits that the next one is judged by.
+    A move is worth it if `RELIEF * (wait + prefill on the target) < wait + prefill here`, with the prefill of its
+    tokens uncached there. The newest requests are considered first: where nobody is overtaken they wait longest.
+    `queued` has the waiting requests in the order of submission, each with its query. Each move counts at once in the
+    waits by which the next one is judged.
     """
     found = []
     rows = np.array([fleet.pending, fleet.waiting, fleet.overtakable])
@@ -49,7 +51,7 @@ def moves(queued: Sequence[tuple[_Queued, Query]], fleet: Fleet) -> list[Move]:
         here = queue_delay(others[0], others[1], others[2], seconds) + seconds
         prefill = fleet.work_seconds(query.cached, query.length)
         there = queue_delay(pending, waiting, overtakable, prefill) + prefill + fleet.closed(request.namespace)
-        there[source] = np.inf  # it would find itself there
+        there[source] = np.inf  # or it would wait for itself
         target = int(there.argmin())
         if RELIEF * there[target] < here:
             rows[:, source] -= own

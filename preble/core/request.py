@@ -1,4 +1,4 @@
-"""A request in the scheduler's books."""
+"""A request in flight, as the scheduler keeps it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ NOWHERE = -1
 
 
 class Request:
-    """A submitted request: packed `tokens`, its `slot`, the tree `node` where its prompt ends, what is charged for it.
+    """A submitted request: its packed `tokens`, its `slot`, and the tree `node` where its prompt ends.
 
-    `cached` is what was believed cached there when it was placed, and what the engine really found once it `counted`.
-    `prefill` and `decode` are outstanding seconds, `uncached` outstanding prompt tokens, until the prefill `computed`.
-    While it waits, shorter ones may pass it if it is `overtakable`.
+    `cached` is how many of its tokens were believed cached when it was placed; once the engine has `counted` them, it
+    is what the engine found. `prefill` and `decode` are the seconds that it is charged for, `uncached` its prompt
+    tokens to compute; `prefill` and `uncached` are 0 once the prompt is `computed`. Until it has `started` it waits,
+    and if it is `overtakable`, shorter requests may go before it.
     """
 
     __slots__ = (

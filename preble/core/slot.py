@@ -1,4 +1,4 @@
-"""One worker as policies see it: what it is, and what its work costs."""
+"""One worker as policies see it: what it is, and how many seconds its work takes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from preble.core.cost import Coefficients
 from preble.core.fit import Fit
 
 _DECODE_SHARE = 0.5
-"""The part of decodes that counts as load: they go on beside prefills, and nobody has to wait for their end."""
+"""The share of decodes that counts as load. Decodes run beside prefills, and nobody has to wait for their end."""
 _OUTPUT_GUESS = 64.0
 
 
 class Slot:
-    """What does not change with every request: a worker's name, its cache in tokens, its prices in seconds.
+    """A worker as it is from request to request: its name, its cache in tokens, and its prices in seconds.
 
-    Its engine computes at most `max_batched_tokens` in a step, None for any number. It `accepts_requests` if a worker
-    is here and is not drained, of `namespaces` only unless that is None. `short_first` says that its wait queue lets
-    shorter requests pass. `fit` learns from its steps; the prices are those of `leader`, its own or that of a worker
-    like it. `output` is the running mean of output tokens, `reuse` the running share of prompt tokens that were cached.
+    `accepts_requests` is true if there is a worker and it is not drained. It serves `namespaces`, or all if that is
+    None. Its engine computes at most `max_batched_tokens` in a step, None if there is no known limit. `short_first`
+    says that its wait queue lets shorter requests go first.
+
+    `fit` learns from the worker's steps. `prices` are those of `leader`: its own fit, or that of a similar worker.
+    `output` is the running mean of output tokens, `reuse` the running share of prompt tokens that were cached.
     """
 
     __slots__ = (
@@ -38,21 +40,21 @@ class Slot:
         self.reuse = 0.0
 
     def serves(self, namespace: str | None) -> bool:
-        """Whether it may be sent requests of `namespace`; None stands for one that no worker names."""
+        """Return whether it serves `namespace`; None stands for a namespace that no worker names."""
         return self.namespaces is None or namespace in self.namespaces
 
     def price_by(self, leader: Fit) -> None:
-        """Take the prices of `leader` from now on."""
+        """Use the prices of `leader` from now on."""
         self.leader, self.prices = leader, leader.prices
 
     def prefill_seconds(self, uncached: int, length: int) -> float:
-        """Seconds to prefill the last `uncached` tokens of a prompt of `length` tokens."""
+        """Return the seconds to prefill the last `uncached` tokens of a prompt of `length` tokens, in one step."""
         prices = self.prices
         linear = prices.base + prices.context * length + (prices.new + prices.product * length) * uncached
         return linear if linear > prices.least else prices.least
 
     def chunked_seconds(self, uncached: int, length: int) -> float:
-        """Seconds to prefill them in steps of `max_batched_tokens`, each over what is there by then; in one if None."""
+        """Return the seconds to prefill them in steps of `max_batched_tokens`, each with the context it has by then."""
         step = self.max_batched_tokens
         if step is None or uncached <= step:
             return self.prefill_seconds(uncached, length)
@@ -63,13 +65,13 @@ class Slot:
         return linear + prices.product * (step * contexts + last * length)
 
     def work_seconds(self, uncached: int, length: int) -> float:
-        """What that prefill adds to the steps of the engine, which take their base time anyway."""
+        """Return the seconds that this prefill adds to the engine's steps, which take their base time anyway."""
         return (self.prices.new + self.prices.product * length) * uncached
 
     def decode_seconds(self, length: int, max_tokens: float) -> float:
-        """What one more decoding sequence of that length adds to the load, over its expected output.
+        """Return the seconds of load that one more decoding sequence adds, over its expected output.
 
-        The seconds that it adds to the steps of everyone, times the part of them that counts as load.
+        These are the seconds that it adds to the steps of all, times the share of decodes that counts as load.
         """
         output = self.output if self.output < max_tokens else max_tokens
         return _DECODE_SHARE * (self.prices.decode_new + self.prices.decode_context * length) * output

@@ -1,4 +1,4 @@
-"""The scheduler's state at one moment, to look at."""
+"""The scheduler's state at one moment, for reading."""
 
 from __future__ import annotations
 

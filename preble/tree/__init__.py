@@ -1,7 +1,9 @@
-"""The radix tree of prefixes: who holds which, and in what order they were used. Pure: no I/O, no clock.
+"""The radix tree of prefixes: which worker holds which prefix, and in which order it would evict them.
 
-`RadixTree` stands on three small parts: `nodes` (the columns that belong to a node), `holding` (what one worker
-holds) and `recency` (in which order it would give it up). `Namespaces` makes keys such that namespaces share nothing.
+`RadixTree` stands on three small parts: `nodes` (the columns with the data of a node), `holding` (what one worker
+holds) and `recency` (its order of eviction). `Namespaces` makes keys such that prompts of two namespaces share no
+prefix. Everything is pure. The scheduler, engines and the simulator import it; it imports only
+`tokens` and `errors`.
 """
 
 from preble.tree.match import Match

@@ -1,4 +1,4 @@
-"""What one worker holds of the tree, as far as it does not fit into a bit per node."""
+"""What one worker holds of the tree, apart from the bits in the masks of the nodes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from preble.tree.recency import Recency
 class Holding:
     """One worker's part of the tree.
 
-    `tokens` is the sum of the edges it holds, `pins` counts its requests by the node where they end, and `pending`
-    counts, for every node that it holds but has not computed, its pins there and below: at zero the node is dropped.
+    `tokens` is the sum of the lengths of the edges that it holds. `pins` counts its requests by the node where they
+    end. `pending` counts, for every node that it holds but has not computed, its pins at the node or below; at zero the
+    worker no longer holds the node. `recency` is its order of eviction.
     """
 
     __slots__ = ("pending", "pins", "recency", "tokens")
@@ -25,7 +26,7 @@ class Holding:
         self.pending: dict[int, int] = {}
 
     def split(self, node: int, upper: int) -> None:
-        """Follow a split of a node that is in flight here: what is pinned at or below `node` is so below `upper`."""
+        """Follow a split of a node that is in flight here: the pins at or below `node` are below `upper` too."""
         self.pending[upper] = self.pending[node]
 
     def absorb(self, upper: int, child: int) -> None:
@@ -40,7 +41,7 @@ class Holding:
             del self.pins[node]
 
     def leaving(self, nodes: Nodes) -> Iterator[int]:
-        """Yield what no pin needs, in the order of eviction: least recently used leaf first."""
+        """Yield the nodes that no pin needs in the order of eviction, the least recently used leaf first."""
         needed: set[int] = set()
         for oldest in self.recency:
             if oldest in self.pins:

@@ -1,4 +1,4 @@
-"""What a walk down the tree finds."""
+"""The result of a walk down the tree."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from preble.tree.nodes import Nodes
 class Match(msgspec.Struct, frozen=True, gc=False):
     """The part of `prompt` that a tree holds, at the moment of the walk.
 
-    `tokens` is the length that anyone holds. `levels` are (depth in tokens, mask of workers that hold that much) from
-    the root downwards; depths grow and masks strictly shrink, so the last level with a worker's bit is its length.
-    `node` and `offset` (tokens of its edge that matched) say where the walk ended, `version` of which tree: a match
-    made before the tree's shape changed keeps its lengths but is no cursor any more.
+    Example: worker 0 holds the first 10 tokens of the prompt and worker 1 the first 6. Then `tokens` is 10, and
+    `levels` is `[(6, 0b11), (10, 0b01)]`: pairs of a depth in tokens and the mask of the workers that hold so many,
+    from the root down. Depths grow and masks shrink, so the last level with a worker's bit has the length that it
+    holds.
+
+    The walk ended at `node`, after `offset` tokens of its edge. `version` is that of the tree's shape: once the shape
+    has changed the match is `stale`. Its lengths stay true for the moment of the walk; its node must not be used.
     """
 
     prompt: bytes
@@ -29,7 +32,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def stale(self) -> bool:
-        """Whether the tree's shape changed since."""
+        """Whether the tree's shape has changed since the walk."""
         return self.version != self.nodes.version
 
     def length(self, worker: int) -> int:
@@ -40,7 +43,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
         return 0
 
     def computed_length(self, worker: int) -> int:
-        """Return how many tokens `worker` is known to have computed. O(path). Raises StateError if stale."""
+        """Return how many tokens `worker` has computed. O(path). Raises StateError if stale."""
         node, depth = self._cursor(), self.tokens
         computed, parent, end = self.nodes.computed, self.nodes.parent, self.nodes.end
         while node and not computed[node] >> worker & 1:

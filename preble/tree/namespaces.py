@@ -1,4 +1,4 @@
-"""Prompts of different namespaces share nothing: their keys in a tree differ from the first token on."""
+"""Keys of prompts in a tree such that prompts of different namespaces share no prefix: their first tokens differ."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ def cache_salt(namespace: str, tenant: str) -> str:
 
 
 class Namespaces:
-    """Keys of prompts in a tree, and back.
+    """Translates prompts with a cache salt to keys of a tree, and back.
 
-    The key of a prompt without a salt is the prompt. With one, its first token is replaced by a negative number, which
-    is no token, that stands for the salt and that token together. So depths, lengths and blocks stay what they are.
+    The key of a prompt without a salt is the prompt itself. With a salt, the first token is replaced by a negative
+    number, which no token is, that stands for the pair of salt and first token. Depths, lengths and blocks stay as they
+    are.
 
-    `in_use` tells of a packed first token whether the tree, or a prompt on its way there, has it. Numbers that are not
-    in use are forgotten: there are never more than about twice as many as in use. Every method is O(1), `in_use` apart.
+    `in_use` is asked whether the tree, or a prompt on its way there, has a given packed first token. Numbers that are
+    not in use are forgotten, so there are at most about twice as many as in use. Every method is O(1), apart from
+    `in_use`.
     """
 
     def __init__(self, in_use: Callable[[bytes], bool]) -> None:
@@ -46,7 +48,7 @@ class Namespaces:
         return number + tokens[TOKEN_BYTES:]
 
     def known(self, salt: str, tokens: bytes) -> bytes | None:
-        """Return the key of a prompt if there is one already, else None: then nobody holds any of it."""
+        """Return the key of a prompt if it has one already; None if not, since then nobody holds any of it."""
         if not salt or not tokens:
             return tokens
         number = self._number_of.get((salt, tokens[:TOKEN_BYTES]))

@@ -15,13 +15,13 @@ from preble.tree.nodes import Nodes
 from preble.tree.walk import walk
 
 MERGE_HOLDERS = 8
-"""Nodes of more workers are not merged: it would cost a step for each, and many may come back to the split."""
+"""Nodes of more workers are not merged: a merge takes a step for each worker, and a later prompt may split it again."""
 
 
 class Eviction(NamedTuple):
-    """A worker gave up the path `tokens` (packed, from the root) beyond its first `keep` tokens.
+    """A worker evicted the path `tokens` (packed, from the root) beyond its first `keep` tokens.
 
-    `payload` is the payload of what was given up, if the node left the tree with it, else None.
+    `payload` is the payload of what was evicted, if no other worker holds it, else None.
     """
 
     tokens: bytes
@@ -32,10 +32,12 @@ class Eviction(NamedTuple):
 class RadixTree:
     """Prefixes of packed tokens, each with the workers that hold it.
 
-    Workers are small ints, nodes are numbers with 0 for the root. A worker *holds* a node if it has *computed* it (the
-    KV cache is known to be computed) or if one of its requests is *pinned* at or below it. `block_size` is the
-    granularity in tokens; the tail of a prompt that fills no block is ignored. Every method is O(path) unless it says
-    otherwise.
+    Example: after `node = tree.insert(prompt, worker=2)` the tree knows that worker 2 will have `prompt` in its cache;
+    `tree.mark_computed(node, 2)` says that it has, and `tree.unpin(node, 2)` that the request is over.
+
+    Workers are small ints. Nodes are ints too, and 0 is the root. A worker *holds* a node if it has *computed* it, or
+    if one of its requests is *pinned* at the node or below. `block_size` is the granularity in tokens: what is left of
+    a prompt after its whole blocks is ignored. Every method is O(path) unless it says otherwise.
     """
 
     def __init__(self, *, block_size: int = 1) -> None:
@@ -75,14 +77,14 @@ class RadixTree:
         return dict(self._holdings[worker].pins) if worker < len(self._holdings) else {}
 
     def pins_below(self, node: int, worker: int) -> int:
-        """Return how many requests of `worker` are pinned at `node` or below, 0 if it has computed it. O(1)."""
+        """Return how many requests of `worker` are pinned at `node` or below; 0 if it has computed the node. O(1)."""
         return self._holdings[worker].pending.get(node, 0) if worker < len(self._holdings) else 0
 
     def victims(self, worker: int, tokens: int) -> Iterator[tuple[int, int]]:
-        """Yield the nodes that `evict` would take now, in its order, each with the tokens it would lose.
+        """Yield the nodes that `evict` would take now, in its order, each with the tokens that it would lose.
 
-        Changes nothing, and nothing may change until the last one is taken. Where an eviction would let a parent merge
-        with its other child, `evict` takes the two together, here each has its own place in the order.
+        The tree stays as it is, and must not change before the iteration ends. If an eviction lets a parent merge with
+        its other child, `evict` takes those two together; here each of them has its own place in the order.
         """
         nodes = self._nodes
         leaving = self._holdings[worker].leaving(nodes) if worker < len(self._holdings) else iter(())
@@ -112,13 +114,14 @@ class RadixTree:
         computed: bool = False,
         payload: array[int] | None = None,
     ) -> int:
-        """Make `worker` hold the packed `tokens` and return the node that ends there.
+        """Make `worker` hold the packed `tokens`, and return the node where they end.
 
-        `match` saves the walk; one that is stale or of other tokens is ignored. `pin` registers a request, to be
-        undone by one `unpin` of the returned node; `computed` says that everything is computed. One of them is needed.
-        `payload` is the payload of all whole blocks; only that of tokens new to the tree is kept. Without a pin, the
-        returned node may reach below the tokens. Returns 0, the root, if there is no whole block.
-        Raises ValueError for neither pin nor computed, or for a payload of another length.
+        With `pin`, a request of the worker is registered there, until `unpin` of the returned node. With `computed`,
+        all tokens are marked as computed. At least one of the two is needed. A `match` of the same tokens saves the
+        walk; a stale one is ignored. `payload` has an int for each whole block, such as an engine's block id; it is
+        kept for blocks that are new to the tree. Without a pin, the returned node may reach below the tokens. Returns
+        0, the root, if the tokens fill no block. Raises ValueError without pin and computed, or if the payload has
+        another length.
         """
         if not pin and not computed:
             raise ValueError("what is neither pinned nor computed is held by nobody")
@@ -137,8 +140,9 @@ class RadixTree:
     def extend(self, node: int, tokens: bytes, worker: int) -> None:
         """Register that `worker`, which has computed `node` and is pinned there, has computed `tokens` below it too.
 
-        The same as inserting the path and the tokens as computed, without the walk where nobody else is below or at the
-        node: its edge grows. Needs blocks of 1 and no payload. Raises StateError if the worker is not pinned there.
+        This equals inserting the path with the tokens as computed. If nobody else is at the node or below, its edge
+        grows instead, without a walk. Needs a block size of 1 and no payload. Raises StateError if the worker has no
+        pin at the node.
         """
         nodes, bit = self._nodes, 1 << worker
         holding = self._pinned_holding(node, worker)
@@ -182,7 +186,7 @@ class RadixTree:
         self._hold(node, worker, True)
 
     def unpin(self, node: int, worker: int) -> None:
-        """Undo one pin of `worker` at `node`. What it has neither computed nor pinned otherwise is dropped.
+        """Undo one pin of `worker` at `node`. It no longer holds what it has neither computed nor pinned otherwise.
 
         Raises StateError if there is no such pin.
         """
@@ -201,11 +205,11 @@ class RadixTree:
         self._merge(node)
 
     def evict(self, worker: int, tokens: int, *, paths: bool = True) -> list[Eviction]:
-        """Drop at least `tokens` tokens of `worker` in whole blocks, least recently used leaf first, and say which.
+        """Evict at least `tokens` tokens of `worker`, in whole blocks, the least recently used leaf first.
 
-        What its pins need stays, and becomes recently used; so less may be dropped. Parts of nodes go from their
-        lower end. Without `paths` the evictions' `tokens` are empty: copying them is most of the work.
-        O(path) for each eviction and each pin met.
+        Returns what was evicted. Nodes are cut from their lower end. Pinned nodes stay, and become recently used, so
+        less than `tokens` may be evicted. Without `paths`, the `tokens` of the evictions are empty: copying them is
+        most of the work. O(path) for each eviction and for each pin on the way.
         """
         evictions: list[Eviction] = []
         if worker >= len(self._holdings):
@@ -224,7 +228,7 @@ class RadixTree:
         return evictions
 
     def truncate(self, tokens: bytes, keep: int, worker: int, *, worker_block_size: int = 1) -> None:
-        """Register that `worker` has nothing of the path `tokens` beyond its first `keep` tokens, nor anything below.
+        """Register that `worker` no longer holds the path `tokens` beyond its first `keep` tokens, nor anything below.
 
         Prefixes that leave the path at or before `keep` are untouched; so are those that leave it inside the next
         `worker_block_size` tokens, for a worker that keeps whole blocks: theirs is another block. What pins need stays

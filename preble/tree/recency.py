@@ -1,4 +1,4 @@
-"""The order in which one worker would give up what it holds: least recently used leaf first."""
+"""The order in which one worker would evict what it holds: the least recently used leaf first."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Iterator
 from itertools import chain
 
 SLACK = 64
-"""Entries of the log that are never worth squeezing out."""
+"""A log of no more entries than this, beyond those that count, is never compacted."""
 
 SPARSE = 4
-"""How many entries there may be for each that counts; fewer would mean more squeezing for little memory."""
+"""How many entries the log may have for each that counts; fewer would cost more work and save little memory."""
 
 SQUEEZE = 4
-"""How many old entries are looked at for each new one."""
+"""How many old entries are compacted for each new one."""
 
 
 class Recency:
-    """Nodes from least to most recently used.
+    """Nodes from the least to the most recently used.
 
-    A log of uses, in which only each node's last entry counts; `order` says which that is. Both are invisible to the
-    garbage collector, which an OrderedDict is not. A use of a path is logged leaf first, so a held child is always
-    older than its parent, and the oldest node is a leaf of what the worker holds.
+    `log` has an entry per use, and only the last entry of each node counts; `order` says which that is. The garbage
+    collector visits neither of them, as it would visit an OrderedDict. A use of a path is logged from the leaf up, so a
+    held child is always older than its parent, and the oldest node is a leaf of what the worker holds.
 
-    Entries that no longer count are squeezed out a few at a time, since a pause is worse than a little work each time:
-    live entries before `read` move down to `written`, the gap between them counts for nothing.
+    Entries that no longer count are removed a few at a time, which avoids pauses: entries that count move from `read`
+    down to `written`, and what lies between the two is a gap.
 
-    A held node may be missing: it then stands directly after its only held child, whose use was its own. That is how
-    a split costs nothing here, however many workers hold the node.
+    A held node may have no entry. Then it stands directly after its only held child, and was used with it. So a split
+    costs nothing here, however many workers hold the node.
     """
 
     __slots__ = ("head", "log", "order", "read", "written")

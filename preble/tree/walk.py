@@ -1,4 +1,4 @@
-"""The walk down the tree along a prompt, and the comparison that ends it."""
+"""The walk down the tree along a prompt, and the comparison of bytes where it ends."""
 
 from __future__ import annotations
 

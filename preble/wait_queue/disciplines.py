@@ -1,6 +1,6 @@
-"""In which order a worker's waiting requests are considered: one class per kind, `DISCIPLINES` names them.
+"""Disciplines: the orders in which a worker considers its waiting requests. `DISCIPLINES` names them.
 
-A discipline orders requests of equal rank; rank, which is priority and then deadline, always comes first.
+A discipline orders requests of equal rank. Rank is priority and then deadline, and always comes first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from preble.tokens import TOKEN_BYTES
 
 _MOMENT = 1e-3
-"""Seconds that all are taken to have waited: of those that have just come, the shortest goes first."""
+"""Seconds that are added to every wait, so that of requests that have just come the shortest goes first."""
 
 
 class Waiting:
@@ -37,11 +37,11 @@ CachedLengths = Mapping[int, int]
 """Cached prompt tokens by request id."""
 
 _Key = Callable[[Waiting, CachedLengths, float], float]
-"""Orders by what a request is, what is cached, and the time."""
+"""The sort key of a request, by what is cached and the time; the least goes first."""
 
 
 class Order(Protocol):
-    """Orders the queue. What it yields need not be taken; `took` tells what was."""
+    """A discipline. What it yields need not be taken; `took` says what was."""
 
     def order(self, queue: Sequence[Waiting], cached: CachedLengths, now: float) -> Iterator[Waiting]:
         """Yield the requests of `queue`, which come by rank and arrival, in the order of the discipline."""
@@ -51,7 +51,7 @@ class Order(Protocol):
 
 
 class _ByKey:
-    """The least key first, arrival among equals."""
+    """The request of least key first, the first to arrive among equals."""
 
     def __init__(self, key: _Key) -> None:
         self._key = key
@@ -72,7 +72,7 @@ class _KLongestPrefix:
         self._taken = 0
 
     def order(self, queue: Sequence[Waiting], cached: CachedLengths, now: float) -> Iterator[Waiting]:
-        """Yield by rank, then as the name says, counting what was taken before."""
+        """Yield by rank, then by prefix or age, counting the requests taken before."""
         count = self._taken
         for _, equals in groupby(queue, key=lambda waiting: waiting.rank):
             oldest = list(equals)
@@ -90,10 +90,10 @@ class _KLongestPrefix:
 
 
 class _Groups:
-    """The paper's priority groups (section 3.3): by cached percentage, slots in proportion to the group's number.
+    """The paper's priority groups (section 3.3): requests are grouped by cached share, and group g gets g shares.
 
-    Of 10 groups, 63 % cached is group 6. Over any stretch of picks in which the same groups wait, group g gets g
-    shares; of 55 slots group 10 gets 10 and group 1 gets 1. Inside a group: first come, first served.
+    Example: of 10 groups, a request that is 63 % cached is in group 6. While requests of all groups wait, of 55 picks
+    group 10 gets 10 and group 1 gets 1. Inside a group, the first to arrive goes first.
     """
 
     def __init__(self, groups: int = 10) -> None:
@@ -132,19 +132,19 @@ class _Groups:
 
 
 def _uncached(waiting: Waiting, cached: CachedLengths, now: float) -> float:
-    """Tokens to compute: at least one, or there would be no next token."""
+    """Return the tokens to compute: at least one, since the last token of a prompt is always computed."""
     return max(1, waiting.length - cached[waiting.id])
 
 
 def _response_ratio(waiting: Waiting, cached: CachedLengths, now: float) -> float:
-    """Highest response ratio next (Brinch Hansen 1971): the longest wait for each token to compute goes first."""
+    """Highest response ratio next (Brinch Hansen 1971): the longest wait per uncached token goes first."""
     return (waiting.arrived - now - _MOMENT) / _uncached(waiting, cached, now)
 
 
 Discipline = Literal["response-ratio", "groups", "fcfs", "lpm", "shortest-prefill", "k-lpm"]
 DEFAULT: Discipline = "response-ratio"
 SHORT_FIRST: frozenset[Discipline] = frozenset({"response-ratio", "shortest-prefill"})
-"""Where a request waits for shorter ones, and longer ones for it."""
+"""The disciplines by which shorter requests go first, which `preble.core.fleet.queue_delay` takes into account."""
 
 DISCIPLINES: dict[str, Callable[..., Order]] = {
     "response-ratio": lambda: _ByKey(_response_ratio),

@@ -1,4 +1,4 @@
-"""The worker's wait queue: who is prefilled next (paper section 3.3, algorithm 3)."""
+"""The worker's wait queue: which request is prefilled next (paper section 3.3, algorithm 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from preble.tree import RadixTree
 from preble.wait_queue.disciplines import DEFAULT, DISCIPLINES, Discipline, Order, Waiting
 
 WINDOW = 1024
-"""Requests looked at for one step, in order of rank and arrival: the others wait for their turn to be looked at."""
+"""How many requests, by rank and arrival, are ordered for one step; the others are not considered yet."""
 
 _LEADERS = 0  # the one holder in the tree of prompts being prefilled
 
@@ -21,16 +21,20 @@ _LEADERS = 0  # the one holder in the tree of prompts being prefilled
 class LocalScheduler:
     """Orders one worker's waiting requests, knowing how much of each is cached, without starving any.
 
-    A lower `priority` goes first, then an earlier `deadline`; among equals the discipline decides:
-    `response-ratio` (the longest wait for each token to compute), `groups` (the paper's priority groups, `groups` of
-    them), `fcfs` (arrival), `lpm` (longest cached prefix), `shortest-prefill`, or `k-lpm` (longest prefix, but every
-    `k`-th is the oldest). See `preble.wait_queue.disciplines`.
+    A lower `priority` goes first, then an earlier `deadline`. Among equals the discipline decides:
 
-    A follower, whose next uncached block is also in a prompt being prefilled now, is held back until that prefill
-    is done, rather than computed twice. `block_size` is the engine's, in tokens.
+    * `response-ratio`: the longest wait per token to compute;
+    * `groups`: the paper's priority groups by cached share, `groups` of them;
+    * `fcfs`: the first to arrive;
+    * `lpm`: the longest cached prefix;
+    * `shortest-prefill`: the fewest tokens to compute;
+    * `k-lpm`: the longest cached prefix, but every `k`-th request is the oldest.
 
-    Nobody starves: once `patience` requests that came later have been taken before it, a request is next, whatever its
-    rank, group or leader. A request that was preempted and comes back counts as new in this.
+    A follower is held back: a request whose next uncached block is also in a prompt that is being prefilled. Once that
+    prefill is done the block is cached, and is not computed twice. `block_size` is the engine's, in tokens.
+
+    No request starves: once `patience` requests that came later have been taken before it, it is next, whatever its
+    rank, its group or its leader. A request that was preempted and comes back counts as a new one.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class LocalScheduler:
         block_size: int = 1,
         patience: int = 128,
     ) -> None:
-        """Raise ConfigurationError for an unknown discipline, or a number below 1."""
+        """Raises ConfigurationError for an unknown discipline, or a number below 1."""
         if discipline not in DISCIPLINES:
             raise ConfigurationError(f"discipline: unknown {discipline!r}, one of {', '.join(DISCIPLINES)}")
         for name, value in (("groups", groups), ("k", k), ("block_size", block_size), ("patience", patience)):
@@ -84,15 +88,15 @@ class LocalScheduler:
         self._queue.add(waiting)
 
     def pick(self, slots: int, *, cached: Callable[[bytes], int], now: float) -> Iterator[int]:
-        """Propose up to `slots` requests in order. `cached` gives the tokens of a prompt that need no computing.
+        """Propose up to `slots` requests in order. `cached` returns how many tokens of a packed prompt are cached.
 
-        Lazy: call `admit` for each one taken before asking for the next, and stop at the first that does not fit.
-        Proposing changes nothing. Requests whose deadline has passed are not proposed.
+        The iterator is lazy: call `admit` for each request that is taken before asking for the next, and stop at the
+        first that does not fit. Proposing changes nothing. Requests whose deadline has passed are not proposed.
         """
         return islice(self._proposals(cached, now), max(0, slots))
 
     def admit(self, id: int) -> None:
-        """Take a request out of the queue: its prefill starts, and others may follow it."""
+        """Take a request out of the queue: its prefill starts, and it becomes a leader that others may follow."""
         waiting = self._waiting[id]
         self._order.took(waiting)
         self._leave(waiting)
@@ -101,7 +105,7 @@ class LocalScheduler:
         self._new_leaders[id] = waiting.tokens
 
     def prefilled(self, id: int) -> None:
-        """The request's prefill is done, or will never be: nobody waits for it any longer."""
+        """The request's prefill is done or given up: it leads no longer."""
         if self._new_leaders.pop(id, None) is not None:
             return
         node = self._leading.pop(id, None)

@@ -1,1 +1,1 @@
-"""The paper's E2 as published (section 3): `policy.py` is the rule, `window.py` its history of load."""
+"""E2 as the paper publishes it (section 3.2): `policy.py` is the rule, `window.py` keeps its history of load."""

@@ -30,9 +30,9 @@ class Assignment(NamedTuple):
 class Window:
     """What was assigned to each slot, and how long outputs were, within the last `seconds`.
 
-    Arrays by slot: `requests` counts assignments, `prefill` and `step` sum theirs; `outputs` counts outputs, `tokens`
-    their tokens, `average` is the mean of these. Each entry is added once and taken away once, so a decision costs
-    the same however many there are.
+    Arrays by slot: `requests` counts the assignments, `prefill` and `step` are the sums of their fields, `outputs`
+    counts the outputs, `tokens` their tokens, and `average` is `tokens / outputs`. Each entry is added once and
+    subtracted once, so the cost of a decision does not depend on how many entries there are.
     """
 
     def __init__(self, seconds: float) -> None:
