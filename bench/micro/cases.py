@@ -42,6 +42,14 @@ def _replicated(scale: Scale) -> Measure:
     return lambda: _decide(served, prompts.take(_queries(scale)))
 
 
+def _branches(scale: Scale) -> Measure:
+    """Prompts that follow a path of 40 nodes, at each of which another prompt left it."""
+    prompts, served = Prompts(LENGTH, 1), Served(workers=WORKERS)
+    path = prompts.tokens(LENGTH)
+    served.fill([path[: LENGTH // 40 * depth * 4] + prompts.tokens(50) for depth in range(1, 41)], "w0")
+    return lambda: _decide(served, [path + prompts.tokens(200) for _ in range(_queries(scale))])
+
+
 def _chains(scale: Scale) -> Measure:
     """The 40th turn of conversations: each turn before it is a node of the tree."""
     prompts, served = Prompts(200, 1), Served(workers=WORKERS)
@@ -66,6 +74,7 @@ CASES: dict[str, Callable[[Scale], Measure]] = {
     "1k packed, 64 workers": partial(_hits, length=1024),
     "128k packed, 64 workers": partial(_hits, length=131_072),
     "40th turn of 200 tokens, 64 workers": _chains,
+    "8k packed, after 40 branches, 64 workers": _branches,
 }
 
 
