@@ -76,11 +76,18 @@ async def stream(ask: Ask) -> StreamingResponse:
     """Answer piece by piece. A client that goes away cancels its request on the worker."""
     cluster: PrebleCluster = app.state.cluster
     chunks = cluster.stream(ask.prompt, ask.sampling(), session=ask.session, timeout=60)
-    return StreamingResponse(events(chunks), media_type="text/event-stream")
+    first = await anext(chunks)  # what is wrong with the request is raised here, before status 200 is sent
+    return StreamingResponse(events(first, chunks), media_type="text/event-stream")
 
 
-async def events(chunks: AsyncGenerator[Chunk]) -> AsyncIterator[str]:
-    """Write each piece as a server-sent event."""
+async def events(first: Chunk, chunks: AsyncGenerator[Chunk]) -> AsyncIterator[str]:
+    """Write each chunk as a server-sent event."""
     async with aclosing(chunks):
+        yield event(first)
         async for chunk in chunks:
-            yield f"data: {json.dumps(chunk.to_dict())}\n\n"
+            yield event(chunk)
+
+
+def event(chunk: Chunk) -> str:
+    """Return a chunk as a server-sent event."""
+    return f"data: {json.dumps(chunk.to_dict())}\n\n"

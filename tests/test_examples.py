@@ -123,9 +123,13 @@ def test_the_service_streams_what_it_answers(service):
     assert "".join(json.loads(event.removeprefix("data: "))["text"] for event in events if event) == whole["text"] != ""
 
 
+WRONG = [({"prompt": "x", "max_tokens": 0}, "max_tokens"), ({"prompt": ""}, "prompt")]
+
+
 @pytest.mark.parametrize("way", ["generate", "stream"])
-def test_the_service_says_who_is_at_fault(service, way):
+@pytest.mark.parametrize(("body", "field"), WRONG)
+def test_the_service_says_who_is_at_fault(service, way, body, field):
     with pytest.raises(urllib.error.HTTPError) as refused:
-        ask(f"{service}/{way}", prompt="import this", max_tokens=0)
+        ask(f"{service}/{way}", **body)
     assert refused.value.code == 400
-    assert json.loads(refused.value.read())["error"].startswith("max_tokens: ")
+    assert json.loads(refused.value.read())["error"].startswith(f"{field}: ")
