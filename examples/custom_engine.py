@@ -28,7 +28,7 @@ class ReverseEngine:
         return replace(info, reports_steps=False)  # it has no `timings`
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
-        yield Delta(b"", cached_tokens=0)  # it waits no longer, and nothing was cached
+        yield Delta(b"", cached_tokens=0)  # the request is admitted, and nothing was cached
         output = unpack(request.tokens)[::-1][: request.sampling.max_tokens]
         for number, token in enumerate(output, start=1):
             await asyncio.sleep(0.001)
