@@ -169,6 +169,88 @@ MUTATIONS = [
         "if id in self._waiting or id in self._leading or id in self._new_leaders:", "if id in self._waiting:",
         "tests/wait_queue",
     ),
+    Mutation(
+        "after three workers a death is the caller's problem",
+        "preble/dispatch/dispatcher.py", "if sample.attempts >= MAX_ATTEMPTS:", "if False:", "tests/dispatch",
+    ),
+    Mutation(
+        "no more samples are in flight than allowed",
+        "preble/dispatch/dispatcher.py",
+        "if len(self._samples) + len(request.samples) > self._max_in_flight:", "if False:", "tests/dispatch",
+    ),
+    Mutation(
+        "a request whose deadline has passed is not sent",
+        "preble/dispatch/dispatcher.py",
+        "if request.deadline is not None and request.deadline <= now:", "if False:", "tests/dispatch",
+    ),
+    Mutation(
+        "the deadline of a request that ended is forgotten",
+        "preble/dispatch/dispatcher.py", "self._deadlines.discard(sample.request)", "pass", "tests/dispatch",
+    ),
+    Mutation(
+        "what a worker says of a sample that it was to abort is not believed",
+        "preble/dispatch/dispatcher.py",
+        "        self._on_workers.pop(sample.worker_request_id, None)\n        self._instructions",
+        "        self._instructions", "tests/dispatch",
+    ),
+    Mutation(
+        "a waiting sample is moved once",
+        "preble/dispatch/dispatcher.py", "if not sample.reconsidered:", "if True:", "tests/dispatch",
+    ),
+    Mutation(
+        "a lost worker's copies end with it",
+        "preble/dispatch/dispatcher.py", "self.copying.lost(worker, now)", "pass", "tests/dispatch",
+    ),
+    Mutation(
+        "a sample with all its tokens does not go elsewhere",
+        "preble/dispatch/dispatcher.py", "if sample.max_tokens <= 0:", "if False:", "tests/dispatch",
+    ),
+    Mutation(
+        "a sample ends once, however often its reader lets go",
+        "preble/dispatch/dispatcher.py",
+        "            if sample.id in self._samples:\n                self._abort(sample)",
+        "            if True:\n                self._abort(sample)", "tests/dispatch",
+    ),
+    Mutation(
+        "a stop string does not cover an error",
+        "preble/dispatch/dispatcher.py", "if sample.error is None:", "if True:", "tests/dispatch",
+    ),
+    Mutation(
+        "a request that cannot be placed leaves nothing to be done",
+        "preble/dispatch/dispatcher.py", "            self._instructions.clear()\n", "", "tests/dispatch",
+    ),
+    Mutation(
+        "a worker proves that it holds its ticket",
+        "preble/workers/launched.py", "and message.nonce == worker.ticket.nonce", "", "tests/workers/test_launched.py",
+    ),
+    Mutation(
+        "whoever has not proved it is not heard",
+        "preble/workers/launched.py", "elif not worker.greeted:", "elif False:", "tests/workers/test_launched.py",
+    ),
+    Mutation(
+        "a removed worker is not heard any more",
+        "preble/workers/launched.py", "and self._workers.get(name) is worker", "", "tests/workers/test_launched.py",
+    ),
+    Mutation(
+        "a worker that ends when it should is not lost",
+        "preble/workers/launched.py",
+        "elif worker.serving and not self._stopping and name",
+        "elif worker.serving and name", "tests/workers/test_launched.py",
+    ),
+    Mutation(
+        "two requests of a worker never have one id",
+        "preble/workers/worker.py", "if request.id in self._requests:", "if False:", "tests/workers/test_worker.py",
+    ),
+    Mutation(
+        "a stopping worker takes no more",
+        "preble/workers/worker.py",
+        "        if self._stopping.done():\n            self._aborted(request.id)\n            return\n",
+        "", "tests/workers/test_worker.py",
+    ),
+    Mutation(
+        "a stream that just ends is an error",
+        "preble/workers/worker.py", "if not ended:", "if False:", "tests/workers/test_worker.py",
+    ),
 ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from preble import (
 )
 from preble.tokens import pack
 from tests.cluster.cases import GREEDY, SLOW, eventually, prompt
+from tests.policies import First
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -447,13 +448,7 @@ async def test_a_check_finds_what_the_scheduler_has_and_the_cluster_has_not(clus
 
 
 async def test_a_policy_of_ones_own_needs_no_entry() -> None:
-    from preble import Decision
-
-    class Last:
-        def place(self, query: object, fleet: object, now: float) -> Decision:
-            return Decision(len(fleet) - 1, "last")
-
-    async with PrebleCluster(backend="sim", workers=3, policy=Last()) as cluster:
+    async with PrebleCluster(backend="sim", workers=3, policy=First(-1)) as cluster:
         outs = await cluster.generate_many([prompt(number) for number in range(5)], GREEDY)
         assert {out.worker for out in outs} == {"w2"}
 

@@ -15,7 +15,6 @@ import pytest
 from preble import (
     ClosedError,
     ConfigurationError,
-    Decision,
     ModelError,
     NoWorkersError,
     PrebleCluster,
@@ -24,19 +23,13 @@ from preble import (
     WorkerStartError,
 )
 from tests.cluster.cases import GREEDY, SLOW, alive, descendants, eventually, links, prompt
+from tests.policies import First, To
 
 LONG = SamplingParams(max_tokens=60, temperature=0.0)
 
 
-class Always:
-    """Sends everything to one slot while it is there, then to the next."""
-
-    def place(self, query: object, fleet: object, now: float) -> Decision:
-        return Decision(fleet.require_live()[0], "always")
-
-
 async def test_a_dead_worker_s_requests_go_on_elsewhere_without_a_gap() -> None:
-    async with PrebleCluster(backend="sim", workers=2, policy=Always(), engine_options=SLOW) as cluster:
+    async with PrebleCluster(backend="sim", workers=2, policy=First(), engine_options=SLOW) as cluster:
         expected = (await cluster.generate(prompt(1), LONG)).token_ids
         streamed: list[int] = []
         workers: set[str] = set()
@@ -53,7 +46,7 @@ async def test_a_dead_worker_s_requests_go_on_elsewhere_without_a_gap() -> None:
 
 
 async def test_a_worker_that_the_system_stops_finishes_what_it_has_and_others_go_elsewhere() -> None:
-    async with PrebleCluster(backend="sim", workers=2, policy=Always(), engine_options=SLOW) as cluster:
+    async with PrebleCluster(backend="sim", workers=2, policy=First(), engine_options=SLOW) as cluster:
         running = asyncio.create_task(cluster.generate(prompt(1), LONG))
         await eventually(lambda: cluster.stats().workers[0].running == 1)
         os.kill(_worker_process(cluster, "w0"), signal.SIGTERM)
@@ -67,7 +60,7 @@ async def test_a_worker_that_the_system_stops_finishes_what_it_has_and_others_go
 
 
 async def test_what_outlasts_a_stopping_worker_goes_on_elsewhere() -> None:
-    async with PrebleCluster(backend="sim", workers=2, policy=Always(), engine_options={"hang_after": 1}) as cluster:
+    async with PrebleCluster(backend="sim", workers=2, policy=First(), engine_options={"hang_after": 1}) as cluster:
         task = asyncio.create_task(cluster.generate(prompt(1), GREEDY))
         await eventually(lambda: cluster.stats().workers[0].requests == 1)
         os.kill(_worker_process(cluster, "w0"), signal.SIGTERM)
@@ -96,20 +89,10 @@ async def test_a_request_that_kills_every_worker_stops_after_three() -> None:
 
 
 async def test_requests_that_wait_are_moved_to_an_idle_worker() -> None:
-    class FirstTen:
-        """Piles ten requests on slot 0, then sends to slot 1."""
-
-        relieves = True
-
-        def __init__(self) -> None:
-            self.count = 0
-
-        def place(self, query: object, fleet: object, now: float) -> Decision:
-            self.count += 1
-            return Decision(0 if self.count <= 10 else 1, "pile")
-
     options = {**SLOW, "max_running": 1}
-    async with PrebleCluster(backend="sim", workers=2, policy=FirstTen(), engine_options=options) as cluster:
+    async with PrebleCluster(
+        backend="sim", workers=2, policy=To(*[0] * 10, 1, relieves=True), engine_options=options
+    ) as cluster:
         prompts = [prompt(number, 2000) for number in range(10)]
         outs = await cluster.generate_many(prompts, SamplingParams(max_tokens=2))
         assert cluster.stats().counters.moved > 0

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preble.core.fleet import Fleet
 from preble.core.policies import POLICIES
-from preble.core.policy import Decision, Query
 from preble.core.scheduler import Scheduler
 from preble.errors import ConfigurationError, InvalidRequestError, NamespaceNotServedError, NoWorkersError
 from preble.tokens import pack
 from preble.tree import cache_salt
 from tests.core.conftest import LINEAR
+from tests.policies import To
 
 NewScheduler = Callable[..., Scheduler]
 
@@ -170,14 +169,10 @@ def test_the_caller_cannot_assign_a_worker_what_it_does_not_serve(parted: Schedu
 
 
 def test_a_policy_that_chooses_one_anyway_is_refused(new_scheduler: NewScheduler):
-    class First:
-        def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
-            return Decision(0, query.namespace)
-
-    scheduler = new_scheduler("", policy=First())
+    scheduler = new_scheduler("", policy=To(0))
     for worker in "ab":
         scheduler.add_worker(worker, kv_tokens=1000, cost=LINEAR, namespaces=[worker], now=0.0)
-    assert scheduler.submit(1, [1], namespace="a", now=0.0).reason == "a"
+    assert place(scheduler, 1, "a") == "a"
     with pytest.raises(ConfigurationError, match="chose slot 0"):
         place(scheduler, 2, "b")
 

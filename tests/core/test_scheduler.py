@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from preble.core.policy import Decision
 from preble.core.scheduler import Placement, Scheduler
 from preble.errors import ConfigurationError, InvalidRequestError, NoWorkersError
 from preble.tokens import pack
 from preble.wait_queue.disciplines import Discipline
 from tests.core.conftest import LINEAR
+from tests.policies import To
 
 NewScheduler = Callable[..., Scheduler]
 
@@ -42,19 +42,6 @@ def serve(scheduler: Scheduler, id: object, tokens: list[int], output: Any = b""
 def submit(scheduler: Scheduler, id: object, tokens: list[int], **options: Any) -> Placement:
     """Submit a request without output, so that its load is its prefill alone."""
     return scheduler.submit(id, tokens, now=0.0, **{"max_tokens": 0} | options)
-
-
-class To:
-    """A policy that sends requests where the test says."""
-
-    relieves = True
-
-    def __init__(self, *slots: int) -> None:
-        self.slots = list(slots)
-
-    def place(self, query, fleet, now: float) -> Decision:
-        fleet.require_live()
-        return Decision(self.slots.pop(0) if len(self.slots) > 1 else self.slots[0], "told to")
 
 
 class TestPlacement:
@@ -583,14 +570,14 @@ class TestReadOnly:
 
 class TestRebalance:
     def test_the_newest_waiting_requests_move_to_the_idle_worker(self, new_scheduler: NewScheduler):
-        scheduler = new_scheduler(policy=To(0))
+        scheduler = new_scheduler(policy=To(0, relieves=True))
         for id in range(4):
             submit(scheduler, id, [id] * 100)
         found = scheduler.rebalance(0.0)
         assert [(move.id, move.source, move.target) for move in found] == [(3, "a", "b")]
 
     def test_a_moved_request_counts_in_the_wait_of_the_next(self, new_scheduler: NewScheduler):
-        scheduler = new_scheduler("abc", policy=To(0))
+        scheduler = new_scheduler("abc", policy=To(0, relieves=True))
         for id in range(8):
             submit(scheduler, id, [id] * 100)
         found = scheduler.rebalance(0.0)
@@ -598,14 +585,14 @@ class TestRebalance:
         assert sorted(move.target for move in found) == ["b", "b", "c", "c"]
 
     def test_what_runs_is_not_moved(self, new_scheduler: NewScheduler):
-        scheduler = new_scheduler(policy=To(0))
+        scheduler = new_scheduler(policy=To(0, relieves=True))
         for id in range(4):
             submit(scheduler, id, [id] * 100)
             scheduler.started(id, cached_tokens=0, now=0.0)
         assert scheduler.rebalance(0.0) == []
 
     def test_nothing_moves_for_less_than_half_the_wait(self, new_scheduler: NewScheduler):
-        scheduler = new_scheduler(policy=To(0))
+        scheduler = new_scheduler(policy=To(0, relieves=True))
         submit(scheduler, 1, [1] * 100)
         submit(scheduler, 2, [2] * 100)
         assert scheduler.rebalance(0.0) == []
@@ -613,14 +600,14 @@ class TestRebalance:
         assert [move.id for move in scheduler.rebalance(0.0)] == [3]
 
     def test_a_long_cached_prefix_is_worth_its_wait(self, new_scheduler: NewScheduler):
-        scheduler = new_scheduler(policy=To(0))
+        scheduler = new_scheduler(policy=To(0, relieves=True))
         serve(scheduler, 0, [9] * 200)
         submit(scheduler, 1, [1] * 300)
         submit(scheduler, 2, [9] * 200 + [2])
         assert scheduler.rebalance(0.0) == []
 
     def test_a_baseline_is_left_as_it_is(self, new_scheduler: NewScheduler):
-        policy = To(0)
+        policy = To(0, relieves=True)
         policy.relieves = False
         scheduler = new_scheduler(policy=policy)
         for id in range(4):
@@ -637,7 +624,7 @@ class TestRebalance:
         assert bool(scheduler.rebalance(0.0)) == relieves
 
     def test_a_move_can_be_carried_out(self, new_scheduler: NewScheduler):
-        scheduler = new_scheduler(policy=To(0, 0, 0, 0, 1))
+        scheduler = new_scheduler(policy=To(0, 0, 0, 0, 1, relieves=True))
         for id in range(4):
             submit(scheduler, id, [id] * 100)
         (move,) = scheduler.rebalance(0.0)

@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from preble import PrebleCluster
 from preble.core.copies import Copy
 from preble.core.policies.e2.policy import E2
-from preble.core.policy import Decision
 from preble.simulate import Request, SimOptions, simulate
 from preble.simulate.changes import Change
 from preble.tokens import pack
 from tests.cluster.cases import GREEDY, eventually, prompt
+from tests.policies import First
 
 HOT = prompt(1)
 
 
-class Copies:
-    """Sends everything to one slot until something was copied to the other; proposes one copy when told to."""
-
-    def __init__(self) -> None:
-        self.proposed: list[Copy] = []
-        self.slot = 0
-
-    def place(self, query: object, fleet: Any, now: float) -> Decision:
-        return Decision(self.slot, "here")
-
-    def copies(self, tree: object, now: float) -> list[Copy]:
-        proposed, self.proposed = self.proposed, []
-        return proposed
-
-
 async def test_a_cluster_lets_the_worker_compute_it() -> None:
-    policy = Copies()
+    policy = First()
     async with PrebleCluster(backend="sim", workers=2, policy=policy) as cluster:
         await cluster.generate(HOT, GREEDY)
         policy.proposed = [Copy(pack(HOT), "w1")]
         await eventually(lambda: cluster.stats().counters.copied == 1)
         await eventually(lambda: cluster.scheduler.requests_on("w1") == 0)
         assert cluster.stats().counters.submitted == 1, "nobody asked for it"
-        policy.slot = 1
+        policy.index = 1
         out = await cluster.generate([*HOT, 5], GREEDY)
         assert (out.worker, out.usage.cached_tokens) == ("w1", len(HOT) - len(HOT) % 16)
         cluster.check()
 
 
 async def test_a_worker_that_dies_takes_its_copies_with_it() -> None:
-    policy = Copies()
+    policy = First()
     async with PrebleCluster(backend="sim", workers=2, policy=policy) as cluster:
         policy.proposed = [Copy(pack([3] * 100_000), "w1")]
         await eventually(lambda: cluster.stats().counters.copied == 1)

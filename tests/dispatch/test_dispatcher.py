@@ -26,27 +26,10 @@ from preble.tokens import pack, unpack
 from preble.transport.schema import Abort, Failed, Step, Submit
 from preble.types import RequestOptions, SamplingParams
 from tests.cluster.cases import prompt
+from tests.policies import First
 
 PROMPT = pack(prompt(1))
 NOTHING = Load(0, 0, 0)
-
-
-class First:
-    """Sends everything to the first worker, or to the one at `index`; proposes the copies that it was given."""
-
-    relieves = True
-
-    def __init__(self) -> None:
-        self.index = self.asked = 0
-        self.proposed: list[Copy] = []
-
-    def place(self, query: object, fleet: Any, now: float) -> Decision:
-        self.asked += 1
-        return Decision(fleet.require_live()[self.index], "first")
-
-    def copies(self, tree: object, now: float) -> list[Copy]:
-        proposed, self.proposed = self.proposed, []
-        return proposed
 
 
 class Desk:

@@ -20,7 +20,8 @@ from preble.simulate.changes import absent
 from preble.simulate.run import Run
 from preble.simulate.worker import Worker
 from preble.types import SamplingParams
-from tests.simulate.test_simulate import COST, OPTIONS, To, prompt, traffic
+from tests.policies import To
+from tests.simulate.test_simulate import COST, OPTIONS, prompt, traffic
 
 TIGHT = SimOptions(kv_tokens=400, block_size=4, max_batched_tokens=256, cost=COST)
 """Room for two answers of `talkers` at their full length, not for three."""

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 
 from preble.core.cost import CostModel
-from preble.core.fleet import Fleet
-from preble.core.policy import Decision, Query
 from preble.core.scheduler import Scheduler
 from preble.errors import ConfigurationError
 from preble.simulate import Request, SimOptions, bounds, segment_tokens, simulate
@@ -24,23 +22,11 @@ from preble.simulate.run import Run
 from preble.simulate.traces import FORMATS
 from preble.simulate.worker import Worker
 from preble.tokens import unpack
+from tests.policies import To
 
 COST = CostModel(pieces=((0, 1.0, 1.0, 0.0),))
 """1 ms a step and 1 ms a token."""
 OPTIONS = SimOptions(kv_tokens=4_000, block_size=4, max_batched_tokens=256, cost=COST)
-
-
-class To:
-    """A policy that sends requests where the test says, the last slot for all that follow."""
-
-    def __init__(self, *slots: int, relieves: bool = False) -> None:
-        self.slots = list(slots)
-        self.relieves = relieves
-        self.asked: list[Query] = []
-
-    def place(self, query: Query, fleet: Fleet, now: float) -> Decision:
-        self.asked.append(query)
-        return Decision(self.slots.pop(0) if len(self.slots) > 1 else self.slots[0], "scripted")
 
 
 def prompt(*segments: tuple[int, int], output: int = 1, **fields: Any) -> Request:

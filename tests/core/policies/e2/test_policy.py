@@ -9,28 +9,18 @@ import pytest
 from preble.core.cost import CostModel
 from preble.core.policies.e2.future_delay import Arrivals
 from preble.core.policies.e2.policy import E2
-from preble.core.policy import Decision
 from preble.core.scheduler import Scheduler
 from preble.wait_queue.disciplines import Discipline
 from tests.core.conftest import FLAT, LINEAR
+from tests.policies import To
 
 NewScheduler = Callable[..., Scheduler]
 
 TOOL = [9] * 100
 
 
-class First:
-    """A policy that prepares a situation: everything goes to the worker named."""
-
-    def __init__(self, worker: str) -> None:
-        self.worker = worker
-
-    def place(self, query, fleet, now: float):
-        return Decision(fleet.slot(self.worker), "prepared")
-
-
 def prepare(scheduler: Scheduler, worker: str, id: object, tokens: list[int], *, served: bool) -> None:
-    policy, scheduler.policy = scheduler.policy, First(worker)
+    policy, scheduler.policy = scheduler.policy, To(scheduler.fleet.slot(worker))
     scheduler.submit(id, tokens, max_tokens=0, now=0.0)
     if served:
         scheduler.first_token(id, now=0.0)
@@ -69,7 +59,7 @@ def test_the_weight_of_recomputing_is_a_parameter(new_scheduler: NewScheduler):
 
 def test_outstanding_decodes_count_as_load(scheduler: Scheduler):
     """An output of 64 tokens is expected while none has been seen; half of its time counts."""
-    scheduler.policy = First("a")
+    scheduler.policy = To(0)
     scheduler.submit(1, [1], max_tokens=1000, now=0.0)
     scheduler.first_token(1, now=0.0)
     scheduler.policy = E2()
@@ -367,7 +357,7 @@ def test_without_decodes_only_prefills_are_load(new_scheduler: NewScheduler, dec
     scheduler = new_scheduler(policy=E2(decode=decode))
     prepare(scheduler, "a", 1, TOOL, served=True)
     for id in range(2, 22):
-        scheduler.policy = First("a")
+        scheduler.policy = To(0)
         scheduler.submit(id, [id], max_tokens=1000, now=0.0)
         scheduler.first_token(id, now=0.0)
     scheduler.policy = E2(decode=decode)
