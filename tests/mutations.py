@@ -34,6 +34,9 @@ class Mutation(NamedTuple):
     tests: str
 
 
+CORE = "tests/core/test_scheduler.py tests/core/test_stateful.py"
+DISPATCH = "tests/dispatch/test_dispatcher.py tests/dispatch/test_stateful.py"
+
 MUTATIONS = [
     Mutation(
         "what a pin needs is not evicted",
@@ -100,11 +103,11 @@ MUTATIONS = [
         "a second report that a request started changes nothing",
         "preble/core/scheduler.py",
         "request.slot < 0 or request.counted or (request.started and cached_tokens is None)", "request.slot < 0",
-        "tests/core",
+        CORE,
     ),
     Mutation(
         "a second first token changes nothing",
-        "preble/core/scheduler.py", "if request.slot < 0 or request.computed:", "if request.slot < 0:", "tests/core",
+        "preble/core/scheduler.py", "if request.slot < 0 or request.computed:", "if request.slot < 0:", CORE,
     ),
     Mutation(
         "only requests that still wait are moved",
@@ -113,7 +116,7 @@ MUTATIONS = [
     ),
     Mutation(
         "no more is believed held than the cache has room for",
-        "preble/core/scheduler.py", "if held > capacity:", "if False:", "tests/core",
+        "preble/core/scheduler.py", "if held > capacity:", "if False:", CORE,
     ),
     Mutation(
         "a finished request gives its pin back",
@@ -123,27 +126,27 @@ MUTATIONS = [
     Mutation(
         "an idle worker has exactly nothing to do, whatever was rounded",
         "preble/core/fleet.py",
-        "self._load[slot] = self._pending[slot] = self.idle_load(slot)", "pass", "tests/core",
+        "self._load[slot] = self._pending[slot] = self.idle_load(slot)", "pass", CORE,
     ),
     Mutation(
         "a drained worker is never the cheapest",
         "preble/core/fleet.py",
         "self.slots[slot].accepts_requests = False\n        self.load[slot] = self.pending[slot] = np.inf",
-        "self.slots[slot].accepts_requests = False", "tests/core",
+        "self.slots[slot].accepts_requests = False", CORE,
     ),
     Mutation(
         "a worker that left is never the cheapest",
         "preble/core/fleet.py",
         "self._table[:, slot] = 0.0\n        self.load[slot] = self.pending[slot] = np.inf",
-        "self._table[:, slot] = 0.0", "tests/core",
+        "self._table[:, slot] = 0.0", CORE,
     ),
     Mutation(
         "the last token of a prompt is always computed",
-        "preble/core/cached.py", "depth if depth < self.length else self.length - 1", "depth", "tests/core",
+        "preble/core/cached.py", "depth if depth < self.length else self.length - 1", "depth", CORE,
     ),
     Mutation(
         "a move must start a request much sooner",
-        "preble/core/rebalance.py", "if RELIEF * there[target] < here:", "if there[target] < here:", "tests/core",
+        "preble/core/rebalance.py", "if RELIEF * there[target] < here:", "if there[target] < here:", CORE,
     ),
     Mutation(
         "a request is next once its patience is over",
@@ -171,53 +174,53 @@ MUTATIONS = [
     ),
     Mutation(
         "after three workers a death is the caller's problem",
-        "preble/dispatch/dispatcher.py", "if sample.attempts >= MAX_ATTEMPTS:", "if False:", "tests/dispatch",
+        "preble/dispatch/dispatcher.py", "if sample.attempts >= MAX_ATTEMPTS:", "if False:", DISPATCH,
     ),
     Mutation(
         "no more samples are in flight than allowed",
         "preble/dispatch/dispatcher.py",
-        "if len(self._samples) + len(request.samples) > self._max_in_flight:", "if False:", "tests/dispatch",
+        "if len(self._samples) + len(request.samples) > self._max_in_flight:", "if False:", DISPATCH,
     ),
     Mutation(
         "a request whose deadline has passed is not sent",
         "preble/dispatch/dispatcher.py",
-        "if request.deadline is not None and request.deadline <= now:", "if False:", "tests/dispatch",
+        "if request.deadline is not None and request.deadline <= now:", "if False:", DISPATCH,
     ),
     Mutation(
         "the deadline of a request that ended is forgotten",
-        "preble/dispatch/dispatcher.py", "self._deadlines.discard(sample.request)", "pass", "tests/dispatch",
+        "preble/dispatch/dispatcher.py", "self._deadlines.discard(sample.request)", "pass", DISPATCH,
     ),
     Mutation(
         "what a worker says of a sample that it was to abort is not believed",
         "preble/dispatch/dispatcher.py",
         "        self._on_workers.pop(sample.worker_request_id, None)\n        self._instructions",
-        "        self._instructions", "tests/dispatch",
+        "        self._instructions", DISPATCH,
     ),
     Mutation(
         "a waiting sample is moved once",
-        "preble/dispatch/dispatcher.py", "if not sample.reconsidered:", "if True:", "tests/dispatch",
+        "preble/dispatch/dispatcher.py", "if not sample.reconsidered:", "if True:", DISPATCH,
     ),
     Mutation(
         "a lost worker's copies end with it",
-        "preble/dispatch/dispatcher.py", "self.copying.lost(worker, now)", "pass", "tests/dispatch",
+        "preble/dispatch/dispatcher.py", "self.copying.lost(worker, now)", "pass", DISPATCH,
     ),
     Mutation(
         "a sample with all its tokens does not go elsewhere",
-        "preble/dispatch/dispatcher.py", "if sample.max_tokens <= 0:", "if False:", "tests/dispatch",
+        "preble/dispatch/dispatcher.py", "if sample.max_tokens <= 0:", "if False:", DISPATCH,
     ),
     Mutation(
         "a sample ends once, however often its reader lets go",
         "preble/dispatch/dispatcher.py",
         "            if sample.id in self._samples:\n                self._abort(sample)",
-        "            if True:\n                self._abort(sample)", "tests/dispatch",
+        "            if True:\n                self._abort(sample)", DISPATCH,
     ),
     Mutation(
         "a stop string does not cover an error",
-        "preble/dispatch/dispatcher.py", "if sample.error is None:", "if True:", "tests/dispatch",
+        "preble/dispatch/dispatcher.py", "if sample.error is None:", "if True:", DISPATCH,
     ),
     Mutation(
         "a request that cannot be placed leaves nothing to be done",
-        "preble/dispatch/dispatcher.py", "            self._instructions.clear()\n", "", "tests/dispatch",
+        "preble/dispatch/dispatcher.py", "            self._instructions.clear()\n", "", DISPATCH,
     ),
     Mutation(
         "a worker proves that it holds its ticket",
@@ -254,9 +257,9 @@ MUTATIONS = [
 ]  # fmt: skip
 
 
-def mutated(mutation: Mutation) -> str:
+def mutated(mutation: Mutation, folder: Path = ROOT) -> str:
     """The file's new text. Raises ValueError unless the old text is there exactly once."""
-    source = (ROOT / mutation.file).read_text(encoding="utf-8")
+    source = (folder / mutation.file).read_text(encoding="utf-8")
     if (times := source.count(mutation.text)) != 1:
         raise ValueError(f"{mutation.guard}: {mutation.text!r} is {times} times in {mutation.file}")
     return source.replace(mutation.text, mutation.replacement)
@@ -279,7 +282,7 @@ def verdict(mutation: Mutation, folder: Path) -> str:
     """Try one mutation in the copy and undo it: "caught", "survived", or "error" where the tests did not even run."""
     file = folder / mutation.file
     original = file.read_text(encoding="utf-8")
-    file.write_text(mutated(mutation), encoding="utf-8")
+    file.write_text(mutated(mutation, folder), encoding="utf-8")
     try:
         return {0: "survived", 1: "caught"}.get(run(mutation.tests.split(), folder), "error")
     finally:

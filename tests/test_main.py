@@ -3,19 +3,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 import preble
+from preble.__main__ import main
 from preble.testing import make_model
 
 SMALL = {"hidden": 64, "layers": 1, "heads": 2, "kv_heads": 1, "intermediate": 64, "vocab": 300}
 
 
-def run(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "preble", *arguments]
-    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=False)
+def run(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command in this process: starting another one takes longer than most of them do."""
+    shown, errors = StringIO(), StringIO()
+    with redirect_stdout(shown), redirect_stderr(errors), patch("sys.stdin", StringIO(given)):
+        try:
+            status = main(arguments)
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+    return subprocess.CompletedProcess(arguments, status, shown.getvalue(), errors.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +35,8 @@ def model(tmp_path_factory):
 
 def test_version():
     assert run("--version").stdout == f"preble {preble.__version__}\n"
+    command = [sys.executable, "-m", "preble", "--version"]
+    assert subprocess.check_output(command, text=True) == run("--version").stdout
 
 
 def test_the_version_names_the_parts_in_c_if_asked():
