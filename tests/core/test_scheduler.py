@@ -471,6 +471,12 @@ class TestRefusals:
             submit(scheduler, 1, TOOL)
         assert (scheduler.snapshot().requests, scheduler.snapshot().tree_nodes) == (0, 0)
 
+    def test_a_policy_that_chooses_a_drained_worker(self, new_scheduler: NewScheduler):
+        scheduler = new_scheduler(policy=To(0))
+        scheduler.drain_worker("a", now=0.0)
+        with pytest.raises(ConfigurationError, match="policy: chose slot 0, which has no worker"):
+            submit(scheduler, 1, TOOL)
+
     def test_unknown_requests(self, scheduler: Scheduler):
         for call in (
             lambda: scheduler.finish(1, now=0.0),

@@ -194,11 +194,6 @@ class Running:
         request = EngineRequest(self.last_id, pack(tokens), SamplingParams(**given), priority, salt)
         return self.engine.generate(request)
 
-    @property
-    def last_id(self) -> int:
-        """The id of the last request."""
-        return self.last_id
-
     async def probe(self, tokens: list[int], *, salt: str = "", exactly: bool = True, **sampling: Any) -> Output:
         """Serve a request, and compare the tokens it found cached with what a cluster would have believed.
 
