@@ -110,9 +110,9 @@ class Driver:
         try:
             self._send(worker, message)
         except WorkerLostError:
-            pass  # its loss is told by `on_lost`, which sends its samples elsewhere
+            pass  # the pool reports the loss by `on_lost`, which sends its samples elsewhere
         except PrebleError as error:
-            if isinstance(message, Submit):  # what it says of a request that it could not be told to abort is ignored
+            if isinstance(message, Submit):  # a request that could not be aborted is not listened to any more
                 self.on_failed(worker, message.request.id, error)
 
     def _ask_at(self, at: float) -> None:

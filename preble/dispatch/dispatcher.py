@@ -16,7 +16,7 @@ from preble.backends import Delta, EngineRequest, Load
 from preble.core.copies import COPY_PRIORITY, Copy
 from preble.core.scheduler import Scheduler
 from preble.core.snapshot import WorkerState
-from preble.dispatch.copying import Copying
+from preble.dispatch.copies_in_flight import CopiesInFlight
 from preble.dispatch.instructions import AskAgain, Instruction, Send, Wake
 from preble.dispatch.request import InFlightRequest, Sample
 from preble.errors import (
@@ -58,7 +58,7 @@ class Dispatcher:
     ) -> None:
         """Beyond `max_in_flight` samples, if given, requests are refused. `rebalance_interval` of 0 means never."""
         self.loads: dict[str, Load] = {}
-        self.copying = Copying(scheduler)
+        self.copies = CopiesInFlight(scheduler)
         self._scheduler = scheduler
         self._max_in_flight = math.inf if max_in_flight is None else max_in_flight
         self._interval = rebalance_interval or math.inf
@@ -147,7 +147,7 @@ class Dispatcher:
         """End all samples with `error`, and forget all copies."""
         for sample in list(self._samples.values()):
             self._end(sample, now, error=error)
-        self.copying.stop(now)
+        self.copies.stop(now)
         return self._answer()
 
     def on_step(self, worker: str, step: Step, now: float) -> list[Instruction]:
@@ -161,8 +161,8 @@ class Dispatcher:
             sample = self._on_workers.get(id)
             if sample is not None:
                 self._take_in(sample, delta, now)
-            elif id in self.copying:
-                self.copying.take_in(id, delta, now)
+            elif id in self.copies:
+                self.copies.take_in(id, delta, now)
         for failed in step.failed:
             self._fail(worker, failed.id, _error(failed), now)
         return self._answer()
@@ -178,7 +178,7 @@ class Dispatcher:
         Raises ConfigurationError if it is not here.
         """
         orphans = self._scheduler.remove_worker(worker, now=now)
-        self.copying.lost(worker, now)
+        self.copies.lost(worker, now)
         self.loads.pop(worker, None)
         for orphan in orphans:
             if (sample := self._samples.get(str(orphan))) is not None:  # else it was a copy
@@ -200,7 +200,7 @@ class Dispatcher:
         """Raise AssertionError if the books of samples, worker request ids and scheduler disagree."""
         numbers = {sample.worker_request_id for sample in self._samples.values()}
         assert set(self._on_workers) == numbers, "worker request ids and samples differ"
-        in_flight = len(self._samples) + len(self.copying)
+        in_flight = len(self._samples) + len(self.copies)
         assert self._scheduler.snapshot().requests == in_flight, "scheduler and samples differ"
         assert not any(sample.ended for sample in self._samples.values()), "a sample that ended is in flight"
         late = {request.id for request in self._deadlines}
@@ -291,8 +291,8 @@ class Dispatcher:
         if sample is not None:
             error.worker, error.request_id = worker, sample.request.id
             self._end(sample, now, error=error)
-        elif worker_request_id in self.copying:
-            self.copying.end(worker_request_id, now)
+        elif worker_request_id in self.copies:
+            self.copies.end(worker_request_id, now)
 
     def _end(
         self, sample: Sample, now: float, *, reason: FinishReason | None = None, error: PrebleError | None = None
@@ -379,7 +379,7 @@ class Dispatcher:
     def _copy(self, copy: Copy, now: float) -> None:
         """Let a worker compute a prefix for later."""
         id = next(self._worker_request_ids)
-        self.copying.begin(copy, id, now)
+        self.copies.begin(copy, id, now)
         self._counts["copied"] += 1
         request = EngineRequest(id, copy.tokens, _COPY_SAMPLING, priority=COPY_PRIORITY)
         self._instructions.append(Send(copy.target, Submit(request)))

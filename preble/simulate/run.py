@@ -93,7 +93,7 @@ class Run:
     @property
     def idle(self) -> bool:
         """True if nothing is in flight, or will be."""
-        return not self._dispatcher.in_flight and not self._dispatcher.copying and not self._events
+        return not self._dispatcher.in_flight and not self._dispatcher.copies and not self._events
 
     def check(self) -> None:
         """Raise AssertionError if the books of dispatcher, scheduler and engines disagree."""
@@ -151,7 +151,7 @@ class Run:
                 self._begin(now, worker)
 
     def _as_generated(self, request: EngineRequest, sample: Sample) -> EngineRequest:
-        """The request with as many output tokens as the workload says, which schedulers are not told."""
+        """The request with as many output tokens as the workload says; schedulers know `max_tokens` only."""
         left = self._requests[int(sample.request.id)].output_tokens - len(sample.output) // TOKEN_BYTES
         return msgspec.structs.replace(request, sampling=_sampling(left))
 
@@ -181,7 +181,7 @@ class Run:
     def _hear(self, now: float, report: tuple[Worker, Step]) -> None:
         worker, step = report
         if not worker.gone:
-            copied = sum(bool(delta.tokens) for id, delta in step.deltas if id in self._dispatcher.copying)
+            copied = sum(bool(delta.tokens) for id, delta in step.deltas if id in self._dispatcher.copies)
             self.result.copied[worker.index] += copied
             self._carry_out(self._dispatcher.on_step(worker.name, step, now), now)
 

@@ -344,7 +344,7 @@ class TestCopies:
         ((worker, message),) = desk.sent
         assert (worker, message.request.priority, message.request.sampling.max_tokens) == ("b", COPY_PRIORITY, 1)
         number = message.request.id
-        assert number in desk.dispatcher.copying
+        assert number in desk.dispatcher.copies
         assert desk.scheduler.fleet.waiting[1] == 1
         for delta in (Delta(b""), Delta(pack([5]), cached_tokens=0, finish_reason="length")):
             assert desk.dispatcher.on_step("b", Step((), ((number, delta),), (), NOTHING), desk.now) == []
@@ -359,7 +359,7 @@ class TestCopies:
         number = desk.sent[0][1].request.id
         desk.dispatcher.on_failed("b", number, OverloadedError("full"), desk.now)
         assert desk.scheduler.requests_on("b") == 0
-        assert number not in desk.dispatcher.copying
+        assert number not in desk.dispatcher.copies
 
     def test_one_goes_with_its_worker(self, desk: Desk):
         desk.submit()
@@ -367,4 +367,4 @@ class TestCopies:
         desk.wait()
         desk.lose("b")
         assert not desk.sent
-        assert len(desk.dispatcher.copying) == 0
+        assert len(desk.dispatcher.copies) == 0

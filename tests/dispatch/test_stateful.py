@@ -162,7 +162,7 @@ class Fleet(RuleBasedStateMachine):
         running = [sample for request in self.requests for sample in request.samples if not sample.ended]
         assert len(running) == self.dispatcher.in_flight
         held = {id for requests in self.workers.values() for id in requests}
-        assert {id for id in held if id not in self.dispatcher.copying} == {
+        assert {id for id in held if id not in self.dispatcher.copies} == {
             sample.worker_request_id for sample in running
         }
         for sample in running:
@@ -183,7 +183,7 @@ class Fleet(RuleBasedStateMachine):
         if hasattr(self, "dispatcher"):
             self.carry_out(self.dispatcher.close(EngineError("closed"), self.now))
             self.dispatcher.check()
-            assert self.dispatcher.in_flight == len(self.dispatcher.copying) == 0
+            assert self.dispatcher.in_flight == len(self.dispatcher.copies) == 0
             self.each_sample_ends_once()
             counters = self.dispatcher.counters
             assert counters.submitted == counters.finished + counters.failed + counters.cancelled
