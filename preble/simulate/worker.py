@@ -10,7 +10,7 @@ from preble.wait_queue.disciplines import DEFAULT, Discipline
 
 
 class Worker:
-    """An engine of `options` with an empty cache. `stepping` says that a step is under way, `timings` are unreported steps.
+    """An engine of `options` with an empty cache. `stepping`: a step is under way. `timings`: steps not reported yet.
 
     Once it is `gone` nothing is heard of it. The scheduler is told `believed_cost`, by default the engine's own.
     """
