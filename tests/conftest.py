@@ -5,11 +5,15 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # Machines are noisy: an example that takes long is no failure. HYPOTHESIS_PROFILE=thorough looks twenty times longer.
 settings.register_profile("quick", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
+# What `tests.mutations` needs: the same examples every time, and no search for the smallest one.
+settings.register_profile(
+    "once", deadline=None, max_examples=100, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
