@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("preble", "tests", "bench", "pyproject.toml")
-PATIENCE = 600.0
+PATIENCE = 180.0
 """Seconds for the tests of one mutation. Tests that hang have noticed."""
 
 
@@ -120,7 +120,7 @@ MUTATIONS = [
              "        self._on_workers.pop(sample.worker_request_id, None)\n        self._instructions",
              "        self._instructions"),
             ("a waiting sample is moved once", "if not sample.reconsidered:", "if True:"),
-            ("a lost worker's copies end with it", "self.copying.lost(worker, now)", "pass"),
+            ("a lost worker's copies end with it", "self.copies.lost(worker, now)", "pass"),
             ("a sample with all its tokens does not go elsewhere", "if sample.max_tokens <= 0:", "if False:"),
             ("a sample ends once, however often its reader lets go",
              "            if sample.id in self._samples:\n                self._abort(sample)",
