@@ -51,7 +51,7 @@ _DECODE_FEATURES = slice(0, 3)
 _FADING = _MEMORY ** np.arange(_BATCH - 1.0, -1.0, -1.0)
 
 
-class _Line:
+class Line:
     """A linear form learned by weighted least squares: old steps fade, outliers are clipped, nothing is negative.
 
     `typical` are the features of a typical step, which scale the others; `values` are the coefficients times these,
@@ -88,7 +88,7 @@ class _Line:
             self.values = self._solution()
             self.known = True
 
-    def follow(self, other: _Line) -> bool:
+    def follow(self, other: Line) -> bool:
         """Take what `other` knows for a better prior, if there was no evidence here. Return whether it was taken."""
         taken = other.known and self.observed < _EVIDENCE and self.values is not other.values
         if taken:
@@ -96,7 +96,7 @@ class _Line:
             self.known = True
         return taken
 
-    def agrees(self, other: _Line) -> bool:
+    def agrees(self, other: Line) -> bool:
         """Whether `other` prices the steps seen here as this does: the differences are small, in the mean square."""
         difference = self.values - other.values
         return bool(difference @ self._moments @ difference <= _AGREEMENT**2 * (self._targets @ self.values))
@@ -150,8 +150,8 @@ class Fit:
     def __init__(self, preset: Coefficients) -> None:
         self.preset = self.prices = preset
         prefill = preset.base, preset.new, preset.context, preset.product, preset.decode_context
-        self._prefill = _Line(prefill, _PREFILL)
-        self._decode = _Line((preset.decode_base, preset.decode_new, preset.decode_context), _DECODE)
+        self._prefill = Line(prefill, _PREFILL)
+        self._decode = Line((preset.decode_base, preset.decode_new, preset.decode_context), _DECODE)
         self._unread: list[tuple[float, ...]] = []
         self._batch = _EVIDENCE
         self._read = 0
