@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Callable
 
 from preble.cluster.reader import Reader
 from preble.dispatch.request import Sample
-from preble.text import Tokenizer, Transcript
+from preble.text import SEARCHED_TOKENS, Tokenizer, Transcript
+from preble.tokens import TOKEN_BYTES, unpack
 from preble.types import Chunk
 
 Stop = Callable[[Sample, str], None]
@@ -31,7 +32,13 @@ def _transcript(sample: Sample, tokenizer: Tokenizer | None) -> Transcript | Non
     if tokenizer is None:
         return None
     sampling = sample.sampling
-    return Transcript(tokenizer, sampling.stop, include_stop=sampling.include_stop_str_in_output)
+    return Transcript(
+        tokenizer,
+        sampling.stop,
+        include_stop=sampling.include_stop_str_in_output,
+        prompt=unpack(sample.request.tokens[-SEARCHED_TOKENS * TOKEN_BYTES :]),
+        min_tokens=sampling.min_tokens,
+    )
 
 
 def _chunk(sample: Sample, transcript: Transcript | None, stop: Stop) -> Chunk:

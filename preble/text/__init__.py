@@ -7,9 +7,9 @@ cheap, because `tokenizers` and `jinja2` are imported with the first model.
 from __future__ import annotations
 
 from preble.text.chat import ChatTemplate
-from preble.text.detokenizer import Detokenizer
+from preble.text.detokenizer import SEARCHED_TOKENS, Detokenizer
 from preble.text.stops import StopStrings
 from preble.text.tokenizer import MAX_CHARACTERS, Tokenizer
 from preble.text.transcript import Transcript
 
-__all__ = ["MAX_CHARACTERS", "ChatTemplate", "Detokenizer", "StopStrings", "Tokenizer", "Transcript"]
+__all__ = ["MAX_CHARACTERS", "SEARCHED_TOKENS", "ChatTemplate", "Detokenizer", "StopStrings", "Tokenizer", "Transcript"]

@@ -15,25 +15,41 @@ REPLACEMENT = "\ufffd"
 HELD_TOKENS = 16
 """The most tokens that are held for an unfinished character in a vocabulary that is not byte-level; it needs 4."""
 
+CHARACTER_TOKENS = 4
+"""The most tokens that one character takes."""
+
+CONTEXT_TOKENS, SEARCHED_TOKENS = 8, 64
+"""How many tokens of the prompt's end decide what the first ones after it add, and among how many they are looked for.
+"""
+
 
 class Detokenizer:
     """Turns the token ids of one sample into text as they come. The pieces together equal `tokenizer.decode(ids)`.
+
+    With a `prompt` they are what the ids add to its text: a vocabulary of SentencePiece leaves out the space before the
+    first word of a text, but not before that of an answer. Where the prompt ends within a character, the first piece
+    has the whole of it.
 
     That is exact for byte-level vocabularies, also for malformed UTF-8. For others (SentencePiece, WordPiece) it is
     exact for ids that spell well-formed UTF-8; malformed bytes may become another number of replacement characters. The
     time for each token is constant.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, prompt: Sequence[int] = (), skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
-        self._text = _ByteText(tokenizer) if tokenizer.byte_level else _WindowText(tokenizer)
+        before = self._shown(prompt[-SEARCHED_TOKENS:])[-CONTEXT_TOKENS:]
+        self._text = _ByteText(tokenizer, before) if tokenizer.byte_level else _WindowText(tokenizer, before)
 
     def add(self, ids: Sequence[int]) -> str:
         """Take the next ids and return the characters that are now complete, perhaps none."""
-        if self._skip_special_tokens:
-            ids = [token for token in ids if not self._tokenizer.is_special(token)]
+        ids = self._shown(ids)
         return self._text.add(ids) if ids else ""
+
+    def _shown(self, ids: Sequence[int]) -> Sequence[int]:
+        if not self._skip_special_tokens:
+            return ids
+        return [token for token in ids if not self._tokenizer.is_special(token)]
 
     def finish(self) -> str:
         """Return the text that was held, with replacement characters for incomplete bytes."""
@@ -43,9 +59,10 @@ class Detokenizer:
 class _ByteText:
     """For vocabularies whose ids are byte strings: an incremental UTF-8 decoder."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
         self._token_bytes = tokenizer.token_bytes
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self.add(before)  # only an unfinished character at its end is left of it
 
     def add(self, ids: Sequence[int]) -> str:
         return self._utf8.decode(b"".join(map(self._token_bytes, ids)))
@@ -60,10 +77,10 @@ class _WindowText:
     Keeps the ids of the last piece as context, and returns by how much the text of context and new ids is longer.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._context = 0
+        self._ids = self._from_a_character(before)
+        self._context = len(self._ids) - self._unfinished(self._ids)
 
     def add(self, ids: Sequence[int]) -> str:
         # Ids are taken one at a time, because every delta of several may begin and end within a character.
@@ -78,6 +95,16 @@ class _WindowText:
         del self._ids[: self._context]
         self._context = len(self._ids)
         return text[len(known) :]
+
+    def _from_a_character(self, ids: Sequence[int]) -> list[int]:
+        """Return `ids` without the end of a character whose beginning is missing."""
+        ends = (ids[start:] for start in range(CHARACTER_TOKENS))
+        return list(next((end for end in ends if not self._decode(end).startswith(REPLACEMENT)), ids))
+
+    def _unfinished(self, ids: list[int]) -> int:
+        """Return how many ids at the end are the beginning of a character, 0 if that is not what they are."""
+        sizes = range(min(CHARACTER_TOKENS, len(ids) + 1))
+        return next((size for size in sizes if not self._decode(ids[: len(ids) - size]).endswith(REPLACEMENT)), 0)
 
     def finish(self) -> str:
         known, text = self._decode(self._ids[: self._context]), self._decode(self._ids)

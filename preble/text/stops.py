@@ -20,17 +20,18 @@ class StopStrings:
         self._held = ""
         self.matched: str | None = None
 
-    def feed(self, text: str) -> tuple[str, str | None]:
+    def feed(self, text: str, *, armed: bool = True) -> tuple[str, str | None]:
         """Take more text. Return the text that can be emitted, and the stop string if one has matched.
 
-        After a match, text is dropped and the same match returned.
+        After a match, text is dropped and the same match returned. Unless `armed`, a stop string that ends in this text
+        is no match; one that begins in it and ends later may be.
         """
         if self.matched is not None:
             return "", self.matched
         if not self._stops:
             return text, None
         for position, character in enumerate(text, start=1):
-            self.matched = self._advance(character)
+            self.matched = self._advance(character, armed)
             if self.matched is not None:
                 return self._end(self._held + text[:position], self.matched)
         text = self._held + text
@@ -53,15 +54,17 @@ class StopStrings:
         assert begun == self._progress, f"progress {self._progress}, but the text says {begun}"
         assert len(self._held) == max(begun, default=0), f"{self._held!r} held without need"
 
-    def _advance(self, character: str) -> str | None:
-        """Move every stop string's automaton by one character; return the longest that is complete."""
+    def _advance(self, character: str, armed: bool) -> str | None:
+        """Move every stop string's automaton by one character; return the longest that is complete, if `armed`."""
         for index, stop in enumerate(self._stops):
             size = self._progress[index]
             while size and stop[size] != character:
                 size = self._fallbacks[index][size - 1]
             self._progress[index] = size + (stop[size] == character)
             if self._progress[index] == len(stop):
-                return stop
+                if armed:
+                    return stop
+                self._progress[index] = self._fallbacks[index][-1]
         return None
 
     def _end(self, text: str, stop: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ class Tokenizer:
         rust.no_truncation()
         self._rust = rust
         added = rust.get_added_tokens_decoder()
-        self._special = {token_id for token_id, token in added.items() if token.special}
+        self._special = {token_id: token.content for token_id, token in added.items() if token.special}
         self._bytes: dict[int, bytes] = {}
         self.byte_level = isinstance(rust.decoder, ByteLevel)
         self._next_medium = 0.0
@@ -94,6 +94,10 @@ class Tokenizer:
     def is_special(self, id: int) -> bool:
         """Return whether `id` is a control token, such as the end of a turn."""
         return id in self._special
+
+    def special_tokens(self) -> dict[str, int]:
+        """Return the control tokens and their ids."""
+        return {token: id for id, token in self._special.items()}
 
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes that one id stands for, where `byte_level` is true; none for an unknown id."""

@@ -8,24 +8,44 @@ from preble.text.detokenizer import Detokenizer
 from preble.text.stops import StopStrings
 from preble.text.tokenizer import Tokenizer
 
+_FIRST_MARK, _MARKS = 0xD800, 2048
+
 
 class Transcript:
     """Turns token ids into text, and holds back what may still become a character or a stop string.
+
+    `prompt` are the ids that came before, of which the last few are enough. A stop string ends the text once more than
+    `min_tokens` ids have come, as in vLLM. It may hold special tokens, though their text is not shown.
 
     `used` is the number of ids up to the one that completed a stop string. Later ids are not part of the sample, even
     those that came in the same delta.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], *, include_stop: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        *,
+        include_stop: bool,
+        prompt: Sequence[int] = (),
+        min_tokens: int = 0,
+    ) -> None:
         self.used = 0
-        self._detokenizer = Detokenizer(tokenizer)
-        self._stops = StopStrings(stops, include=include_stop)
+        self._detokenizer = Detokenizer(tokenizer, prompt=prompt)
+        self._marks = _marks(tokenizer, stops)
+        self._named = {_marked(stop, self._marks): stop for stop in stops}
+        self._stops = StopStrings(list(self._named), include=include_stop)
+        self._unseen = dict.fromkeys(map(ord, self._marks.values()))
+        special = tokenizer.special_tokens() if self._marks else {}
+        self._mark_of = {special[token]: mark for token, mark in self._marks.items()}
+        self._include = include_stop
+        self._min_tokens = min_tokens
         self._stepwise = bool(stops)
 
     @property
     def matched(self) -> str | None:
         """The stop string that ended the text, if one did."""
-        return self._stops.matched
+        return None if self._stops.matched is None else self._named[self._stops.matched]
 
     def add(self, ids: Sequence[int]) -> str:
         """Take the next ids and return the text that is certain now."""
@@ -37,10 +57,31 @@ class Transcript:
             if self.matched is not None:
                 break
             self.used += 1
-            shown += self._stops.feed(self._detokenizer.add((id,)))[0]
+            shown += self._feed(self._mark_of.get(id) or self._detokenizer.add((id,)))
         return shown
 
     def finish(self) -> str:
         """Return the rest of the text, after the last id."""
-        rest, matched = self._stops.feed(self._detokenizer.finish())
-        return rest if matched else rest + self._stops.flush()
+        if self.matched is not None:
+            return ""
+        rest = self._feed(self._detokenizer.finish())
+        return rest if self.matched else rest + self._stops.flush().translate(self._unseen)
+
+    def _feed(self, text: str) -> str:
+        shown, matched = self._stops.feed(text, armed=self.used > self._min_tokens)
+        if matched is None or not self._include:
+            return shown.translate(self._unseen)
+        return shown[: -len(matched)].translate(self._unseen) + self._named[matched]
+
+
+def _marks(tokenizer: Tokenizer, stops: Sequence[str]) -> dict[str, str]:
+    """Return for each special token in a stop string a character that no text has, a lone surrogate."""
+    found = [token for token in tokenizer.special_tokens() if any(token in stop for stop in stops)] if stops else []
+    found.sort(key=len, reverse=True)
+    return {token: chr(_FIRST_MARK + index) for index, token in enumerate(found[:_MARKS])}
+
+
+def _marked(stop: str, marks: dict[str, str]) -> str:
+    for token, mark in marks.items():
+        stop = stop.replace(token, mark)
+    return stop

@@ -10,9 +10,12 @@ STOPS = st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=4)
 STREAM = st.lists(st.text("ab\nc", max_size=5), max_size=12)
 
 
-def naive(text, stops, include):
-    """Grow the text one character at a time; end at the first stop string, the longest if several end there."""
-    for end in range(1, len(text) + 1):
+def naive(text, stops, include, armed=0):
+    """Grow the text one character at a time; end at the first stop string, the longest if several end there.
+
+    What ends in the first `armed` characters does not count.
+    """
+    for end in range(armed + 1, len(text) + 1):
         for stop in sorted(stops, key=len, reverse=True):
             if text[:end].endswith(stop):
                 return text[: end if include else end - len(stop)], stop
@@ -28,6 +31,17 @@ def test_finds_what_a_naive_search_finds_however_the_stream_is_cut(deltas, stops
         emitted += piece
     assert (emitted + search.flush(), matched) == naive("".join(deltas), stops, include)
     search.check()
+
+
+@given(deltas=STREAM, stops=STOPS, unarmed=st.integers(0, 12))
+def test_what_ends_before_it_is_armed_is_no_match_and_nothing_is_lost(deltas, stops, unarmed):
+    search, emitted, matched = StopStrings(stops), "", None
+    for index, delta in enumerate(deltas):
+        piece, matched = search.feed(delta, armed=index >= unarmed)
+        search.check()
+        emitted += piece
+    whole = "".join(deltas)
+    assert (emitted + search.flush(), matched) == naive(whole, stops, False, len("".join(deltas[:unarmed])))
 
 
 @given(deltas=STREAM, stops=STOPS)
