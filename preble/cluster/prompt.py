@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 from preble.backends import EngineInfo
 from preble.errors import ContextLengthError, InvalidRequestError
 from preble.text import ChatTemplate, Tokenizer
-from preble.text.messages import plain
+from preble.text.messages import is_typed, plain
 from preble.tokens import TOKEN_BYTES, TokenInput, highest, pack
 from preble.types import SamplingParams
 
@@ -59,6 +59,8 @@ class PromptReader:
             _refuse(tools=tools, chat_template_kwargs=template)
         if isinstance(prompt, str):
             packed = pack(await self._tokenizer("text").encode_async(prompt), field="prompt")
+        elif isinstance(prompt, Mapping) or is_typed(prompt):
+            raise InvalidRequestError("a message alone: pass a list of messages", field="prompt")
         elif _is_chat(prompt):
             packed = pack(await self._chat(cast(Messages, prompt), tools, template), field="prompt")
         else:
@@ -108,4 +110,7 @@ def _options(template: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _is_chat(prompt: object) -> bool:
-    return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], Mapping)
+    """Return whether `prompt` is a list of messages, given as mappings or as the objects that clients return."""
+    return (
+        isinstance(prompt, (list, tuple)) and bool(prompt) and (isinstance(prompt[0], Mapping) or is_typed(prompt[0]))
+    )

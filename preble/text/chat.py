@@ -13,6 +13,7 @@ import msgspec
 from preble.errors import InvalidRequestError, ModelError
 from preble.text.continuing import cut, tag
 from preble.text.messages import plain, template_messages
+from preble.text.parts import check_parts, join_parts, takes_parts
 from preble.text.tokenizer import MAX_CHARACTERS
 
 MAX_FILE_BYTES = 16 << 20
@@ -45,6 +46,7 @@ class ChatTemplate:
         except (TemplateSyntaxError, RecursionError) as error:
             raise ModelError(f"the chat template is malformed: {error}") from None
         self._special_tokens = dict(special_tokens or {})
+        self._parts: dict[str, bool] = {}
 
     @classmethod
     def load(cls, model_path: str | Path, *, now: Callable[[], datetime] = datetime.now) -> ChatTemplate | None:
@@ -73,29 +75,50 @@ class ChatTemplate:
     ) -> str:
         """Return the prompt's text; it holds the special tokens, so encode it with `add_special_tokens=False`.
 
-        `messages` are objects with a `role` and a `content`, `tools` are JSON schemas, `documents` are texts that the
-        template may quote, and `extra` are further variables of the template. Everything must be JSON. The prompt ends
-        with the beginning of the assistant's message unless `add_generation_prompt` is False. With
-        `continue_final_message=True` the prompt ends with the content of the last message, so that the model continues
-        it; the name of another field of the message may be given instead of True. Raises InvalidRequestError naming the
-        argument, with the template's own message if it refuses, and ModelError if it tries to leave the sandbox.
+        `messages` are objects with a `role` and a `content`: text, or a list of text parts, which are joined by line
+        breaks if the template does not take lists. They may be dicts, or objects with `model_dump` or `to_dict`.
+        `tools` are JSON schemas, `documents` are texts that the template may quote, and `extra` are further variables
+        of the template. Everything must be JSON. The prompt ends with the beginning of the assistant's message unless
+        `add_generation_prompt` is False. With `continue_final_message=True` the prompt ends with the content of the
+        last message, so that the model continues it; the name of another field of the message may be given instead of
+        True. Raises InvalidRequestError naming the argument, with the template's own message if it refuses, and for
+        images and sound; ModelError if the template tries to leave the sandbox.
         """
         if continue_final_message and add_generation_prompt:
             raise InvalidRequestError("not with add_generation_prompt", field="continue_final_message")
+        name = "tool_use" if tools and "tool_use" in self._templates else "default"
         plain_messages = template_messages(messages)
+        if check_parts(plain_messages) and not self._takes_parts(name):
+            join_parts(plain_messages)
         if continue_final_message:
             tag(plain_messages, continue_final_message if isinstance(continue_final_message, str) else "content")
         variables = {
             **self._special_tokens,
             **plain(extra, dict[str, Any], "chat_template_kwargs"),
             "messages": plain_messages,
-            "tools": None if tools is None else plain(tools, list[dict[str, Any]], "tools"),
+            "tools": plain(tools, list[dict[str, Any]], "tools") if tools else None,
             "documents": None if documents is None else plain(documents, list[dict[str, Any]], "documents"),
             "add_generation_prompt": not continue_final_message and add_generation_prompt is not False,
         }
-        name = "tool_use" if tools is not None and "tool_use" in self._templates else "default"
-        text = self._run(name, variables)
+        text = self._shown(name, variables)
         return cut(text) if continue_final_message else text
+
+    def _shown(self, name: str, variables: dict[str, Any]) -> str:
+        try:
+            return self._run(name, variables)
+        except InvalidRequestError:
+            calls = [each for each in variables["messages"] if "tool_calls" in each and "content" not in each]
+            if not calls:
+                raise
+        for message in calls:  # many templates join content to other text
+            message["content"] = ""
+        return self._run(name, variables)
+
+    def _takes_parts(self, name: str) -> bool:
+        if name not in self._parts:
+            variables = {**self._special_tokens, "tools": None, "documents": None, "add_generation_prompt": True}
+            self._parts[name] = takes_parts(lambda messages: self._run(name, {**variables, "messages": messages}))
+        return self._parts[name]
 
     def _run(self, name: str, variables: dict[str, Any]) -> str:
         from jinja2.exceptions import SecurityError

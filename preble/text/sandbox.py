@@ -11,10 +11,11 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, Undefined, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import missing
 
 
 def make_environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
@@ -25,6 +26,7 @@ def make_environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironme
         extensions=[_Generation, "jinja2.ext.loopcontrols"],
     )
     environment.filters["tojson"] = _to_json
+    environment.tests["none"] = _is_none
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: now().strftime(form)
     return environment
@@ -49,6 +51,11 @@ def _to_json(
 ) -> str:
     # Jinja's own filter escapes HTML, which models were not trained on.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _is_none(value: Any) -> bool:
+    # Null fields are left out of messages, since templates would print them as None. Some ask `content is none` first.
+    return value is None or (isinstance(value, Undefined) and value._undefined_obj is not missing)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -281,6 +281,7 @@ BAD_PROMPTS = {
     "half a token": (b"abc", "multiple of 4"),
     "text without a tokenizer": ("hello", "tokenizer"),
     "chat without a tokenizer": ([{"role": "user", "content": "hi"}], "tokenizer"),
+    "a message alone": ({"role": "user", "content": "hi"}, "a message alone: pass a list"),
     "too large an id": ([1 << 40], "32-bit token ids"),
     "not a prompt": (None, "prompt"),
     "a number": (7, "prompt"),

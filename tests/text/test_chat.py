@@ -150,8 +150,112 @@ def test_named_templates_are_chosen_as_transformers_does(folder):
     configure(folder, chat_template=named)
     template, theirs = ChatTemplate.load(folder), AutoTokenizer.from_pretrained(folder)
     for tools in (None, [], TOOLS):
-        expected = theirs.apply_chat_template(PLAIN, tools=tools, tokenize=False)
+        expected = theirs.apply_chat_template(PLAIN, tools=tools or None, tokenize=False)
         assert template.render(PLAIN, tools=tools) == expected
+
+
+AS_TEXT = [
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | trim }}{% endfor %}",
+    "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}",
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}",
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content | tojson }}{% endfor %}",
+]
+AS_PARTS = [
+    "{% for m in messages %}<|{{ m.role }}|>{% for part in m.content %}({{ part.text }}){% endfor %}{% endfor %}",
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{% if part['type'] == 'text' %}({{ part['text'] }}){% endif %}{% endfor %}"
+    "{% endif %}{% endfor %}",
+    "{% macro show(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
+    "({{ part.text }}){% endfor %}{% endif %}{% endmacro %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ show(m.content) }}{% endfor %}",
+]
+PARTS = [{"role": "user", "content": [{"type": "text", "text": "Hello"}, {"type": "text", "text": "there"}]}]
+
+
+@pytest.mark.parametrize("source", AS_TEXT)
+def test_text_parts_are_joined_where_the_template_wants_text(source):
+    template = ChatTemplate({"default": source})
+    assert template.render(PARTS) == template.render([{"role": "user", "content": "Hello\nthere"}])
+    strange = [{"role": "user", "content": [{"text": "Hello"}, {"type": "refusal", "refusal": "No."}]}]
+    assert template.render(strange) == template.render([{"role": "user", "content": "Hello\nNo."}])
+
+
+@pytest.mark.parametrize("source", AS_PARTS)
+def test_parts_stay_parts_where_the_template_takes_them(source):
+    assert ChatTemplate({"default": source}).render(PARTS) == "<|user|>(Hello)(there)"
+
+
+@pytest.mark.parametrize("source", [AS_TEXT[1], AS_PARTS[1]])
+@pytest.mark.parametrize("kind", ["image_url", "image", "input_audio", "audio_url", "video", "input_image", "file"])
+def test_images_and_sound_are_refused_by_name(source, kind):
+    messages = [*PARTS, {"role": "user", "content": [{"type": kind, kind: "x"}]}]
+    with pytest.raises(InvalidRequestError, match=f"message 1 has a part of type {kind}") as caught:
+        ChatTemplate({"default": source}).render(messages)
+    assert caught.value.field == "messages"
+
+
+def test_unknown_parts_are_refused_by_name_where_the_template_wants_text():
+    with pytest.raises(InvalidRequestError, match="message 0 has a part of type riddle"):
+        ChatTemplate({"default": AS_TEXT[0]}).render([{"role": "user", "content": [{"type": "riddle", "text": "x"}]}])
+
+
+ASKS_NONE = """\
+{%- for m in messages %}
+    {%- if m['role'] == 'assistant' and m['content'] is none %}
+        {%- for call in m['tool_calls'] %}{{- '<|assistant|>CALL ' + call['function']['name'] }}{% endfor %}
+    {%- else %}
+        {{- '<|' + m['role'] + '|>' + m['content'] }}
+    {%- endif %}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize("content", [{}, {"content": None}])
+def test_a_turn_of_calls_has_no_content_whatever_the_template_asks(content):
+    calls = [{"type": "function", "function": {"name": "now", "arguments": "{}"}}]
+    messages = [{"role": "user", "content": "time?"}, {"role": "assistant", "tool_calls": calls, **content}]
+    assert ChatTemplate({"default": ASKS_NONE}).render(messages) == "<|user|>time?<|assistant|>CALL now"
+    for source in AS_TEXT[:3]:
+        assert ChatTemplate({"default": source}).render(messages) == "<|user|>time?<|assistant|>"
+
+
+def test_undefined_variables_are_not_none():
+    source = "{{ thinking is none }} {{ tools is none }} {{ messages[0].name is none }}"
+    assert ChatTemplate({"default": source}).render(PLAIN) == "False True True"
+
+
+def test_no_tools_and_no_calls_are_as_if_not_given():
+    source = (
+        "{% if tools is not none %}You may call: {{ tools | tojson }}{% endif %}{% for m in messages %}"
+        "{% if 'tool_calls' in m %}CALL{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    assert (
+        ChatTemplate({"default": source}).render([{"role": "user", "content": "hi", "tool_calls": []}], tools=[])
+        == "hi"
+    )
+
+
+class Dumped:
+    """What clients return: pydantic models have `model_dump`, others `to_dict`."""
+
+    def __init__(self, way, **fields):
+        setattr(self, way, lambda: fields)
+
+
+@pytest.mark.parametrize("way", ["model_dump", "to_dict"])
+def test_typed_messages_are_as_their_fields(model_path, way):
+    template = ChatTemplate.load(model_path)
+    call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    typed = [
+        Dumped(way, role="user", content=[Dumped(way, type="text", text="hi")], name=None),
+        Dumped(way, role="assistant", content="so", tool_calls=[Dumped(way, **call)]),
+        {"role": "tool", "content": "noon"},
+    ]
+    plain = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "so", "tool_calls": [call]},
+        {"role": "tool", "content": "noon"},
+    ]
+    assert template.render(typed) == template.render(plain)
 
 
 def test_template_files_come_before_the_configuration(folder):
