@@ -18,6 +18,7 @@ TokenBytes: TypeAlias = Annotated[bytes, Meta(max_length=MAX_TOKENS * TOKEN_BYTE
 Priority: TypeAlias = Annotated[int, Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
 Salt: TypeAlias = Annotated[str, Meta(max_length=1000)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=86_400)]
+Tokens: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 Adapter: TypeAlias = Annotated[str, Meta(max_length=MAX_NAME)]
 
 
@@ -77,7 +78,8 @@ class Delta(msgspec.Struct, array_like=True):
     tokens were in its prefix cache. If it does not know that number yet, it yields `Delta(b"")` and sets
     `cached_tokens` once on a later delta. The last delta has a `finish_reason`, and as `stop_reason` the id of the
     token of `stop_token_ids` that ended the output, if one did. `logprobs` has an entry for each token if the request
-    asked for log-probabilities.
+    asked for log-probabilities. `output_tokens` is the number of all output tokens as the engine counts them, where
+    that is not the number of `tokens` that it has yielded, because they were made of text.
     """
 
     tokens: bytes
@@ -85,6 +87,7 @@ class Delta(msgspec.Struct, array_like=True):
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    output_tokens: Tokens | None = None
 
     @property
     def admitted(self) -> bool:

@@ -55,8 +55,8 @@ class Sample:
     """
 
     __slots__ = (
-        "attempts", "cached_tokens", "ended", "ended_at", "error", "finish_reason", "first_token_at", "id", "index",
-        "logprobs", "moved", "offset", "output", "placement", "reconsidered", "request", "retries", "sampling",
+        "attempts", "cached_tokens", "counted", "ended", "ended_at", "error", "finish_reason", "first_token_at", "id",
+        "index", "logprobs", "moved", "offset", "output", "placement", "reconsidered", "request", "retries", "sampling",
         "stop_reason", "taken", "taken_logprobs", "worker", "worker_request_id",
     )  # fmt: skip
 
@@ -77,6 +77,7 @@ class Sample:
         self.logprobs: list[TokenLogprob] = []
         self.taken = self.taken_logprobs = 0
         self.cached_tokens = 0
+        self.counted: int | None = None
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.error: PrebleError | None = None
@@ -122,14 +123,16 @@ class Sample:
         """Drop all but the first `tokens` output tokens; return what is left of the pieces taken last."""
         excess = len(self.output) // TOKEN_BYTES - tokens
         del self.output[tokens * TOKEN_BYTES :], self.logprobs[tokens:]
+        self.counted = None
         self.taken = len(self.output)
         keep = len(ids) - excess
         return ids[:keep], None if logprobs is None else logprobs[:keep]
 
     @property
     def usage(self) -> Usage:
-        """Token counts so far."""
-        return Usage(len(self.request.tokens) // TOKEN_BYTES, self.cached_tokens, len(self.output) // TOKEN_BYTES)
+        """Token counts so far; the engine's own count of the output where it has another."""
+        output = len(self.output) // TOKEN_BYTES if self.counted is None else self.counted
+        return Usage(len(self.request.tokens) // TOKEN_BYTES, self.cached_tokens, output)
 
     def choice(self, text: str) -> Choice:
         """What the caller gets of a sample that ended without an error; `text` is that of its tokens."""
@@ -155,6 +158,8 @@ class Sample:
         if delta.tokens and self.first_token_at is None:
             self.first_token_at = now
         self.output += delta.tokens
+        if delta.output_tokens is not None:
+            self.counted = self.offset // TOKEN_BYTES + delta.output_tokens
         if delta.logprobs:
             self.logprobs.extend(delta.logprobs)
         self.stop_reason = delta.stop_reason

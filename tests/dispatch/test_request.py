@@ -28,3 +28,14 @@ def test_a_text_that_is_cut_keeps_the_time_of_its_first_token() -> None:
     assert sample.cut(0, ids, None) == ((), None)
     sample.end(4.0, reason="stop")
     assert (sample.choice("").timings.ttft, sample.usage.output_tokens) == (1.0, 0)
+
+
+def test_usage_has_the_engine_s_own_count_of_tokens_over_all_attempts() -> None:
+    (sample,) = InFlightRequest("1", pack([1]), SamplingParams(), RequestOptions(), now=1.0).samples
+    sample.append(Delta(pack([5, 6, 7])), 2.0)
+    sample.dispatched("w1", 2)
+    sample.append(Delta(pack([8, 9])), 3.0)
+    sample.append(Delta(b"", finish_reason="stop", output_tokens=1), 3.0)
+    assert sample.usage.output_tokens == 3 + 1
+    sample.cut(2, (), None)
+    assert sample.usage.output_tokens == 2

@@ -13,7 +13,7 @@ from preble.backends.openai.retokenize import Retokenizer, TextTokenizer, prompt
 from preble.backends.openai.sse import DONE
 from preble.backends.openai.status import ErrorBody, error_of_event
 from preble.errors import EngineError, InvalidRequestError
-from preble.tokens import pack, unpack
+from preble.tokens import MAX_TOKENS, pack, unpack
 from preble.types import FinishReason, SamplingParams, TokenLogprob
 
 PATH = "/v1/completions"
@@ -44,6 +44,7 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
+    completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
 
 
@@ -123,6 +124,7 @@ class CompletionReader:
         self._finish: FinishReason | None = None
         self._stop: int | None = None
         self._cached: int | None = None
+        self._counted: int | None = None
 
     def read(self, event: bytes) -> Delta | None:
         """Return the delta of an event, if it has one. Raises the error in it, or EngineError if it is malformed."""
@@ -131,15 +133,21 @@ class CompletionReader:
         message = decoded(event, _events)
         if message.error is not None:
             raise error_of_event(message.error)
-        if message.usage and message.usage.prompt_tokens_details:
-            self._cached = message.usage.prompt_tokens_details.cached_tokens
+        if message.usage is not None:
+            self._count(message.usage)
         return self._read(message.choices[0]) if message.choices else None
 
     def end(self) -> Delta | None:
         """Return the last delta if the stream may end here, or None if it broke off too early."""
         if self._finish is None:
             return None
-        return Delta(b"", self._cached, self._finish, self._stop)
+        return Delta(b"", self._cached, self._finish, self._stop, output_tokens=self._counted)
+
+    def _count(self, usage: _Usage) -> None:
+        if usage.prompt_tokens_details is not None:
+            self._cached = usage.prompt_tokens_details.cached_tokens
+        if self._retokenizer is not None and 0 < (usage.completion_tokens or 0) <= MAX_TOKENS:
+            self._counted = usage.completion_tokens
 
     def _read(self, choice: _Choice) -> Delta | None:
         if choice.finish_reason is not None:

@@ -27,6 +27,7 @@ class RequestState:
         self._request = request
         self._output = bytearray()
         self._counted = False
+        self._before = 0
         self._aborted = False
         self._scope: asyncio.Timeout | None = None
 
@@ -39,6 +40,7 @@ class RequestState:
         """Return the request for the next attempt: the output so far is part of its prompt."""
         if not self._output:
             return self._request
+        self._before = len(self._output) // TOKEN_BYTES
         done, sampling = len(self._output) // TOKEN_BYTES, self._request.sampling
         left = msgspec.structs.replace(
             sampling, max_tokens=sampling.max_tokens - done, min_tokens=max(0, sampling.min_tokens - done)
@@ -49,10 +51,13 @@ class RequestState:
     def record(self, delta: Delta) -> Delta:
         """Add a delta to the output and return it.
 
-        Only the first count of cached tokens stays in it: a later attempt finds the output of earlier ones cached.
+        Only the first count of cached tokens stays in it: a later attempt finds the output of earlier ones cached. A
+        count of output tokens becomes one over all attempts.
         """
         self._output += delta.tokens
         self.finished = delta.finish_reason is not None
+        if delta.output_tokens is not None:
+            delta.output_tokens += self._before
         if self._counted:
             delta.cached_tokens = None
         self._counted = self._counted or delta.cached_tokens is not None
