@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,11 +12,9 @@ import msgspec
 from preble.errors import InvalidRequestError, ModelError
 from preble.text.continuing import cut, tag
 from preble.text.messages import plain, template_messages
+from preble.text.model_files import named_tokens, read, read_config
 from preble.text.parts import check_parts, join_parts, takes_parts
 from preble.text.tokenizer import MAX_CHARACTERS
-
-MAX_FILE_BYTES = 16 << 20
-"""Largest template or configuration file that is read."""
 
 
 class ChatTemplate:
@@ -56,11 +53,11 @@ class ChatTemplate:
         if a file is malformed.
         """
         folder = Path(model_path)
-        config = _read_config(folder / "tokenizer_config.json")
+        config = read_config(folder / "tokenizer_config.json")
         sources = dict(_template_files(folder)) or _configured_templates(config.get("chat_template"))
         if not sources:
             return None
-        tokens = _special_tokens(_read_config(folder / "special_tokens_map.json")) | _special_tokens(config)
+        tokens = named_tokens(read_config(folder / "special_tokens_map.json")) | named_tokens(config)
         return cls(sources, tokens, now=now)
 
     def render(
@@ -145,9 +142,9 @@ def _bounded(pieces: Iterator[str]) -> str:
 
 def _template_files(folder: Path) -> Iterator[tuple[str, str]]:
     if (folder / "chat_template.jinja").exists():
-        yield "default", _read(folder / "chat_template.jinja")
+        yield "default", read(folder / "chat_template.jinja")
     for file in sorted(folder.glob("additional_chat_templates/*.jinja")):
-        yield file.stem, _read(file)
+        yield file.stem, read(file)
 
 
 def _configured_templates(template: object) -> dict[str, str]:
@@ -161,31 +158,3 @@ def _configured_templates(template: object) -> dict[str, str]:
         return {entry["name"]: entry["template"] for entry in entries}
     except (msgspec.ValidationError, KeyError):
         raise ModelError("chat_template is neither text nor a list of named texts") from None
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the entries such as `eos_token`, whose values are text or objects with the text as `content`."""
-    named = {name: value for name, value in config.items() if name.endswith("_token")}
-    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        config = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} does not hold an object")
-    return config
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ModelError(f"{path} has more than {MAX_FILE_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None

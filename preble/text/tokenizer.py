@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preble.errors import InvalidRequestError, ModelError
+from preble.text.added_tokens import add_tokens
 
 if TYPE_CHECKING:
     import tokenizers
@@ -46,7 +47,8 @@ class Tokenizer:
     def load(cls, model_path: str | Path) -> Tokenizer | None:
         """Read tokenizer.json of a Hugging Face folder; None if the folder has none.
 
-        Raises ModelError if the file cannot be read or is malformed.
+        Tokens that only tokenizer_config.json or added_tokens.json name are added, as transformers adds them. Raises
+        ModelError if a file cannot be read or is malformed.
         """
         file = Path(model_path) / "tokenizer.json"
         if not file.exists():
@@ -54,9 +56,11 @@ class Tokenizer:
         import tokenizers
 
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(file)))
+            rust = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises nothing narrower
             raise ModelError(f"{file} is not a tokenizer: {error}") from None
+        add_tokens(rust, file.parent)
+        return cls(rust)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of `text`; `add_special_tokens=False` where a chat template has put them in already.

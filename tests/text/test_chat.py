@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from preble.errors import InvalidRequestError, ModelError
-from preble.text import ChatTemplate, Tokenizer, chat
+from preble.text import ChatTemplate, Tokenizer, chat, model_files
 
 CHAT_ML = """\
 {%- if tools %}
@@ -409,6 +409,6 @@ def test_files_that_cannot_be_text_are_model_errors(tmp_path, monkeypatch):
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelError, match="cannot be read"):
         ChatTemplate.load(tmp_path)
-    monkeypatch.setattr(chat, "MAX_FILE_BYTES", 2)
+    monkeypatch.setattr(model_files, "MAX_FILE_BYTES", 2)
     with pytest.raises(ModelError, match="more than 2 bytes"):
         ChatTemplate.load(tmp_path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 
 import pytest
@@ -26,6 +27,57 @@ def test_a_malformed_tokenizer_is_a_model_error(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content, encoding="latin-1")
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         Tokenizer.load(tmp_path)
+
+
+def write(model_path, folder, **files):
+    """Copy the test model's tokenizer and change its files: `config` is added to tokenizer_config.json."""
+    config = json.loads((model_path / "tokenizer_config.json").read_text()) | files.get("config", {})
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_bytes((model_path / name).read_bytes())
+    if "added" in files:
+        (folder / "added_tokens.json").write_text(json.dumps(files["added"]))
+    return folder
+
+
+def added(content, special):
+    return {"content": content, "lstrip": False, "rstrip": False, "single_word": False, "normalized": False} | {
+        "special": special
+    }
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config": {"added_tokens_decoder": {"1000": added("<call>", True)}}},
+        {"config": {"added_tokens_decoder": {"1001": added("<call>", False), "1000": added("<pad>", True)}}},
+        {"config": {"added_tokens_decoder": {"1": added("<|begin|>", True), "1000": added("<call>", False)}}},
+        {"added": {"<call>": 1000}},
+        {"added": {"<call>": 1001, "<pad>": 1000}, "config": {"pad_token": "<pad>"}},
+        {"config": {"pad_token": "<pad>", "additional_special_tokens": ["<call>"]}},
+        {"config": {"pad_token": {"content": "<pad>", "__type": "AddedToken"}, "extra_special_tokens": ["<call>"]}},
+    ],
+)
+def test_added_tokens_of_other_files_are_single_ids_as_in_transformers(model_path, tmp_path, files):
+    folder = write(model_path, tmp_path, **files)
+    ours, theirs = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
+    text = "go <call>now<pad> <|begin|>end"
+    ids = ours.encode(text)
+    assert ids == theirs.encode(text)
+    assert max(ids) >= 1000
+    for skip in (True, False):
+        assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
+
+
+def test_an_added_token_whose_id_cannot_be_the_named_one_is_warned_of(model_path, tmp_path, caplog):
+    Tokenizer.load(write(model_path, tmp_path, added={"<call>": 1005}))
+    assert "'<call>' is 1000, not 1005" in caplog.text
+
+
+@pytest.mark.parametrize("config", [{"added_tokens_decoder": {"x": 1}}, {"added_tokens_decoder": ["a"]}])
+def test_malformed_added_tokens_are_a_model_error(model_path, tmp_path, config):
+    with pytest.raises(ModelError, match="added tokens"):
+        Tokenizer.load(write(model_path, tmp_path, config=config))
 
 
 def test_encodes_and_decodes_as_transformers_does(model_path):
