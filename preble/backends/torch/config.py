@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
+from preble.backends.torch.end_tokens import end_token_ids
+from preble.backends.torch.json_file import decode
 from preble.errors import ConfigurationError, ModelError
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 """Values of `model_type` that share the one network shape of this engine."""
 
 ROPE_KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
-
-_T = TypeVar("_T")
 
 
 class Rope(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,12 +98,8 @@ class _ConfigFile(msgspec.Struct):
     eos_token_id: int | list[int] | None = None
 
 
-class _GenerationFile(msgspec.Struct):
-    eos_token_id: int | list[int] | None = None
-
-
 def read_config(folder: Path, context_limit: int | None = None) -> ModelConfig:
-    """Read `config.json`, and the end tokens of `generation_config.json` if it is there.
+    """Read `config.json`, and the end tokens of `generation_config.json` and of the tokenizer if they are there.
 
     `context_limit` lowers the model's own. Raises ModelError naming the file and what is wrong with it, and
     ConfigurationError for a context limit that the model does not have or a sliding window smaller than the context.
@@ -111,7 +107,7 @@ def read_config(folder: Path, context_limit: int | None = None) -> ModelConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
-    file = _decode(path, _ConfigFile)
+    file = decode(path, _ConfigFile)
     rope = _rope(file)
     _check(path, file, rope)
     config = _model_config(folder, file, rope)
@@ -119,13 +115,6 @@ def read_config(folder: Path, context_limit: int | None = None) -> ModelConfig:
         config = _limited(config, context_limit)
     _check_window(path, file, config.context_limit)
     return config
-
-
-def _decode(path: Path, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError) as error:
-        raise ModelError(f"{path}: {error}") from error
 
 
 def _model_config(folder: Path, file: _ConfigFile, rope: Rope) -> ModelConfig:
@@ -143,7 +132,7 @@ def _model_config(folder: Path, file: _ConfigFile, rope: Rope) -> ModelConfig:
         context_limit=_context(file, rope),
         dtype=file.dtype or file.torch_dtype or "float32",
         rope=rope,
-        eos_token_ids=_eos_token_ids(folder, file),
+        eos_token_ids=tuple(id for id in end_token_ids(folder, file.eos_token_id) if id < file.vocab_size),
     )
 
 
@@ -151,13 +140,6 @@ def _context(file: _ConfigFile, rope: Rope) -> int:
     # Models stretched by YaRN often keep the trained context in max_position_embeddings.
     stretched = int(rope.factor * rope.original_context) if rope.kind == "yarn" else 0
     return max(file.max_position_embeddings, stretched)
-
-
-def _eos_token_ids(folder: Path, file: _ConfigFile) -> tuple[int, ...]:
-    path = folder / "generation_config.json"
-    ids = _decode(path, _GenerationFile).eos_token_id if path.is_file() else None
-    ids = file.eos_token_id if ids is None else ids
-    return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)
 
 
 def _rope(file: _ConfigFile) -> Rope:

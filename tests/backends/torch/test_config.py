@@ -50,6 +50,33 @@ def test_end_tokens_of_the_generation_config_come_first(tmp_path):
     assert read_config(tmp_path).eos_token_ids == (3,)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [4, 5]}')
     assert read_config(tmp_path).eos_token_ids == (4, 5)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": null}')
+    assert read_config(tmp_path).eos_token_ids == (3,)
+
+
+TOKENIZER = {"added_tokens": [{"id": 7, "content": "<|eot|>"}], "model": {"vocab": {"</s>": 2, "far": 512}}}
+UNIGRAM = {"added_tokens": [{"id": 7, "content": "<|eot|>"}], "model": {"vocab": [["</s>", 0.0]]}}
+
+
+@pytest.mark.parametrize(
+    ("files", "own"),
+    [
+        ({"tokenizer_config.json": {"eos_token": "<|eot|>"}}, (7,)),
+        ({"tokenizer_config.json": {"eos_token": {"content": "<|eot|>", "lstrip": False}}}, (7,)),
+        ({"special_tokens_map.json": {"eos_token": {"content": "<|eot|>"}}}, (7,)),
+        ({"tokenizer_config.json": {"eos_token": "</s>"}, "special_tokens_map.json": {"eos_token": "<|eot|>"}}, (2,)),
+        ({"tokenizer_config.json": {"eos_token": "e", "added_tokens_decoder": {"9": {"content": "e"}}}}, (9,)),
+        ({"tokenizer_config.json": {"eos_token": "</s>"}, "tokenizer.json": UNIGRAM}, ()),
+        ({"tokenizer_config.json": {"eos_token": None}}, ()),
+        ({"tokenizer_config.json": {"eos_token": "unknown"}}, ()),
+        ({"tokenizer_config.json": {"eos_token": "far"}}, ()),
+    ],
+)
+def test_the_tokenizer_s_own_end_token_ends_texts_too(tmp_path, files, own):
+    write(tmp_path, eos_token_id=[3, 7] if own == (7,) else 3)
+    for name, content in ({"tokenizer.json": TOKENIZER} | files).items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert read_config(tmp_path).eos_token_ids == ((3, 7) if own == (7,) else (3, *own))
 
 
 @pytest.mark.parametrize(
