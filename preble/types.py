@@ -117,8 +117,9 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `request_id` is the caller's name for the request. `session` names a conversation. A lower `priority` goes first.
     `lora` is the adapter to compute with. Only requests of the same `namespace`, `tenant` and adapter share cached
-    prefixes. `tools` and `chat_template_kwargs` are for chat messages. `timeout` is in seconds, `deadline` a time on
-    the caller's clock. Raises InvalidRequestError, which names the field.
+    prefixes. `tools` and `chat_template_kwargs` are for chat messages. `add_special_tokens` says whether the tokenizer
+    adds tokens such as the begin token; None is yes for text and no for chat messages. `timeout` is in seconds,
+    `deadline` a time on the caller's clock. Raises InvalidRequestError, which names the field.
     """
 
     request_id: str | None = None
@@ -129,6 +130,7 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     lora: str = ""
     tools: Sequence[Mapping[str, Any]] | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
+    add_special_tokens: bool | None = None
     timeout: float | None = None
     deadline: float | None = None
 
@@ -140,6 +142,8 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("namespace", "tenant", "lora"):
             if (value := getattr(self, name)) != "":
                 _check_name(name, value)
+        if self.add_special_tokens is not None:
+            _flag("add_special_tokens", self.add_special_tokens)
         if self.request_id is not None:
             _check_name("request_id", self.request_id)
         if self.timeout is not None or self.deadline is not None:
@@ -174,6 +178,7 @@ class RequestKeywords(TypedDict, total=False):
     lora: str
     tools: Sequence[Mapping[str, Any]] | None
     chat_template_kwargs: Mapping[str, Any] | None
+    add_special_tokens: bool | None
     timeout: float | None
     deadline: float | None
 

@@ -153,7 +153,7 @@ def test_an_unknown_option_is_told_from_one_of_sampling_and_from_all_there_are()
     for name, hint in (
         ("deadlin", "unknown option, did you mean 'deadline'"),
         ("max_tokens", r"is a field of sampling, pass SamplingParams\(max_tokens=...\)"),
-        ("qqq", "unknown option, not one of chat_template_kwargs, deadline, lora"),
+        ("qqq", "unknown option, not one of add_special_tokens, chat_template_kwargs, deadline, lora"),
     ):
         with pytest.raises(InvalidRequestError, match=f"^{name}: {hint}") as caught:
             request_options({"session": "s", name: 1})  # type: ignore[misc]

@@ -36,6 +36,7 @@ from preble.errors import (
     WrongLoopError,
     nearest,
 )
+from preble.text import ChatTokenizer
 from preble.transport.schema import Ticket
 from preble.types import (
     Chunk,
@@ -254,6 +255,8 @@ class PrebleCluster:
         * `tools`: for chat messages, as JSON schemas.
         * `chat_template_kwargs`: for chat messages, variables of the model's template such as `enable_thinking`, and
           `documents`, `add_generation_prompt` and `continue_final_message` of `preble.text.ChatTemplate.render`.
+        * `add_special_tokens`: False if the text has the model's begin token already, as after a chat template of your
+          own. By default text gets it, and chat messages what their template writes.
 
         Raises InvalidRequestError, also for an option that does not exist and for a `request_id` in flight;
         DeadlineExceededError, OverloadedError, NoWorkersError, WorkerError, StateError.
@@ -307,6 +310,12 @@ class PrebleCluster:
 
         await gather_or_cancel(work() for _ in range(concurrency))
         return [results[index] for index in sorted(results)]
+
+    @property
+    def tokenizer(self) -> ChatTokenizer | None:
+        """The model's tokenizer and chat template, None if the model has none. The cluster must be started."""
+        self._require_ready()
+        return self._reader.public
 
     def stats(self) -> ClusterStats:
         """Return the counters since the start, and the state of every worker now."""
@@ -427,7 +436,7 @@ class PrebleCluster:
         self._reader.check(chosen)
         self._members.check_adapter(options.lora, self.backend)
         until = options.until(self._loop.time())
-        tokens = await self._reader.tokens(prompt, options.tools, options.chat_template_kwargs)
+        tokens = await self._reader.tokens(prompt, options)
         self._require_open()
         request = InFlightRequest(
             options.request_id or self._new_id(),
@@ -473,10 +482,13 @@ class PrebleCluster:
             raise ClosedError("the cluster is closed")
 
     def _require_started(self) -> None:
+        self._require_ready()
+        self._require_loop()
+
+    def _require_ready(self) -> None:
         self._require_unclosed()
         if not self._ready:
             raise NotStartedError("the cluster is not started: use `async with`, or await start()")
-        self._require_loop()
 
     def _require_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:

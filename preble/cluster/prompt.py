@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from preble.backends import EngineInfo
 from preble.errors import ContextLengthError, InvalidRequestError
-from preble.text import ChatTemplate, Tokenizer
+from preble.text import ChatTemplate, ChatTokenizer, Tokenizer
 from preble.text.messages import is_typed, plain
 from preble.tokens import TOKEN_BYTES, TokenInput, highest, pack
-from preble.types import SamplingParams
+from preble.types import RequestOptions, SamplingParams
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
 Prompt: TypeAlias = str | TokenInput | Messages
 """Text, token ids, or chat messages."""
 
+_logger = logging.getLogger("preble.cluster.prompt")
 _WRAP = 1 << 32
 
 
@@ -29,6 +31,7 @@ class PromptReader:
         local = model is not None and Path(model).is_dir()
         self.tokenizer = Tokenizer.load(model) if model and local else None
         self._template = ChatTemplate.load(model) if model and local else None
+        self._warned = False
         self._vocab_size = 0
         self._room = 0
 
@@ -45,37 +48,42 @@ class PromptReader:
         if sampling.stop and self.tokenizer is None:
             raise InvalidRequestError("stop strings need a model with a tokenizer", field="stop")
 
-    async def tokens(
-        self,
-        prompt: Prompt,
-        tools: Sequence[Mapping[str, Any]] | None,
-        template: Mapping[str, Any] | None = None,
-    ) -> bytes:
-        """Return the packed token ids of a prompt; `template` are arguments of `ChatTemplate.render`.
-
-        Raises InvalidRequestError and ContextLengthError.
-        """
+    async def tokens(self, prompt: Prompt, options: RequestOptions) -> bytes:
+        """Return the packed token ids of a prompt. Raises InvalidRequestError and ContextLengthError."""
         if not _is_chat(prompt):
-            _refuse(tools=tools, chat_template_kwargs=template)
+            _refuse(tools=options.tools, chat_template_kwargs=options.chat_template_kwargs)
         if isinstance(prompt, str):
-            packed = pack(await self._tokenizer("text").encode_async(prompt), field="prompt")
+            packed = pack(await self._text(prompt, options.add_special_tokens is not False), field="prompt")
         elif isinstance(prompt, Mapping) or is_typed(prompt):
             raise InvalidRequestError("a message alone: pass a list of messages", field="prompt")
         elif _is_chat(prompt):
-            packed = pack(await self._chat(cast(Messages, prompt), tools, template), field="prompt")
+            packed = pack(await self._chat(cast(Messages, prompt), options), field="prompt")
         else:
+            if options.add_special_tokens:
+                raise InvalidRequestError("is for text: token ids stay as they are", field="add_special_tokens")
             packed = pack(cast(TokenInput, prompt), field="prompt")
         self._check_tokens(packed)
         return packed
 
-    async def _chat(
-        self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None, template: Mapping[str, Any] | None
-    ) -> list[int]:
+    @property
+    def public(self) -> ChatTokenizer | None:
+        """What callers may use of the tokenizer and the chat template, None without a tokenizer."""
+        return None if self.tokenizer is None else ChatTokenizer(self.tokenizer, self._template)
+
+    async def _text(self, text: str, add_special_tokens: bool) -> list[int]:
+        tokenizer = self._tokenizer("text")
+        ids = await tokenizer.encode_async(text, add_special_tokens=add_special_tokens)
+        if add_special_tokens and not self._warned and tokenizer.begins_twice(ids):
+            self._warned = True
+            _logger.warning("a prompt begins with its begin token twice: pass add_special_tokens=False if it has one")
+        return ids
+
+    async def _chat(self, messages: Messages, options: RequestOptions) -> list[int]:
         tokenizer = self._tokenizer("chat messages")
         if self._template is None:
             raise InvalidRequestError("the model has no chat template: pass text or token ids", field="prompt")
-        text = self._template.render(messages, tools=tools, **_options(template))
-        return await tokenizer.encode_async(text, add_special_tokens=False)
+        text = self._template.render(messages, tools=options.tools, **_options(options.chat_template_kwargs))
+        return await tokenizer.encode_async(text, add_special_tokens=bool(options.add_special_tokens))
 
     def _tokenizer(self, kind: str) -> Tokenizer:
         if self.tokenizer is None:

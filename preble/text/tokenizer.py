@@ -99,6 +99,10 @@ class Tokenizer:
         """Return whether `id` is a control token, such as the end of a turn."""
         return id in self._special
 
+    def begins_twice(self, ids: Sequence[int]) -> bool:
+        """Return whether `ids` begin with one control token twice, where `encode` puts it in front of a text."""
+        return len(ids) > 1 and ids[0] == ids[1] and self.is_special(ids[0]) and self.encode("")[:1] == [ids[0]]
+
     def special_tokens(self) -> dict[str, int]:
         """Return the control tokens and their ids."""
         return {token: id for id, token in self._special.items()}

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 pytest.importorskip("torch", reason="the torch engine needs torch")
 
-from preble import InvalidRequestError, PrebleCluster, SamplingParams
+from preble import InvalidRequestError, NotStartedError, PrebleCluster, SamplingParams
 from preble.testing import make_model
 from preble.text import ChatTemplate, Tokenizer
 
@@ -44,6 +44,16 @@ async def test_text_in_text_out(cluster: PrebleCluster, model: Path) -> None:
     assert out.text == tokenizer.decode(out.token_ids)
     by_ids = await cluster.generate(tokenizer.encode(TEXT), GREEDY)
     assert by_ids.token_ids == out.token_ids
+
+
+async def test_callers_may_use_the_tokenizer(cluster: PrebleCluster, model: Path) -> None:
+    tokenizer = cluster.tokenizer
+    assert tokenizer is not None
+    out = await cluster.generate(CHAT, GREEDY)
+    assert out.usage.prompt_tokens == tokenizer.count(CHAT)
+    assert out.text == tokenizer.decode(out.token_ids)
+    with pytest.raises(NotStartedError):
+        _ = PrebleCluster(model).tokenizer
 
 
 async def test_a_cached_prefix_changes_nothing_but_the_work(cluster: PrebleCluster) -> None:
