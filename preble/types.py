@@ -14,6 +14,8 @@ MAX_SAMPLES = 128
 MAX_LOGPROBS = 20
 MAX_STOPS = 64
 MAX_NAME = 256
+MOST_TOKENS = 1 << 22
+DEFAULT_MAX_TOKENS = 128
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -21,13 +23,15 @@ FinishReason = Literal["stop", "length", "abort"]
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """How tokens are chosen. The field names are those of vLLM and SGLang.
 
-    `max_tokens` bounds the output in tokens. `temperature=0` takes the most likely token. `top_k=0` keeps the whole
-    vocabulary. `logprobs=k` returns the log-probability of each chosen token, and those of the k most likely ones. The
-    `n` samples of a request share its prompt; sample i draws with `seed + i`.
+    `max_tokens` bounds the output in tokens; with None it goes on until the model ends it or the context is full. Not
+    given, it is None for chat messages and 128 for other prompts. `temperature=0` takes the most likely token.
+    `top_k=0` keeps the whole vocabulary. `logprobs=k` returns the log-probability of each chosen token, and those of
+    the k most likely ones. The `n` samples of a request share its prompt; sample i draws with `seed + i`. Stop strings
+    count once more than `min_tokens` tokens have come.
     Raises InvalidRequestError, which names the field and its bound.
     """
 
-    max_tokens: int = 128
+    max_tokens: int | msgspec.UnsetType | None = msgspec.UNSET
     min_tokens: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
@@ -50,10 +54,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             value = getattr(self, name)
             if value is not default:
                 _CHECKS[name](name, value)
-        if self.min_tokens > self.max_tokens:
+        if isinstance(self.max_tokens, int) and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(f"must be at most max_tokens ({self.max_tokens})", field="min_tokens")
         _check_stops("stop", self.stop, _is_stop, "non-empty strings")
         _check_stops("stop_token_ids", self.stop_token_ids, _is_token_id, "token ids")
+
+    @property
+    def token_limit(self) -> int:
+        """`max_tokens` as a number: the default of 128 if it was not given, and more than any context for None."""
+        if self.max_tokens is None:
+            return MOST_TOKENS
+        return self.max_tokens if isinstance(self.max_tokens, int) else DEFAULT_MAX_TOKENS
 
 
 def _integer(low: int, high: int) -> Callable[[str, object], None]:
@@ -73,14 +84,18 @@ def _number(low: float, high: float) -> Callable[[str, object], None]:
     return check
 
 
+def _or_none(check: Callable[[str, object], None]) -> Callable[[str, object], None]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
 def _flag(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise InvalidRequestError(f"must be true or false, not {value!r}", field=name)
 
 
 _CHECKS: dict[str, Callable[[str, object], None]] = {
-    "max_tokens": _integer(1, 1 << 22),
-    "min_tokens": _integer(0, 1 << 22),
+    "max_tokens": _or_none(_integer(1, MOST_TOKENS)),
+    "min_tokens": _integer(0, MOST_TOKENS),
     "top_k": _integer(-1, 1 << 31),
     "seed": _integer(-(1 << 63), (1 << 63) - 1),
     "logprobs": _integer(0, MAX_LOGPROBS),

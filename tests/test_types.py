@@ -29,7 +29,7 @@ from preble.types import (
 
 INTEGERS = {
     "max_tokens": (1, 1 << 22),
-    "min_tokens": (0, 128),
+    "min_tokens": (0, 1 << 22),
     "top_k": (-1, 1 << 31),
     "seed": (-(1 << 63), (1 << 63) - 1),
     "logprobs": (0, MAX_LOGPROBS),
@@ -92,7 +92,7 @@ def test_a_number_is_one(name: str, value: Any):
     refused(**{name: value})
 
 
-@pytest.mark.parametrize("name", sorted({*INTEGERS, *NUMBERS, *FLAGS, *STOPS} - {"seed", "logprobs"}))
+@pytest.mark.parametrize("name", sorted({*INTEGERS, *NUMBERS, *FLAGS, *STOPS} - {"seed", "logprobs", "max_tokens"}))
 def test_none_is_no_value(name: str):
     refused(**{name: None})
 
@@ -106,6 +106,12 @@ def test_seed_and_logprobs_may_be_absent():
 def test_a_flag_is_true_or_false(name: str, value: Any):
     assert getattr(SamplingParams(**{name: True}), name) is True
     assert "must be true or false" in refused(**{name: value})
+
+
+@pytest.mark.parametrize(("given", "limit"), [({}, 128), ({"max_tokens": 7}, 7), ({"max_tokens": None}, 1 << 22)])
+def test_the_limit_of_tokens_is_a_number(given: dict[str, Any], limit: int):
+    assert SamplingParams(**given).token_limit == limit
+    assert msgspec.json.decode(msgspec.json.encode(SamplingParams(**given)), type=SamplingParams).token_limit == limit
 
 
 def test_the_minimum_is_not_above_the_maximum():

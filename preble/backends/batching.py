@@ -306,7 +306,7 @@ class Batcher:
                 return "stop", None
             if token in sampling.stop_token_ids:
                 return "stop", token
-        if output >= sampling.max_tokens or sequence.length >= self.limit:
+        if output >= sampling.token_limit or sequence.length >= self.limit:
             return "length", None
         return None, None
 

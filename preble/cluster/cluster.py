@@ -16,7 +16,7 @@ from preble.cluster.driver import Driver
 from preble.cluster.log_file import LogFile
 from preble.cluster.members import Members
 from preble.cluster.output import chunks
-from preble.cluster.prompt import Prompt, PromptReader
+from preble.cluster.prompt import Prompt, PromptReader, open_ended
 from preble.cluster.reader import Reader
 from preble.core.cost import CostModel
 from preble.core.fleet import served_namespaces
@@ -441,11 +441,12 @@ class PrebleCluster:
         request = InFlightRequest(
             options.request_id or self._new_id(),
             tokens,
-            chosen,
+            self._reader.limited(chosen, prompt, tokens),
             options,
             now=self._loop.time(),
             deadline=until,
             streaming=streaming or bool(chosen.stop),
+            open_ended=open_ended(chosen, prompt),
         )
         return self._driver.submit(request)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+import msgspec
+
 from preble.backends import EngineInfo
 from preble.errors import ContextLengthError, InvalidRequestError
 from preble.text import ChatTemplate, ChatTokenizer, Tokenizer
@@ -47,6 +49,18 @@ class PromptReader:
             raise InvalidRequestError(f"must be SamplingParams, not {type(sampling).__name__}", field="sampling")
         if sampling.stop and self.tokenizer is None:
             raise InvalidRequestError("stop strings need a model with a tokenizer", field="stop")
+
+    def limited(self, sampling: SamplingParams, prompt: Prompt, tokens: bytes) -> SamplingParams:
+        """Return `sampling` with a number as `max_tokens`: what is left of the context, where nothing else bounds it.
+
+        Raises InvalidRequestError if that is less than `min_tokens`.
+        """
+        if isinstance(sampling.max_tokens, int):
+            return sampling
+        room = self._room - len(tokens) // TOKEN_BYTES
+        return msgspec.structs.replace(
+            sampling, max_tokens=room if open_ended(sampling, prompt) else sampling.token_limit
+        )
 
     async def tokens(self, prompt: Prompt, options: RequestOptions) -> bytes:
         """Return the packed token ids of a prompt. Raises InvalidRequestError and ContextLengthError."""
@@ -102,6 +116,11 @@ class PromptReader:
             raise ContextLengthError(
                 f"{length} tokens leave no room for one more in {self._room} (context and KV cache)", field="prompt"
             )
+
+
+def open_ended(sampling: SamplingParams, prompt: Prompt) -> bool:
+    """Return whether the output goes on until the model ends it: as asked for, or by default for chat messages."""
+    return sampling.max_tokens is None or (sampling.max_tokens is msgspec.UNSET and _is_chat(prompt))
 
 
 def _refuse(**chat_only: object) -> None:

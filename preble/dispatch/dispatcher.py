@@ -249,7 +249,7 @@ class Dispatcher:
         sample.placement = self._scheduler.submit(
             sample.id,
             sample.tokens,
-            max_tokens=sample.max_tokens,
+            max_tokens=sample.expected_tokens,
             session=options.session,
             priority=options.priority,
             namespace=options.served_by,

@@ -11,15 +11,17 @@ from preble.tokens import TOKEN_BYTES, unpack
 from preble.types import Choice, FinishReason, RequestOptions, SamplingParams, Timings, TokenLogprob, Usage
 
 _DAY = 86_400.0
+_OPEN_ENDED_TOKENS = 1024  # a long answer; a whole context would look as if everything had to be evicted for it
 
 
 class InFlightRequest:
     """A request with its `sampling.n` samples. `tokens` is the prompt, packed int32; times are on the caller's clock.
 
-    Its reader is woken for every delta if it is `streaming`, else only when a sample ends.
+    Its reader is woken for every delta if it is `streaming`, else only when a sample ends. It is `open_ended` if only
+    the context bounds its output, of which it will hardly use all.
     """
 
-    __slots__ = ("deadline", "id", "options", "samples", "streaming", "submitted_at", "tokens")
+    __slots__ = ("deadline", "id", "open_ended", "options", "samples", "streaming", "submitted_at", "tokens")
 
     def __init__(
         self,
@@ -31,6 +33,7 @@ class InFlightRequest:
         now: float,
         deadline: float | None = None,
         streaming: bool = False,
+        open_ended: bool = False,
     ) -> None:
         self.id = id
         self.tokens = tokens
@@ -38,6 +41,7 @@ class InFlightRequest:
         self.submitted_at = now
         self.deadline = deadline
         self.streaming = streaming
+        self.open_ended = open_ended
         self.samples = [Sample(self, index, _single(sampling, index)) for index in range(sampling.n)]
 
     def remaining(self, now: float) -> float | None:
@@ -90,7 +94,12 @@ class Sample:
     @property
     def max_tokens(self) -> int:
         """How many tokens may still be generated."""
-        return self.sampling.max_tokens - len(self.output) // TOKEN_BYTES
+        return self.sampling.token_limit - len(self.output) // TOKEN_BYTES
+
+    @property
+    def expected_tokens(self) -> int:
+        """How many tokens the scheduler is told to expect at most."""
+        return min(self.max_tokens, _OPEN_ENDED_TOKENS) if self.request.open_ended else self.max_tokens
 
     def remaining(self) -> SamplingParams:
         """What is left to ask of an engine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer as RustTokenizer
@@ -13,7 +14,7 @@ from preble.backends import EngineInfo
 from preble.cluster.prompt import PromptReader
 from preble.testing import make_model
 from preble.tokens import unpack
-from preble.types import RequestOptions
+from preble.types import RequestOptions, SamplingParams
 
 BEGIN, USER = 1, 3
 CHAT = [{"role": "user", "content": "hello"}]
@@ -89,3 +90,32 @@ async def test_without_a_chat_template_messages_are_refused(tmp_path: Path) -> N
     assert public is not None
     with pytest.raises(InvalidRequestError, match="no chat template"):
         public.apply_chat_template(CHAT)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "given", "limit"),
+    [
+        ([7] * 30, {}, 128),
+        ("hello", {}, 128),
+        (CHAT, {}, "rest"),
+        ([7] * 30, {"max_tokens": None}, "rest"),
+        ("hello", {"max_tokens": None}, "rest"),
+        (CHAT, {"max_tokens": None, "min_tokens": 20}, "rest"),
+        (CHAT, {"max_tokens": 5}, 5),
+        ([7] * 30, {"max_tokens": 500}, 500),
+    ],
+)
+async def test_without_max_tokens_chats_may_use_the_rest_of_the_context(
+    reader: PromptReader, prompt: object, given: dict[str, Any], limit: int | str
+) -> None:
+    tokens = await reader.tokens(prompt, RequestOptions())  # type: ignore[arg-type]
+    limited = reader.limited(SamplingParams(**given, temperature=0.5), prompt, tokens)  # type: ignore[arg-type]
+    assert limited.max_tokens == (100 - len(unpack(tokens)) if limit == "rest" else limit)
+    assert (limited.temperature, limited.min_tokens) == (0.5, given.get("min_tokens", 0))
+
+
+async def test_a_minimum_that_does_not_fit_is_refused(reader: PromptReader) -> None:
+    for prompt, most in (([7] * 30, 128), (CHAT, 100)):
+        tokens = await reader.tokens(prompt, RequestOptions())  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequestError, match="min_tokens: must be at most max_tokens"):
+            reader.limited(SamplingParams(min_tokens=most + 1), prompt, tokens)  # type: ignore[arg-type]

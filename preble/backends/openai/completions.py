@@ -184,7 +184,7 @@ def routing_fields(request: EngineRequest) -> dict[str, Any]:
 
 def _fields(model: str, prompt: list[int] | str, sampling: SamplingParams) -> dict[str, Any]:
     fields: dict[str, Any] = {name: getattr(sampling, name) for name in _STANDARD}
-    fields |= {"model": model, "prompt": prompt, "max_tokens": sampling.max_tokens}
+    fields |= {"model": model, "prompt": prompt, "max_tokens": sampling.token_limit}
     fields |= {"stream": True, "stream_options": {"include_usage": True}}
     if sampling.seed is not None:
         fields["seed"] = sampling.seed

@@ -235,7 +235,7 @@ class OpenAIEngine:
         _, described = self._started()
         room = described.info.context_limit - len(request.tokens) // TOKEN_BYTES
         sampling = request.sampling
-        if not 0 < room < sampling.max_tokens:
+        if not 0 < room < sampling.token_limit:
             return request
         fitting = msgspec.structs.replace(sampling, max_tokens=room, min_tokens=min(sampling.min_tokens, room))
         return msgspec.structs.replace(request, sampling=fitting)

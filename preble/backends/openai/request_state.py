@@ -34,7 +34,7 @@ class RequestState:
     @property
     def exhausted(self) -> bool:
         """True if `max_tokens` tokens were generated, though the finish reason may be missing."""
-        return len(self._output) // TOKEN_BYTES >= self._request.sampling.max_tokens
+        return len(self._output) // TOKEN_BYTES >= self._request.sampling.token_limit
 
     def remaining(self) -> EngineRequest:
         """Return the request for the next attempt: the output so far is part of its prompt."""
@@ -43,7 +43,7 @@ class RequestState:
         self._before = len(self._output) // TOKEN_BYTES
         done, sampling = len(self._output) // TOKEN_BYTES, self._request.sampling
         left = msgspec.structs.replace(
-            sampling, max_tokens=sampling.max_tokens - done, min_tokens=max(0, sampling.min_tokens - done)
+            sampling, max_tokens=sampling.token_limit - done, min_tokens=max(0, sampling.min_tokens - done)
         )
         tokens = self._request.tokens + bytes(self._output)
         return msgspec.structs.replace(self._request, tokens=tokens, sampling=left)

@@ -17,7 +17,7 @@ from preble.tokens import pack, unpack
 from preble.types import FinishReason, SamplingParams, TokenLogprob
 
 _SAMPLING = {
-    "max_tokens": "max_new_tokens",
+    "token_limit": "max_new_tokens",
     "min_tokens": "min_new_tokens",
     "temperature": "temperature",
     "top_p": "top_p",

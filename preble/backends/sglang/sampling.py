@@ -51,7 +51,7 @@ def parameters(request: EngineRequest, limits: Limits) -> dict[str, Any]:
     Stop strings are the cluster's task. With `ignore_eos` SGLang ignores stop tokens too, so `Response` looks for them.
     """
     sampling = request.sampling
-    most = min(sampling.max_tokens, limits.info.context_limit - len(request.tokens) // TOKEN_BYTES)
+    most = min(sampling.token_limit, limits.info.context_limit - len(request.tokens) // TOKEN_BYTES)
     return {
         "max_new_tokens": most,
         "min_new_tokens": min(_least(sampling), most),

@@ -23,7 +23,7 @@ def sampling_params(sampling: SamplingParams) -> VllmSamplingParams:
     Raises vLLM's own error for what it cannot do.
     """
     return VllmSamplingParams(
-        max_tokens=sampling.max_tokens,
+        max_tokens=sampling.token_limit,
         min_tokens=sampling.min_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
