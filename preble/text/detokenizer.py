@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from itertools import product
 
 from preble.text.tokenizer import Tokenizer
 
@@ -79,8 +80,7 @@ class _WindowText:
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self._ids = self._from_a_character(before)
-        self._context = len(self._ids) - self._unfinished(self._ids)
+        self._ids, self._context = self._cut(before)
 
     def add(self, ids: Sequence[int]) -> str:
         # Ids are taken one at a time, because every delta of several may begin and end within a character.
@@ -96,15 +96,13 @@ class _WindowText:
         self._context = len(self._ids)
         return text[len(known) :]
 
-    def _from_a_character(self, ids: Sequence[int]) -> list[int]:
-        """Return `ids` without the end of a character whose beginning is missing."""
-        ends = (ids[start:] for start in range(CHARACTER_TOKENS))
-        return list(next((end for end in ends if not self._decode(end).startswith(REPLACEMENT)), ids))
-
-    def _unfinished(self, ids: list[int]) -> int:
-        """Return how many ids at the end are the beginning of a character, 0 if that is not what they are."""
-        sizes = range(min(CHARACTER_TOKENS, len(ids) + 1))
-        return next((size for size in sizes if not self._decode(ids[: len(ids) - size]).endswith(REPLACEMENT)), 0)
+    def _cut(self, ids: Sequence[int]) -> tuple[list[int], int]:
+        """Return `ids` without the end of a character in front, and how many of them spell whole characters."""
+        for start, end in product(range(CHARACTER_TOKENS), repeat=2):
+            whole = ids[start : len(ids) - end]
+            if REPLACEMENT not in self._decode(whole):
+                return list(ids[start:]), len(whole)
+        return list(ids), len(ids)
 
     def finish(self) -> str:
         known, text = self._decode(self._ids[: self._context]), self._decode(self._ids)
