@@ -35,6 +35,7 @@ _RESETS = {"sglang": "/flush_cache?timeout=5"}
 _VLLM_RESET = "/reset_prefix_cache"
 _RESET_TIMEOUT = 10.0
 _DRAIN_TIMEOUT = 1.0
+_TEXT_TOKENS = 16  # by so many may a server that gets text count more prompt tokens than we, such as its begin token
 _logger = logging.getLogger("preble.openai")
 
 
@@ -233,7 +234,8 @@ class OpenAIEngine:
     def _within(self, request: EngineRequest) -> EngineRequest:
         """Return the request with no more `max_tokens` than fit in the context: SGLang refuses others."""
         _, described = self._started()
-        room = described.info.context_limit - len(request.tokens) // TOKEN_BYTES
+        own = _TEXT_TOKENS if described.protocol == "text" else 0
+        room = described.info.context_limit - len(request.tokens) // TOKEN_BYTES - own
         sampling = request.sampling
         if not 0 < room < sampling.token_limit:
             return request

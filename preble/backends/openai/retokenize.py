@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-_ANCHOR = "\n"
+_ANCHORS = ("\n", "\x01", "a")
 
 
 class TextTokenizer(Protocol):
@@ -28,19 +28,26 @@ def prompt_text(text: TextTokenizer, ids: Sequence[int]) -> str:
 
 
 class Retokenizer:
-    """Turns pieces of text into ids with the same text, which need not be the ids that the model sampled."""
+    """Turns pieces of text into ids with the same text, which need not be the ids that the model sampled.
+
+    Most vocabularies that are not byte-level put a space before the first word of a text. A piece follows other text,
+    so it is tokenized behind an anchor, whose ids are then left out: one with which it does not merge.
+    """
 
     def __init__(self, text: TextTokenizer) -> None:
         self._text = text
-        self._anchor = [] if text.byte_level else text.encode(_ANCHOR, add_special_tokens=False)
+        plain = text.byte_level and text.decode(self._encode("a")) == "a"
+        self._anchors = [] if plain else [(anchor, self._encode(anchor)) for anchor in _ANCHORS]
 
     def ids(self, piece: str) -> list[int]:
         """Return the ids of the next piece."""
         if not piece:
             return []
-        if self._anchor:
-            # Vocabularies that put a space before the first word do so before the anchor.
-            ids = self._text.encode(_ANCHOR + piece, add_special_tokens=False)
-            if ids[: len(self._anchor)] == self._anchor:
-                return ids[len(self._anchor) :]
-        return self._text.encode(piece, add_special_tokens=False)
+        for anchor, front in self._anchors:
+            ids = self._encode(anchor + piece)
+            if ids[: len(front)] == front:
+                return ids[len(front) :]
+        return self._encode(piece)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._text.encode(text, add_special_tokens=False)

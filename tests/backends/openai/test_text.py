@@ -85,6 +85,17 @@ async def test_without_a_tokenizer_there_is_no_text(server: OpenAIServer):
     await engine.close()
 
 
+async def test_a_server_that_counts_a_few_more_tokens_has_room_for_them(
+    engine: OpenAIEngine, server: OpenAIServer, tokenizer: Tokenizer
+):
+    limit = (await engine.start()).context_limit
+    request = EngineRequest(1, pack(tokenizer.encode("hello")), SamplingParams(max_tokens=limit, temperature=0.0))
+    deltas = engine.generate(request)
+    await anext(deltas)
+    await deltas.aclose()
+    assert server.bodies[-1]["max_tokens"] == limit - len(tokenizer.encode("hello")) - 16
+
+
 async def test_a_vocabulary_comes_from_the_model_s_folder(engine: OpenAIEngine):
     assert (await engine.start()).vocab_size == 4096
 
