@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,13 @@ MEDIUM_CHARACTERS, _SECONDS_BETWEEN = 8000, 0.01
 It takes a few milliseconds, and where cores are busy it takes longer to wake a thread, and then the loop again. But
 many such texts at once would stop the loop.
 """
+
+
+_UNCONVERTED = (
+    "%s has a tokenizer.model but no tokenizer.json, so prompts must be token ids; transformers writes one: "
+    "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+)
+_logger = logging.getLogger("preble.text")
 
 
 class Tokenizer:
@@ -52,6 +60,8 @@ class Tokenizer:
         """
         file = Path(model_path) / "tokenizer.json"
         if not file.exists():
+            if file.with_name("tokenizer.model").exists():
+                _logger.warning(_UNCONVERTED, model_path)
             return None
         import tokenizers
 
