@@ -29,7 +29,7 @@ class ReverseEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         yield Delta(b"", cached_tokens=0)  # the request is admitted, and nothing was cached
-        output = unpack(request.tokens)[::-1][: request.sampling.max_tokens]
+        output = unpack(request.tokens)[::-1][: request.sampling.token_limit]
         for number, token in enumerate(output, start=1):
             await asyncio.sleep(0.001)
             if request.id in self._aborted:

@@ -55,11 +55,11 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One sequence to generate. `tokens` is the prompt as packed int32, and `sampling.n` is 1.
 
-    A request with a lower `priority` goes first. Requests with different `cache_salt` must not use each other's cached
-    prefixes. `remaining` is the number of seconds until the request's deadline, None if it has none. At one priority
-    the earliest deadline goes first, and a request is not started after its deadline. The engine need not abort it
-    then, because the sender does. `lora` names the LoRA adapter to compute with; it is empty for none. Requests with an
-    adapter have a cache salt of their own.
+    `sampling.token_limit` is the most tokens to generate. A request with a lower `priority` goes first. Requests with
+    different `cache_salt` must not use each other's cached prefixes. `remaining` is the number of seconds until the
+    request's deadline, None if it has none. At one priority the earliest deadline goes first, and a request is not
+    started after its deadline. The engine need not abort it then, because the sender does. `lora` names the LoRA
+    adapter to compute with; it is empty for none. Requests with an adapter have a cache salt of their own.
     """
 
     id: Id
