@@ -27,7 +27,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     given, it is None for chat messages and 128 for other prompts. `temperature=0` takes the most likely token.
     `top_k=0` keeps the whole vocabulary. `logprobs=k` returns the log-probability of each chosen token, and those of
     the k most likely ones. The `n` samples of a request share its prompt; sample i draws with `seed + i`. Stop strings
-    count once more than `min_tokens` tokens have come.
+    count once more than `min_tokens` tokens have come. The text shows special tokens with `skip_special_tokens=False`.
     Raises InvalidRequestError, which names the field and its bound.
     """
 
@@ -43,6 +43,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     ignore_eos: bool = False
     seed: int | None = None
     logprobs: int | None = None
@@ -107,6 +108,7 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "frequency_penalty": _number(-2.0, 2.0),
     "repetition_penalty": _number(1e-3, 100.0),
     "include_stop_str_in_output": _flag,
+    "skip_special_tokens": _flag,
     "ignore_eos": _flag,
 }
 _DEFAULTS = [(field.name, field.default) for field in msgspec.structs.fields(SamplingParams) if field.name in _CHECKS]

@@ -43,7 +43,7 @@ NUMBERS = {
     "frequency_penalty": (-2.0, 2.0),
     "repetition_penalty": (1e-3, 100.0),
 }
-FLAGS = ("ignore_eos", "include_stop_str_in_output")
+FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
 STOPS = ("stop", "stop_token_ids")
 NOT_NUMBERS: list[Any] = ["1", b"1", [], True, False, 1j, math.nan, math.inf, -math.inf, 10**400, -(10**400)]
 

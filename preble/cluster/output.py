@@ -38,6 +38,7 @@ def _transcript(sample: Sample, tokenizer: Tokenizer | None) -> Transcript | Non
         include_stop=sampling.include_stop_str_in_output,
         prompt=unpack(sample.request.tokens[-SEARCHED_TOKENS * TOKEN_BYTES :]),
         min_tokens=sampling.min_tokens,
+        skip_special_tokens=sampling.skip_special_tokens,
     )
 
 

@@ -15,7 +15,8 @@ class Transcript:
     """Turns token ids into text, and holds back what may still become a character or a stop string.
 
     `prompt` are the ids that came before, of which the last few are enough. A stop string ends the text once more than
-    `min_tokens` ids have come, as in vLLM. It may hold special tokens, though their text is not shown.
+    `min_tokens` ids have come, as in vLLM. It may hold special tokens, though their text is not shown
+    with `skip_special_tokens`.
 
     `used` is the number of ids up to the one that completed a stop string. Later ids are not part of the sample, even
     those that came in the same delta.
@@ -29,10 +30,11 @@ class Transcript:
         include_stop: bool,
         prompt: Sequence[int] = (),
         min_tokens: int = 0,
+        skip_special_tokens: bool = True,
     ) -> None:
         self.used = 0
-        self._detokenizer = Detokenizer(tokenizer, prompt=prompt)
-        self._marks = _marks(tokenizer, stops)
+        self._detokenizer = Detokenizer(tokenizer, prompt=prompt, skip_special_tokens=skip_special_tokens)
+        self._marks = _marks(tokenizer, stops) if skip_special_tokens else {}
         self._named = {_marked(stop, self._marks): stop for stop in stops}
         self._stops = StopStrings(list(self._named), include=include_stop)
         self._unseen = dict.fromkeys(map(ord, self._marks.values()))

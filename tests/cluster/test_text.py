@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
 pytest.importorskip("torch", reason="the torch engine needs torch")
 
@@ -54,6 +55,18 @@ async def test_callers_may_use_the_tokenizer(cluster: PrebleCluster, model: Path
     assert out.text == tokenizer.decode(out.token_ids)
     with pytest.raises(NotStartedError):
         _ = PrebleCluster(model).tokenizer
+
+
+async def test_special_tokens_are_shown_if_asked_for(cluster: PrebleCluster, model: Path) -> None:
+    sampling = SamplingParams(
+        max_tokens=200, temperature=5.0, seed=7, ignore_eos=True, skip_special_tokens=False, stop=("<|unseen|>",)
+    )
+    out = await cluster.generate(TEXT, sampling)
+    tokenizer = Tokenizer.load(model)
+    assert out.text == tokenizer.decode(out.token_ids, skip_special_tokens=False)
+    plain = await cluster.generate(TEXT, structs.replace(sampling, skip_special_tokens=True))
+    assert plain.token_ids == out.token_ids
+    assert plain.text == tokenizer.decode(out.token_ids) != out.text
 
 
 async def test_a_cached_prefix_changes_nothing_but_the_work(cluster: PrebleCluster) -> None:

@@ -72,6 +72,17 @@ def test_special_tokens_count_in_stop_strings_though_they_are_not_shown(byte_lev
     assert text == "fine"[: -3 if stop.startswith("ine") else None] + (stop if include else "")
 
 
+@pytest.mark.parametrize(
+    ("stops", "text"), [((), "<|user|>fine<|assistant|> so"), (("ine<|assistant|>",), "<|user|>f")]
+)
+def test_special_tokens_are_shown_if_asked_for(byte_level, stops, text):
+    special = byte_level.special_tokens()
+    ids = [special["<|user|>"], *byte_level.encode("fine", add_special_tokens=False), special["<|assistant|>"]]
+    ids += byte_level.encode(" so", add_special_tokens=False)
+    transcript = Transcript(byte_level, stops, include_stop=False, skip_special_tokens=False)
+    assert transcript.add(ids) + transcript.finish() == text
+
+
 def test_special_tokens_that_only_begin_a_stop_string_are_not_shown(byte_level):
     special = byte_level.special_tokens()
     ids = [*byte_level.encode("a", add_special_tokens=False), special["<|user|>"]]
