@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -32,7 +33,8 @@ def plain(value: object, kind: type[Kind], field: str) -> Kind:
 
 def is_typed(value: object) -> bool:
     """Return whether `value` is an object that tells its fields, as the messages that clients return."""
-    return not isinstance(value, type) and any(callable(getattr(value, name, None)) for name in _DUMPS)
+    tells = is_dataclass(value) or any(callable(getattr(value, name, None)) for name in _DUMPS)
+    return tells and not isinstance(value, type)
 
 
 def _dumped(value: object) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,33 @@ async def test_chat_messages_get_what_their_template_writes(reader: PromptReader
     assert plain[0] == USER
     assert await ids(reader, CHAT, add_special_tokens=False) == plain
     assert await ids(reader, CHAT, add_special_tokens=True) == [BEGIN, *plain]
+
+
+@dataclass
+class Message:
+    role: str
+    content: str
+    name: str | None = None
+
+
+class Dumped(Message):
+    def model_dump(self) -> dict[str, Any]:
+        return {"role": self.role, "content": self.content, "name": None}
+
+
+@pytest.mark.parametrize("kind", [Message, Dumped])
+async def test_messages_may_be_objects_that_tell_their_fields(reader: PromptReader, kind: type[Message]) -> None:
+    typed = kind("user", "hello")
+    assert await ids(reader, [typed]) == await ids(reader, CHAT)
+    assert await ids(reader, (typed, {"role": "assistant", "content": "x"})) == await ids(
+        reader, [*CHAT, {"role": "assistant", "content": "x"}]
+    )
+
+
+@pytest.mark.parametrize("alone", [CHAT[0], Message("user", "hello")])
+async def test_a_message_alone_is_refused_with_what_to_do(reader: PromptReader, alone: object) -> None:
+    with pytest.raises(InvalidRequestError, match="prompt: a message alone: pass a list of messages"):
+        await ids(reader, alone)
 
 
 async def test_a_second_begin_token_is_warned_of_once(reader: PromptReader, caplog: pytest.LogCaptureFixture) -> None:
