@@ -177,3 +177,15 @@ async def test_seeds_repeat_and_differ(cluster: PrebleCluster) -> None:
 
     first, again, other = [await cluster.generate(TEXT, sampling(seed)) for seed in (1, 1, 2)]
     assert first.token_ids == again.token_ids != other.token_ids
+
+
+async def test_chats_go_on_to_the_end_of_the_context_unless_told_otherwise(model: Path) -> None:
+    options = {"context_limit": 400, "vocab_size": 4096, "time_scale": 0.0}
+    async with PrebleCluster(model, backend="sim", processes=False, engine_options=options) as cluster:
+        chat, text = await cluster.generate(CHAT), await cluster.generate("hello")
+        assert (chat.usage.prompt_tokens + chat.usage.output_tokens, chat.finish_reason) == (400, "length")
+        assert (text.usage.output_tokens, text.finish_reason) == (128, "length")
+        whole = await cluster.generate("hello", SamplingParams(max_tokens=None))
+        assert whole.usage.prompt_tokens + whole.usage.output_tokens == 400
+        short = await cluster.generate(CHAT, SamplingParams(max_tokens=3))
+        assert short.usage.output_tokens == 3

@@ -39,3 +39,12 @@ def test_usage_has_the_engine_s_own_count_of_tokens_over_all_attempts() -> None:
     assert sample.usage.output_tokens == 3 + 1
     sample.cut(2, (), None)
     assert sample.usage.output_tokens == 2
+
+
+@pytest.mark.parametrize(("open_ended", "expected"), [(False, 50_000), (True, 1024)])
+def test_of_an_open_end_no_whole_context_is_expected(open_ended: bool, expected: int) -> None:
+    sampling = SamplingParams(max_tokens=50_000)
+    (sample,) = InFlightRequest("1", pack([1]), sampling, RequestOptions(), now=1.0, open_ended=open_ended).samples
+    assert (sample.expected_tokens, sample.max_tokens) == (expected, 50_000)
+    sample.append(Delta(pack([5] * 49_990)), 2.0)
+    assert sample.expected_tokens == sample.max_tokens == 10
