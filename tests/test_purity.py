@@ -20,7 +20,7 @@ PURE = [
     "errors.py",
     *(
         path.relative_to(PACKAGE).as_posix()
-        for folder in ("tree", "wait_queue", "core")
+        for folder in ("tree", "wait_queue", "core", "dispatch")
         for path in (PACKAGE / folder).rglob("*.py")
     ),
     "backends/batching.py",
@@ -29,8 +29,8 @@ PURE = [
     "backends/checks.py",
 ]
 MODULES_FOR_PURE = {
-    "__future__", "abc", "array", "bisect", "collections", "dataclasses", "difflib", "enum", "functools", "heapq",
-    "itertools", "math", "msgspec", "numpy", "operator", "preble", "sortedcontainers", "struct", "sys", "typing",
+    "__future__", "_heapq", "abc", "array", "bisect", "collections", "dataclasses", "difflib", "enum", "functools",
+    "heapq", "itertools", "math", "msgspec", "numpy", "operator", "preble", "sortedcontainers", "struct", "sys", "typing",
 }  # fmt: skip
 """No asyncio, logging, os, pathlib, select, socket, threading, time, torch, zmq."""
 ALSO = {"core/fleet.py": {"random"}, "core/policies/baselines/session_hash.py": {"random"}}
@@ -155,7 +155,7 @@ def loaded(*imports: str) -> set[str]:
 
 def test_importing_the_core_loads_nothing_beyond_its_libraries():
     libraries = loaded("msgspec", "msgspec.structs", "numpy", "numpy.typing", "sortedcontainers", "random")
-    pure = loaded("preble.tree", "preble.core.scheduler", "preble.wait_queue.local", "preble.backends.batching")
+    pure = loaded("preble.tree", "preble.core.scheduler", "preble.wait_queue.local", "preble.dispatch.dispatcher")
     impure = {"asyncio", "logging", "selectors", "socket", "ssl", "subprocess", "tempfile", "torch", "zmq"}
     assert not (pure - libraries) & impure
     ours = {module for module in pure - libraries if not module.startswith("preble")}

@@ -144,12 +144,16 @@ class PrebleCluster:
         self._members = Members(self.scheduler, self._driver, cost, lambda infos: self._reader.bound(infos))
         if find_backend(self.backend).remote or not processes:
             _check_unbound(cpus, devices)
-        self._pool: Pool = pool or LaunchedPool(
-            LocalLauncher() if processes else InLoopLauncher(_engine_maker(backend)),
-            backend=self.backend,
-            model=self.model,
-            options=engine_options or {},
-            bindings=Bindings(workers, devices=devices, cpus=cpus, threads=threads, share_devices=share_devices),
+        self._pool: Pool = (
+            pool
+            if pool is not None
+            else LaunchedPool(
+                LocalLauncher() if processes else InLoopLauncher(_engine_maker(backend)),
+                backend=self.backend,
+                model=self.model,
+                options=engine_options or {},
+                bindings=Bindings(workers, devices=devices, cpus=cpus, threads=threads, share_devices=share_devices),
+            )
         )
 
     @classmethod

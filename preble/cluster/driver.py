@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from preble.cluster.reader import Reader
 from preble.core.scheduler import Scheduler
-from preble.dispatch.dispatcher import Dispatcher
+from preble.dispatch.dispatcher import REBALANCE_INTERVAL, Dispatcher
 from preble.dispatch.instructions import AskAgain, Instruction, Send, Wake
 from preble.dispatch.request import InFlightRequest, Sample
 from preble.errors import InvalidRequestError, PrebleError, WorkerLostError
@@ -121,7 +121,13 @@ class Driver:
         self._timer = self._loop.call_at(at, self._on_time)
 
     def _on_time(self) -> None:
-        self._carry_out(self._dispatcher.on_time(self._loop.time()))
+        now = self._loop.time()
+        try:
+            instructions = self._dispatcher.on_time(now)
+        except Exception:  # of a policy: it must not end deadlines and moves for good
+            self._ask_at(now + REBALANCE_INTERVAL)
+            raise
+        self._carry_out(instructions)
 
     def _tell_idle(self) -> None:
         """Something may have left a worker: let those look who wait for it to be idle."""

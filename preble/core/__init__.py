@@ -2,6 +2,6 @@
 
 `Scheduler` (`scheduler.py`) is what others use; `policies/` decide, the other files keep its books. Everything is pure:
 no I/O, no clock and no global random numbers. Time is the argument `now`, in seconds.
-`dispatch/`, `cluster/`, `simulate/` and `replay/` import it; of the other folders, it imports only `tree/` and
-`wait_queue/`.
+`backends/`, `dispatch/`, `cluster/`, `simulate/`, `replay/` and the command line import it; of the other folders, it
+imports only `tree/` and `wait_queue/`.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from preble.core.copies import Copy
 from preble.core.fleet import Fleet
 from preble.core.policy import Policy
@@ -73,6 +75,8 @@ def bind_hooks(policy: Policy) -> PolicyHooks:
     Raises ConfigurationError if it has no `place`, if a hook is no method, or if it has a public method that is neither
     `place` nor a hook: such a name is taken to be misspelt.
     """
+    if isinstance(policy, type):
+        raise ConfigurationError(f"policy: {policy.__name__} is a class: pass an object, {policy.__name__}()")
     kind = type(policy).__name__
     if not callable(getattr(policy, "place", None)):
         raise ConfigurationError(f"policy: {kind} has no method place(query, fleet, now)")
@@ -80,6 +84,9 @@ def bind_hooks(policy: Policy) -> PolicyHooks:
         if name not in _DECLARED:
             what = f"policy: {kind}.{name} is no hook{nearest(name, _DECLARED)}"
             raise ConfigurationError(f"{what} (The names of methods that are no hooks begin with an underscore.)")
+    for name in {*dir(type(policy)), *getattr(policy, "__dict__", {})}:
+        if name != "relieves" and get_close_matches(name, ["relieves"], cutoff=0.8):
+            raise ConfigurationError(f"policy: {kind}.{name} is no flag, did you mean 'relieves'?")
     hooks = PolicyHooks()
     hooks.relieves = bool(getattr(policy, "relieves", False))
     for name in _HOOKS:

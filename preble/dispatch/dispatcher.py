@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from contextlib import suppress
 
 from sortedcontainers import SortedKeyList
 
@@ -20,6 +19,7 @@ from preble.dispatch.copies_in_flight import CopiesInFlight
 from preble.dispatch.instructions import AskAgain, Instruction, Send, Wake
 from preble.dispatch.request import InFlightRequest, Sample
 from preble.errors import (
+    ConfigurationError,
     DeadlineExceededError,
     EngineError,
     InvalidRequestError,
@@ -105,8 +105,9 @@ class Dispatcher:
     def submit(self, request: InFlightRequest, now: float) -> list[Instruction]:
         """Place all samples of a request. If that fails, none is in the books and nothing is to be done.
 
-        Raises OverloadedError, NoWorkersError, DeadlineExceededError.
+        Raises InvalidRequestError for an id in flight, OverloadedError, NoWorkersError, DeadlineExceededError.
         """
+        self._require_new(request)
         self._require_room(request)
         if request.deadline is not None and request.deadline <= now:
             raise DeadlineExceededError("the deadline passed before the request was sent", request_id=request.id)
@@ -187,7 +188,9 @@ class Dispatcher:
 
     def on_time(self, now: float) -> list[Instruction]:
         """The time that `AskAgain` named has come: end what is late, move what waits too long, copy hot prefixes."""
-        now, self._asked_at = max(now, self._asked_at), math.inf  # timers may go off a little early
+        due, self._asked_at = self._asked_at, math.inf
+        if due < math.inf:
+            now = max(now, due)  # timers may go off a little early
         while self._deadlines and self._deadlines[0].deadline <= now:
             self._expire(self._deadlines.pop(0), now)
         if self._next_rebalance <= now:
@@ -219,6 +222,10 @@ class Dispatcher:
     def _answer(self) -> list[Instruction]:
         instructions, self._instructions = self._instructions, []
         return instructions
+
+    def _require_new(self, request: InFlightRequest) -> None:
+        if any(sample.id in self._samples for sample in request.samples):
+            raise InvalidRequestError(f"{request.id!r} is in flight", field="request_id", request_id=request.id)
 
     def _require_room(self, request: InFlightRequest) -> None:
         if len(self._samples) + len(request.samples) > self._max_in_flight:
@@ -256,6 +263,7 @@ class Dispatcher:
             tenant=options.shared_with,
             now=now,
         )
+        sample.known_to_scheduler = True
         return sample.placement.worker
 
     def _dispatch(self, sample: Sample, worker: str, now: float) -> None:
@@ -300,13 +308,17 @@ class Dispatcher:
         """Take a sample out of all books, once."""
         del self._samples[sample.id]
         self._on_workers.pop(sample.worker_request_id, None)
-        with suppress(KeyError):  # never placed: the scheduler refused it
-            self._scheduler.finish(sample.id, output=bytes(sample.output[sample.offset :]), now=now)
+        self._leave_scheduler(sample, now)
         sample.end(now, reason=reason, error=error)
         if sample.request.deadline is not None and all(each.ended for each in sample.request.samples):
             self._deadlines.discard(sample.request)
         self._count(sample)
         self._instructions.append(Wake(sample))
+
+    def _leave_scheduler(self, sample: Sample, now: float) -> None:
+        if sample.known_to_scheduler:
+            sample.known_to_scheduler = False
+            self._scheduler.finish(sample.id, output=bytes(sample.output[sample.offset :]), now=now)
 
     def _count(self, sample: Sample) -> None:
         usage, counts = sample.usage, self._counts
@@ -322,7 +334,7 @@ class Dispatcher:
 
     def _go_elsewhere(self, sample: Sample, now: float) -> None:
         """A worker aborted a sample of its own accord: it stops."""
-        self._scheduler.finish(sample.id, output=bytes(sample.output[sample.offset :]), now=now)
+        self._leave_scheduler(sample, now)
         self._retry(sample, WorkerLostError("the worker stopped", worker=sample.worker), now)
 
     def _retry(self, sample: Sample, error: WorkerLostError, now: float) -> None:
@@ -339,8 +351,8 @@ class Dispatcher:
             self._place(sample, now)
         except NoWorkersError:
             self._end(sample, now, error=_lost(sample, error))
-        except PrebleError as refused:
-            self._end(sample, now, error=refused)
+        except Exception as refused:  # a policy may raise anything; the next sample must still be looked at
+            self._end(sample, now, error=_typed(refused))
 
     def _expire(self, request: InFlightRequest, now: float) -> None:
         for sample in request.samples:
@@ -363,12 +375,12 @@ class Dispatcher:
         If its own worker is chosen again, it keeps its place in the queue there.
         """
         sample.reconsidered = True
-        self._scheduler.finish(sample.id, now=now)
+        self._leave_scheduler(sample, now)
         try:
             worker = self._choose(sample, now)
-        except PrebleError as error:
+        except Exception as error:  # a policy may raise anything
             self._abort(sample)
-            self._end(sample, now, error=error)
+            self._end(sample, now, error=_typed(error))
             return
         if worker != sample.worker:
             sample.moved = True
@@ -389,6 +401,10 @@ def _error(failed: Failed) -> PrebleError:
     if failed.field:
         return InvalidRequestError(failed.reason, field=failed.field)
     return EngineError(failed.reason)
+
+
+def _typed(error: Exception) -> PrebleError:
+    return error if isinstance(error, PrebleError) else ConfigurationError(f"policy: raised {error!r}")
 
 
 def _lost(sample: Sample, error: WorkerLostError) -> WorkerLostError:

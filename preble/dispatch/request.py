@@ -60,8 +60,8 @@ class Sample:
 
     __slots__ = (
         "attempts", "cached_tokens", "counted", "ended", "ended_at", "error", "finish_reason", "first_token_at", "id",
-        "index", "logprobs", "moved", "offset", "output", "placement", "reconsidered", "request", "retries", "sampling",
-        "stop_reason", "taken", "taken_logprobs", "worker", "worker_request_id",
+        "index", "known_to_scheduler", "logprobs", "moved", "offset", "output", "placement", "reconsidered", "request",
+        "retries", "sampling", "stop_reason", "taken", "taken_logprobs", "worker", "worker_request_id",
     )  # fmt: skip
 
     def __init__(self, request: InFlightRequest, index: int, sampling: SamplingParams) -> None:
@@ -73,7 +73,7 @@ class Sample:
         self.worker = ""
         self.worker_request_id = -1
         self.attempts = self.retries = 0
-        self.reconsidered = self.moved = self.ended = False
+        self.known_to_scheduler = self.reconsidered = self.moved = self.ended = False
         self.first_token_at: float | None = None
         self.ended_at = 0.0
         self.output = bytearray()
@@ -161,7 +161,7 @@ class Sample:
         )
 
     def append(self, delta: Delta, now: float) -> None:
-        """Take in what the engine produced. `usage` counts what its first attempt found cached."""
+        """Take in what the engine produced. `usage` counts what the attempt of its first token found cached."""
         if delta.cached_tokens is not None and not self.offset:
             self.cached_tokens = delta.cached_tokens
         if delta.tokens and self.first_token_at is None:

@@ -225,7 +225,7 @@ class Run:
     def _let_go(self, now: float) -> None:
         """Drained workers leave when they have nothing left to do."""
         for worker in self._draining[:]:
-            if not self._scheduler.requests_on(worker.name):
+            if not worker.gone and not self._scheduler.requests_on(worker.name):  # losing one looks for others too
                 self._lose(now, worker)
 
     def _leave(self, worker: Worker) -> None:

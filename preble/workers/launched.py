@@ -101,10 +101,9 @@ class LaunchedPool:
         """As `Pool.start`. A WorkerStartError has the worker's last lines."""
         self._listener = listener
         self._router = self._launcher.listen(self._receive)
+        bindings = {name: binding for binding, name in zip(self._bindings.first, self._names, strict=False)}
         try:
-            await gather_or_cancel(
-                self._launch(name, binding) for binding, name in zip(self._bindings.first, self._names, strict=False)
-            )
+            await gather_or_cancel(self._launch(name, binding) for name, binding in bindings.items())
             async with asyncio.timeout(timeout):
                 infos = await asyncio.gather(*(worker.ready for worker in self._workers.values()))
             for worker in self._workers.values():
@@ -117,7 +116,8 @@ class LaunchedPool:
         except BaseException:
             await self._abandon()
             raise
-        return dict(zip(self._workers, infos, strict=True))
+        ready = dict(zip(self._workers, infos, strict=True))
+        return {name: ready[name] for name in bindings}  # not in the order in which they came up
 
     async def add(
         self,

@@ -75,6 +75,8 @@ class ReplicaPool:
         except BaseException:
             await self.stop(0.0)
             raise
+        for name in self._names:
+            self._begin_watch(name)
         return dict(zip(self._names, infos, strict=True))
 
     async def add(
@@ -91,7 +93,9 @@ class ReplicaPool:
         if cpus is not None or devices is not None:
             raise ConfigurationError("devices, cpus: are for clusters that start workers")
         name = base_url(url)
-        return name, await self._connect(name, timeout)
+        info = await self._connect(name, timeout)
+        self._begin_watch(name)
+        return name, info
 
     async def remove(self, worker: str) -> None:
         """As `Pool.remove`: the server goes on running."""
@@ -149,8 +153,12 @@ class ReplicaPool:
             del self._starting[name]
         replica = self._replicas[name] = _Replica(name, engine)
         replica.serving = True
-        replica.watch = asyncio.create_task(self._watch(replica), name=f"preble-replica-{name}")
         return info
+
+    def _begin_watch(self, name: str) -> None:
+        """Look after a replica from now on: the listener is about to learn of it, and a loss is not told before."""
+        replica = self._replicas[name]
+        replica.watch = asyncio.create_task(self._watch(replica), name=f"preble-replica-{name}")
 
     async def _leave(self, replica: _Replica, grace: float) -> None:
         try:

@@ -15,6 +15,7 @@ from preble.dispatch.dispatcher import MAX_ATTEMPTS, REBALANCE_INTERVAL, Dispatc
 from preble.dispatch.instructions import AskAgain, Send, Wake
 from preble.dispatch.request import InFlightRequest
 from preble.errors import (
+    ConfigurationError,
     DeadlineExceededError,
     EngineError,
     InvalidRequestError,
@@ -127,6 +128,12 @@ class TestSubmit:
         desk.wait()
         assert asked_for(desk), "nothing was sent, so nobody is to abort anything"
         assert len(desk.said) == 1
+
+    def test_an_id_in_flight_is_refused_and_the_request_that_has_it_goes_on(self, desk: Desk):
+        first = desk.submit(n=2)
+        with pytest.raises(InvalidRequestError, match="'r1' is in flight"):
+            desk.submit()
+        assert (desk.dispatcher.in_flight, first.samples[0].ended) == (2, False)
 
 
 class TestSteps:
@@ -290,6 +297,19 @@ class TestLostWorkers:
         assert isinstance(error, WorkerLostError)
         assert (error.worker, error.request_id, error.token_ids) == ("c", "r1", (0, 1, 2))
         assert (desk.dispatcher.counters.retried, desk.dispatcher.counters.failed) == (2, 1)
+
+    def test_a_policy_that_raises_fails_the_samples_it_is_asked_for(self, desk: Desk):
+        requests = [desk.submit(f"r{number}") for number in range(2)]
+
+        def place(*_: Any) -> Decision:
+            raise ValueError("no idea")
+
+        desk.policy.place = place  # type: ignore[method-assign]
+        desk.lose("a")
+        for request in requests:
+            error = request.samples[0].error
+            assert isinstance(error, ConfigurationError)
+            assert "no idea" in str(error)
 
     def test_without_another_worker_it_ends(self, desk: Desk):
         request = desk.submit()

@@ -232,3 +232,10 @@ def test_changes_that_make_no_sense(changes: list[Change]):
 
 def test_absent_are_those_that_join_first():
     assert absent([Change(1.0, 0, "crash"), Change(1.0, 2, "join"), Change(2.0, 0, "join")], 3) == {2}
+
+
+def test_two_workers_may_drain_at_once_while_reports_are_late():
+    """Losing the first looks for others that are done: the second is lost there, and once."""
+    requests = [prompt((index, 4000), output=1, arrival=0.01 * index) for index in range(30)]
+    changes = [Change(0.4, worker, "drain") for worker in (0, 1)]
+    assert simulate(requests, workers=4, report_delay=0.5, changes=changes).finished.all()
