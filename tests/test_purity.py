@@ -30,7 +30,8 @@ PURE = [
 ]
 MODULES_FOR_PURE = {
     "__future__", "_heapq", "abc", "array", "bisect", "collections", "dataclasses", "difflib", "enum", "functools",
-    "heapq", "itertools", "math", "msgspec", "numpy", "operator", "preble", "sortedcontainers", "struct", "sys", "typing",
+    "heapq", "itertools", "math", "msgspec", "numpy", "operator", "preble", "sortedcontainers", "struct", "sys",
+    "typing",
 }  # fmt: skip
 """No asyncio, logging, os, pathlib, select, socket, threading, time, torch, zmq."""
 ALSO = {"core/fleet.py": {"random"}, "core/policies/baselines/session_hash.py": {"random"}}
