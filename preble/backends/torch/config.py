@@ -1,4 +1,4 @@
-"""The checked content of a model's config.json, as a `ModelConfig` for the other modules of the engine."""
+"""The checked content of a model's config.json or GGUF file, as a `ModelConfig` for the other modules of the engine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from preble.backends.torch.end_tokens import end_token_ids
+from preble.backends.torch.gguf import config_entries
 from preble.backends.torch.json_file import decode
 from preble.errors import ConfigurationError, ModelError
 
@@ -20,7 +21,8 @@ ROPE_KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
 class Rope(msgspec.Struct, frozen=True, kw_only=True):
     """Rotary position embedding: its base `theta` and how it is stretched beyond the trained context.
 
-    `original_context` is the context that the model was trained on before stretching, in tokens.
+    `original_context` is the context that the model was trained on before stretching, in tokens. `divisors`, if there
+    are any, divide the frequencies one by one; GGUF files have them in place of the kind `llama3`.
     """
 
     theta: float = 10000.0
@@ -35,6 +37,7 @@ class Rope(msgspec.Struct, frozen=True, kw_only=True):
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
+    divisors: tuple[float, ...] = ()
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +73,7 @@ class _RopeFile(msgspec.Struct):
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
+    divisors: tuple[float, ...] = ()
     partial_rotary_factor: float = 1.0
 
 
@@ -98,23 +102,34 @@ class _ConfigFile(msgspec.Struct):
     eos_token_id: int | list[int] | None = None
 
 
-def read_config(folder: Path, context_limit: int | None = None) -> ModelConfig:
-    """Read `config.json`, and the end tokens of `generation_config.json` and of the tokenizer if they are there.
+def read_config(path: Path, context_limit: int | None = None) -> ModelConfig:
+    """Read the configuration of a model: of a Hugging Face folder, with all its end tokens, or of a GGUF file.
 
     `context_limit` lowers the model's own. Raises ModelError naming the file and what is wrong with it, and
     ConfigurationError for a context limit that the model does not have or a sliding window smaller than the context.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    file = decode(path, _ConfigFile)
+    source = path if path.is_file() else path / "config.json"
+    file = _of_gguf(path) if path.is_file() else _of_folder(source)
     rope = _rope(file)
-    _check(path, file, rope)
-    config = _model_config(folder, file, rope)
+    _check(source, file, rope)
+    config = _model_config(path, file, rope)
     if context_limit is not None:
         config = _limited(config, context_limit)
-    _check_window(path, file, config.context_limit)
+    _check_window(source, file, config.context_limit)
     return config
+
+
+def _of_gguf(path: Path) -> _ConfigFile:
+    try:
+        return msgspec.convert(config_entries(path), _ConfigFile)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _of_folder(path: Path) -> _ConfigFile:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    return decode(path, _ConfigFile)
 
 
 def _model_config(folder: Path, file: _ConfigFile, rope: Rope) -> ModelConfig:
@@ -125,7 +140,7 @@ def _model_config(folder: Path, file: _ConfigFile, rope: Rope) -> ModelConfig:
         layers=file.num_hidden_layers,
         heads=file.num_attention_heads,
         kv_heads=file.num_key_value_heads or file.num_attention_heads,
-        head_dim=file.head_dim or file.hidden_size // file.num_attention_heads,
+        head_dim=_head_dim(file),
         intermediate=file.intermediate_size,
         norm_epsilon=file.rms_norm_eps,
         tied=file.tie_word_embeddings,
@@ -134,6 +149,10 @@ def _model_config(folder: Path, file: _ConfigFile, rope: Rope) -> ModelConfig:
         rope=rope,
         eos_token_ids=tuple(id for id in end_token_ids(folder, file.eos_token_id) if id < file.vocab_size),
     )
+
+
+def _head_dim(file: _ConfigFile) -> int:
+    return file.head_dim or file.hidden_size // file.num_attention_heads
 
 
 def _context(file: _ConfigFile, rope: Rope) -> int:
@@ -158,10 +177,12 @@ def _rope(file: _ConfigFile) -> Rope:
         mscale=scaling.mscale,
         mscale_all_dim=scaling.mscale_all_dim,
         truncate=scaling.truncate,
+        divisors=scaling.divisors,
     )
 
 
 def _check(path: Path, file: _ConfigFile, rope: Rope) -> None:
+    _check_sizes(path, file)
     kinds = ", ".join(ARCHITECTURES)
     _require(path, file.model_type in ARCHITECTURES, f"model_type {file.model_type!r} is none of {kinds}")
     _require(path, file.quantization_config is None, "quantized weights are not supported")
@@ -169,8 +190,11 @@ def _check(path: Path, file: _ConfigFile, rope: Rope) -> None:
     _require(path, rope.kind in ROPE_KINDS, f"rope scaling {rope.kind!r} is none of {', '.join(ROPE_KINDS)}")
     partial = {file.partial_rotary_factor, (file.rope_parameters or _RopeFile()).partial_rotary_factor}
     _require(path, partial == {1.0}, "partial rotary embedding is not supported")
+    _require(
+        path, len(rope.divisors) in (0, _head_dim(file) // 2), f"{len(rope.divisors)} divisors of rope frequencies"
+    )
+    _require(path, all(each > 0 for each in rope.divisors), "a divisor of the rope frequencies is not positive")
     _require(path, rope.factor >= 1, f"rope scaling factor {rope.factor:g} is below 1")
-    _check_sizes(path, file)
 
 
 def _check_sizes(path: Path, file: _ConfigFile) -> None:
@@ -180,7 +204,7 @@ def _check_sizes(path: Path, file: _ConfigFile) -> None:
     kv_heads = file.num_key_value_heads or heads
     _require(path, file.max_position_embeddings >= 2, "max_position_embeddings is below 2")
     _require(path, kv_heads > 0 and heads % kv_heads == 0, f"{heads} heads are not a multiple of {kv_heads} KV heads")
-    head_dim = file.head_dim or file.hidden_size // heads
+    head_dim = _head_dim(file)
     _require(path, head_dim > 0 and head_dim % 2 == 0, f"head_dim {head_dim} is not even and positive")
 
 

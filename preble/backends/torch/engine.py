@@ -39,15 +39,15 @@ _CUDA_SHARE = 0.85
 
 
 class TorchEngine:
-    """Serves a Llama-family model in Hugging Face format.
+    """Serves a Llama-family model.
 
-    `model` is a folder with config.json and *.safetensors. `dtype="auto"` takes the model's own dtype if the device
-    computes quickly in it, and float32 otherwise. `device` is "auto", "cpu" or "cuda". With
-    `load_format="dummy"` random weights are drawn on the device, and the folder needs only config.json. `kv_tokens` is
-    the size of the KV cache in tokens; by default it is 16 contexts, or less if that would take too much memory. A step
-    computes at most `max_running` requests and `max_batched_tokens` tokens. `threads` is the number of threads for
-    arithmetic on a CPU, `discipline` the order of the wait queue, and `seed` the seed of requests that have none. The
-    model is computed in a thread of its own, so that the event loop stays free.
+    `model` is a folder with config.json and *.safetensors, or a GGUF file. `dtype="auto"` takes the model's own dtype
+    if the device computes quickly in it, and float32 otherwise; that of quantized weights is float32. `device` is
+    "auto", "cpu" or "cuda". With `load_format="dummy"` random weights are drawn on the device, and the folder needs
+    only config.json. `kv_tokens` is the size of the KV cache in tokens; by default it is 16 contexts, or less if that
+    would take too much memory. A step computes at most `max_running` requests and `max_batched_tokens` tokens.
+    `threads` is the number of threads for arithmetic on a CPU, `discipline` the order of the wait queue, and `seed` the
+    seed of requests that have none. The model is computed in a thread of its own, so that the event loop stays free.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class TorchEngine:
         for name, value in (("threads", threads), ("block_size", block_size)):
             if value < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, not {value}")
-        self._folder = Path(model)
+        self._path = Path(model)
         self._local = LocalScheduler(discipline, block_size=block_size)
         self._dtype = dtype
         self._device = _device(device)
@@ -101,7 +101,7 @@ class TorchEngine:
         self._steps = StepLoop(batcher, self._execute, time.monotonic)
         self._steps.start()
         return EngineInfo(
-            model=str(self._folder),
+            model=str(self._path),
             vocab_size=config.vocab_size,
             context_limit=batcher.limit,
             kv_tokens=batcher.cache.total * self._block_size,
@@ -159,9 +159,9 @@ class TorchEngine:
         return self._steps
 
     def _read(self) -> ModelConfig:
-        if not self._folder.is_dir():
-            raise ModelError(f"{self._folder}: no such folder")
-        return read_config(self._folder, self._context_limit)
+        if not self._path.exists():
+            raise ModelError(f"{self._path}: no such folder or file")
+        return read_config(self._path, self._context_limit)
 
     def _load(self, config: ModelConfig) -> Batcher:
         dtype = _dtype(self._dtype, config.dtype, self._device)
@@ -177,7 +177,7 @@ class TorchEngine:
     def _weights(self, config: ModelConfig, dtype: torch.dtype) -> Weights:
         if self._load_format == "dummy":
             return dummy_weights(config, dtype, self._device)
-        return load_weights(self._folder, config, dtype, self._device)
+        return load_weights(self._path, config, dtype, self._device)
 
     def _batcher(self, config: ModelConfig, kv_tokens: int) -> Batcher:
         return Batcher(

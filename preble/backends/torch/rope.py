@@ -16,6 +16,8 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> tuple[Tensor, float]:
     `dynamic` stretching begins beyond the model's own context, which this engine keeps to: it is `default` here.
     """
     plain = 1.0 / rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if rope.divisors:
+        plain = plain / torch.tensor(rope.divisors)
     if rope.kind == "linear":
         return plain / rope.factor, 1.0
     if rope.kind == "llama3":

@@ -1,4 +1,4 @@
-"""From *.safetensors to the tensors of the forward pass: fused, converted to a dtype, on their device."""
+"""From a model's files to the tensors of the forward pass: fused, converted to a dtype, on their device."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from preble.backends.torch.config import ModelConfig
+from preble.backends.torch.gguf import open_gguf
 from preble.backends.torch.linear import Linear
 from preble.backends.torch.rope import pair_order
+from preble.backends.torch.safetensors import open_safetensors
 from preble.errors import ModelError
 
 
@@ -40,24 +41,23 @@ class Weights(msgspec.Struct, frozen=True):
     head: Linear
 
 
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
+def load_weights(path: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Weights:
+    """Read the weights of a model: a Hugging Face folder or a GGUF file.
 
-
-def load_weights(folder: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Weights:
-    """Read the weights of the model in `folder`. Raises ModelError naming the file or the tensor that is wrong."""
-    return _Loader(folder, config, dtype, device).weights()
+    Raises ModelError naming the file or the tensor that is wrong.
+    """
+    return _Loader(path, config, dtype, device).weights()
 
 
 class _Loader:
     """Reads tensors by name, checking each one's shape."""
 
-    def __init__(self, folder: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
-        self._folder = folder
+    def __init__(self, path: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        self._path = path
         self._config = config
         self._dtype = dtype
         self._device = device
-        self._files = _open_all(folder)
+        self._files = open_gguf(path) if path.is_file() else open_safetensors(path)
 
     def weights(self) -> Weights:
         config = self._config
@@ -109,45 +109,15 @@ class _Loader:
 
     def _read(self, name: str, *shape: int) -> Tensor:
         if name not in self._files:
-            raise ModelError(f"{self._folder}: tensor {name} is missing")
-        path, file = self._files[name]
-        try:
-            tensor: Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
-        except SafetensorError as error:
-            raise ModelError(f"{path}: {name}: {error}") from error
+            raise ModelError(f"{self._path}: tensor {name} is missing")
+        stored = self._files[name]
+        tensor = stored.read()
         if tuple(tensor.shape) != shape or not tensor.is_floating_point():
-            raise ModelError(f"{path}: {name} is {tensor.dtype} {list(tensor.shape)}, want floats {list(shape)}")
+            raise ModelError(
+                f"{stored.path}: {stored.name} is {tensor.dtype} {list(tensor.shape)}, want floats {list(shape)}"
+            )
         return tensor
 
     def _place(self, tensor: Tensor) -> Tensor:
         # It is copied, so that nothing refers to the mapped file any more.
         return tensor.to(self._device, self._dtype, copy=True)
-
-
-def _open_all(folder: Path) -> dict[str, tuple[Path, safe_open]]:
-    index = folder / "model.safetensors.index.json"
-    names = _shards(index) if index.is_file() else ["model.safetensors"]
-    files = {}
-    for path in (folder / name for name in names):
-        opened = _open(path)
-        files.update(dict.fromkeys(opened.keys(), (path, opened)))  # type: ignore[no-untyped-call]
-    return files
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        names = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
-    except (OSError, msgspec.DecodeError) as error:
-        raise ModelError(f"{index}: {error}") from error
-    if any(Path(name).name != name for name in names):
-        raise ModelError(f"{index}: names files outside its folder")
-    return names
-
-
-def _open(path: Path) -> safe_open:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: {error}") from error
