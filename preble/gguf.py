@@ -14,6 +14,7 @@ from preble.errors import ModelError
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """The format's number of a type, and `struct`'s letter for it."""
 _TEXT, _ARRAY = 8, 9
+_SIZE = struct.Struct("<Q")
 _MAX_DIMENSIONS = 4
 _ALIGNMENT = 32
 
@@ -100,9 +101,12 @@ class _Head:
         return values
 
     def _text(self) -> str:
-        (size,) = self._numbers("Q")
-        (raw,) = self._numbers(f"{size}s")
-        return bytes(raw).decode()
+        begin = self._at + _SIZE.size
+        end = begin + _SIZE.unpack_from(self._data, self._at)[0]
+        if end > len(self._data):
+            raise struct.error(f"a text of {end - begin} bytes")
+        self._at = end
+        return self._data[begin:end].decode()
 
     def _value(self, kind: int) -> Any:
         if kind == _TEXT:

@@ -41,7 +41,7 @@ GENERATORS = {"random.Random"}
 
 LAYERS = [
     {"_pack", "errors"},
-    {"tokens", "types"},
+    {"gguf", "tokens", "types"},
     {"tree"},
     {"wait_queue"},
     {"core"},

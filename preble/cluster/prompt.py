@@ -29,8 +29,8 @@ class PromptReader:
     """Reads prompts for one model: its tokenizer and chat template, where it has them, and its bounds."""
 
     def __init__(self, model: str | None) -> None:
-        """Read the model's folder, which may take a moment. Raises ModelError if its files are malformed."""
-        local = model is not None and Path(model).is_dir()
+        """Read the model's folder or GGUF file, which may take a moment. Raises ModelError if a file is malformed."""
+        local = model is not None and Path(model).exists()
         self.tokenizer = Tokenizer.load(model) if model and local else None
         self._template = ChatTemplate.load(model) if model and local else None
         self._warned = False

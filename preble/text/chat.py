@@ -11,6 +11,7 @@ import msgspec
 
 from preble.errors import InvalidRequestError, ModelError
 from preble.text.continuing import cut, tag
+from preble.text.gguf import chat_templates
 from preble.text.messages import plain, template_messages
 from preble.text.model_files import named_tokens, read, read_config
 from preble.text.parts import check_parts, join_parts, takes_parts
@@ -47,12 +48,15 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, model_path: str | Path, *, now: Callable[[], datetime] = datetime.now) -> ChatTemplate | None:
-        """Read the template of a Hugging Face folder; None if it has none.
+        """Read the template of a Hugging Face folder or a GGUF file; None if it has none.
 
-        Looks at chat_template.jinja and additional_chat_templates/, else at tokenizer_config.json. Raises ModelError
-        if a file is malformed.
+        Of a folder, looks at chat_template.jinja and additional_chat_templates/, else at tokenizer_config.json. Raises
+        ModelError if a file is malformed.
         """
         folder = Path(model_path)
+        if folder.is_file():
+            sources, tokens = chat_templates(folder)
+            return cls(sources, tokens, now=now) if sources else None
         config = read_config(folder / "tokenizer_config.json")
         sources = dict(_template_files(folder)) or _configured_templates(config.get("chat_template"))
         if not sources:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from preble.errors import InvalidRequestError, ModelError
 from preble.text.added_tokens import add_tokens
+from preble.text.gguf import build_tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -53,11 +54,13 @@ class Tokenizer:
 
     @classmethod
     def load(cls, model_path: str | Path) -> Tokenizer | None:
-        """Read tokenizer.json of a Hugging Face folder; None if the folder has none.
+        """Read tokenizer.json of a Hugging Face folder, or a GGUF file; None if the folder has none.
 
         Tokens that only tokenizer_config.json or added_tokens.json name are added, as transformers adds them. Raises
         ModelError if a file cannot be read or is malformed.
         """
+        if Path(model_path).is_file():
+            return cls(build_tokenizer(Path(model_path)))
         file = Path(model_path) / "tokenizer.json"
         if not file.exists():
             if file.with_name("tokenizer.model").exists():

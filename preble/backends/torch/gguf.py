@@ -215,7 +215,7 @@ def _values(file: GgufFile, name: str, package: ModuleType) -> NDArray[np.float3
     kind = package.GGMLQuantizationType(entry.type)
     block, size = package.GGML_QUANT_SIZES[kind]
     stored = (*entry.shape[:-1], entry.shape[-1] // block * size)
-    raw = np.memmap(file.path, np.uint8, "r", entry.offset, stored)
+    raw = np.asarray(np.memmap(file.path, np.uint8, "r", entry.offset, stored))
     try:
         return np.require(package.dequantize(raw, kind), np.float32, "W")
     except NotImplementedError:
