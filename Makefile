@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKEND ?= torch
 DEMO := $(if $(filter vllm sglang,$(BACKEND)),.venv-engines,.venv)
 
-.PHONY: demo test test-engines test-pythons lint docs bench bench-engines clean
+.PHONY: demo model test test-engines test-pythons lint docs bench bench-engines clean
 
 .venv/installed: pyproject.toml constraints.txt hatch_build.py $(shell find preble -name "*.c")
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -15,6 +15,10 @@ DEMO := $(if $(filter vllm sglang,$(BACKEND)),.venv-engines,.venv)
 # `make demo BACKEND=vllm` or `sglang` runs it on these engines.
 demo: $(DEMO)/installed
 	$(DEMO)/bin/python -m bench.demo --backend $(BACKEND)
+
+# The small real model, in ~/.cache/preble; without it the tests that need it are skipped, and this fails.
+model: .venv/installed
+	$(BIN)/python -m preble get-model smollm2-135m
 
 # A process for each core; at the end the slowest tests, and those that were skipped with the reason.
 test: .venv/installed

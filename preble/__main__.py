@@ -11,6 +11,7 @@ from typing import Any
 
 from preble import PrebleCluster, PrebleError, SamplingParams, __version__, native
 from preble.backends import BACKENDS
+from preble.cli import get_model
 from preble.core.policies import POLICIES
 from preble.replay import command as replay
 from preble.simulate import command as simulate
@@ -106,10 +107,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="with --version: show which parts run in C")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     commands.add_parser("make-model", help="write a small model with random weights", add_help=False)
+    _add_get_model(commands.add_parser("get-model", help="fetch a small real model"))
     _add_generate(commands.add_parser("generate", help="generate text, shown as it comes"))
     _add_replay(commands.add_parser("replay", help="decide a decision log again, under another policy"))
     _add_simulate(commands.add_parser("simulate", help="compare policies on a workload, in virtual time"))
     return parser
+
+
+def _add_get_model(parser: argparse.ArgumentParser) -> None:
+    get_model.add_arguments(parser)
+    parser.set_defaults(run=get_model.run)
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +131,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_generate)
-    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder")
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder or a GGUF file")
     parser.add_argument("prompt", metavar="PROMPT", help="text to go on from; - reads standard input")
     parser.add_argument("--backend", default="torch", help=f'{_STARTED} or "module:Class" (%(default)s)')
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes (%(default)s)")

@@ -3,9 +3,13 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
+
+import preble.testing
+from preble.errors import ModelError
 
 # Machines are noisy: an example that takes long is no failure. HYPOTHESIS_PROFILE=thorough looks twenty times longer.
 settings.register_profile("quick", deadline=None, max_examples=50)
@@ -24,3 +28,12 @@ def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield folder
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """A small model whose answers mean something, as a GGUF file. `.ci/run` makes sure that it is there."""
+    try:
+        return preble.testing.real_model()
+    except (ModelError, OSError) as error:
+        pytest.skip(f"no real model: {error}")

@@ -51,10 +51,11 @@ LAYERS = [
     {"workers"},
     {"cluster", "simulate", "replay"},
     {"testing"},
+    {"cli"},
     {"__main__"},
 ]
 """From the bottom up: a part imports itself and lower layers."""
-FACES = {"testing", "__main__"}
+FACES = {"testing", "cli", "__main__"}
 """What stands on the public names in `preble/__init__.py`; nothing else imports those."""
 APART = [
     ({"transport"}, {"core", "tree", "text"}, "bytes know nothing of scheduling"),

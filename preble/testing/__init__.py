@@ -1,10 +1,25 @@
-"""What tests of your own need: small models with random weights, and an event loop whose clock does not wait.
+"""What tests of your own need: models, and an event loop whose clock does not wait.
 
-With `PrebleCluster(..., processes=False)` a whole cluster runs in a `VirtualTimeLoop`. Of the package, only the command
-line imports this.
+`make_model` writes a small model with random weights, and `real_model` fetches one whose answers mean something. With
+`PrebleCluster(..., processes=False)` a whole cluster runs in a `VirtualTimeLoop`. Of the package, only the command line
+imports this.
 """
 
 from preble.testing.models import CHAT_TEMPLATE, SHAPES, SIZES, SPECIAL_TOKENS, main, make_model
+from preble.testing.real_models import REAL_MODELS, RealModel, cache_folder, get_model, real_model
 from preble.testing.virtual_time import VirtualTimeLoop
 
-__all__ = ["CHAT_TEMPLATE", "SHAPES", "SIZES", "SPECIAL_TOKENS", "VirtualTimeLoop", "main", "make_model"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "REAL_MODELS",
+    "SHAPES",
+    "SIZES",
+    "SPECIAL_TOKENS",
+    "RealModel",
+    "VirtualTimeLoop",
+    "cache_folder",
+    "get_model",
+    "main",
+    "make_model",
+    "real_model",
+]
