@@ -11,7 +11,7 @@ from typing import Any
 
 from preble import PrebleCluster, PrebleError, SamplingParams, __version__, native
 from preble.backends import BACKENDS
-from preble.cli import get_model
+from preble.cli import chat, get_model
 from preble.core.policies import POLICIES
 from preble.replay import command as replay
 from preble.simulate import command as simulate
@@ -19,6 +19,9 @@ from preble.simulate import command as simulate
 _EXAMPLE = """example, with nothing downloaded:
   preble make-model out/model
   preble generate out/model "def hello():" --max-tokens 16
+
+and with a small model that answers:
+  preble chat $(preble get-model smollm2-135m)
 """
 _STARTED = ", ".join(name for name, backend in BACKENDS.items() if not backend.remote)
 
@@ -79,6 +82,11 @@ def _run(job: Coroutine[Any, Any, None]) -> None:
         uvloop.run(job)
 
 
+def _chat(arguments: argparse.Namespace) -> int:
+    _run(chat.converse(arguments))
+    return 0
+
+
 def _generate(arguments: argparse.Namespace) -> int:
     _run(_generate_text(arguments))
     return 0
@@ -108,10 +116,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     commands.add_parser("make-model", help="write a small model with random weights", add_help=False)
     _add_get_model(commands.add_parser("get-model", help="fetch a small real model"))
+    _add_chat(commands.add_parser("chat", help="hold a conversation with a model"))
     _add_generate(commands.add_parser("generate", help="generate text, shown as it comes"))
     _add_replay(commands.add_parser("replay", help="decide a decision log again, under another policy"))
     _add_simulate(commands.add_parser("simulate", help="compare policies on a workload, in virtual time"))
     return parser
+
+
+def _add_chat(parser: argparse.ArgumentParser) -> None:
+    chat.add_arguments(parser)
+    parser.set_defaults(run=_chat)
 
 
 def _add_get_model(parser: argparse.ArgumentParser) -> None:
