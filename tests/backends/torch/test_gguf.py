@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from preble.backends.torch.config import read_config
+from preble.backends.torch.gguf import open_gguf
 from preble.backends.torch.weights import load_weights
 from preble.errors import ConfigurationError, ModelError
 from tests.backends.torch.network import Network, prompt
@@ -59,6 +60,28 @@ def test_quantized_weights_are_those_of_the_folder(build, tmp_path, shape, kind)
     path = write_gguf(build(shape), tmp_path / "model.gguf", kind=kind)
     assert torch.equal(logits(path), logits(rounded(build(shape), tmp_path / "copy", kind)))
     assert not torch.equal(logits(path), logits(build(shape)))
+
+
+PACKED = [kind for kind in gguf.GGMLQuantizationType if kind in gguf.quants._type_traits]
+
+
+@pytest.mark.parametrize("kind", PACKED, ids=lambda kind: kind.name)
+def test_every_quantization_of_the_package_is_read(tmp_path, kind):
+    """Its values are whatever random bytes below infinity mean: most kinds can be taken apart there, but not made."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    raw = np.random.default_rng(0).integers(0, 120, (6, 512 // block * size), np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "qwen2")
+    writer.add_block_count(0)
+    writer.add_tensor("token_embd.weight", raw, raw_dtype=kind)
+    writer.add_tensor("output_norm.weight", np.ones(512, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read = open_gguf(tmp_path / "model.gguf")["model.embed_tokens.weight"].read()
+    assert read.shape == (6, 512)
+    assert read.dtype == torch.float32
+    np.testing.assert_array_equal(read.numpy(), gguf.dequantize(raw, kind))
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, "llama3-rope"])
