@@ -5,11 +5,13 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from preble.errors import ModelError
+
+_T = TypeVar("_T")
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """The format's number of a type, and `struct`'s letter for it."""
@@ -37,11 +39,19 @@ class GgufFile(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
     tensors: dict[str, TensorEntry]
 
-    def require(self, key: str) -> Any:
-        """Return the value of `key`. Raises ModelError if the file has none."""
-        if key not in self.metadata:
+    def require(self, key: str, kind: type[_T]) -> _T:
+        """Return the value of `key`. Raises ModelError if there is none or it is not of the `kind`."""
+        value = self.get(key, kind)
+        if value is None:
             raise ModelError(f"{self.path}: key {key} is missing")
-        return self.metadata[key]
+        return value
+
+    def get(self, key: str, kind: type[_T]) -> _T | None:
+        """Return the value of `key`, or None if there is none. Raises ModelError if it is not of the `kind`."""
+        value = self.metadata.get(key)
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise ModelError(f"{self.path}: {key} is of the type {type(value).__name__}, not {kind.__name__}")
+        return value
 
 
 def read_gguf(path: str | Path) -> GgufFile:
@@ -73,7 +83,7 @@ class _Head:
         self._check_version()
         tensors, keys = self._numbers("QQ")
         metadata = {self._text(): self._value(*self._numbers("I")) for _ in range(keys)}
-        if metadata.get("split.count", 1) > 1:
+        if metadata.get("split.count", 0) not in (0, 1):
             raise ModelError(f"{self._path}: one of {metadata['split.count']} parts; merge them with llama-gguf-split")
         found = dict(self._tensor() for _ in range(tensors))
         start = -(-self._at // (step := self._alignment(metadata))) * step
@@ -127,7 +137,7 @@ class _Head:
 
     def _tensor(self) -> tuple[str, TensorEntry]:
         name, (dimensions,) = self._text(), self._numbers("I")
-        if not 1 <= dimensions <= _MAX_DIMENSIONS:
-            raise ModelError(f"{self._path}: {name} has {dimensions} dimensions")
-        shape = self._numbers(f"{dimensions}Q")[::-1]
+        shape = self._numbers(f"{min(dimensions, _MAX_DIMENSIONS)}Q")[::-1]
+        if not 1 <= dimensions <= _MAX_DIMENSIONS or 0 in shape:
+            raise ModelError(f"{self._path}: {name} has {dimensions} dimensions, {list(shape)}")
         return name, TensorEntry(shape, *self._numbers("IQ"))

@@ -12,6 +12,8 @@ def check_model(model: str | None, *, engine: str) -> str:
     if not model:
         raise ConfigurationError(f"model: the {engine} engine needs a model folder, or a name on the Hugging Face hub")
     path = Path(model).expanduser()
+    if path.is_absolute() and path.is_file():
+        raise ModelError(f"{path}: a file; the {engine} engine needs a folder, or a name on the Hugging Face hub")
     if path.is_absolute() and not path.is_dir():
         raise ModelError(f"{path}: no such folder")
     if path.is_dir() and not (path / "config.json").is_file():

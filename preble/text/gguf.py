@@ -35,7 +35,7 @@ def build_tokenizer(path: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer, decoders
 
     file = read_gguf(path)
-    kind, pre = file.require(f"{_PREFIX}model"), file.metadata.get(f"{_PREFIX}pre", "default")
+    kind, pre = file.require(f"{_PREFIX}model", str), file.get(f"{_PREFIX}pre", str) or "default"
     if kind != "gpt2":
         raise ModelError(f"{path}: tokenizer model {kind!r} is not served, only gpt2: byte-level BPE")
     if pre not in _SPLITS:
@@ -52,11 +52,14 @@ def chat_templates(path: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Return the chat templates of a GGUF file by name, "default" for the one without, and its special tokens."""
     file = read_gguf(path)
     names = {"default": "tokenizer.chat_template"}
-    names |= {name: f"tokenizer.chat_template.{name}" for name in file.metadata.get("tokenizer.chat_templates", ())}
-    sources = {name: file.metadata[key] for name, key in names.items() if isinstance(file.metadata.get(key), str)}
+    names |= {name: f"tokenizer.chat_template.{name}" for name in file.get("tokenizer.chat_templates", list) or ()}
+    sources = {name: file.get(key, str) for name, key in names.items()}
     special = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    texts = {name: _token(file, key) for name, key in special.items()}
-    return sources, {name: text for name, text in texts.items() if text is not None}
+    return _known(sources), _known({name: _token(file, key) for name, key in special.items()})
+
+
+def _known(texts: dict[str, str | None]) -> dict[str, str]:
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _tokens(file: GgufFile) -> list[str]:
@@ -64,16 +67,16 @@ def _tokens(file: GgufFile) -> list[str]:
 
 
 def _texts(file: GgufFile, name: str) -> list[str]:
-    found = file.require(_PREFIX + name)
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+    found = file.require(_PREFIX + name, list)
+    if not all(isinstance(each, str) for each in found):
         raise ModelError(f"{file.path}: {_PREFIX}{name} is no list of texts")
     return found
 
 
 def _token(file: GgufFile, name: str) -> str | None:
     """Return the text of the token that the file names as its `bos`, `eos` or the like."""
-    id, tokens = file.metadata.get(f"{_PREFIX}{name}_token_id"), file.metadata.get(f"{_PREFIX}tokens", ())
-    return tokens[id] if isinstance(id, int) and 0 <= id < len(tokens) else None
+    id, tokens = file.get(f"{_PREFIX}{name}_token_id", int), _texts(file, "tokens")
+    return tokens[id] if id is not None and 0 <= id < len(tokens) else None
 
 
 def _merging(file: GgufFile, *, ignore_merges: bool) -> tokenizers.models.BPE:
@@ -101,7 +104,7 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, file: GgufFile) -> None:
     """Let control tokens, and those that the model's maker added, be found whole in a text."""
     from tokenizers import AddedToken
 
-    kinds = file.metadata.get(f"{_PREFIX}token_type", ())
+    kinds = file.get(f"{_PREFIX}token_type", list) or ()
     for token, kind in zip(_tokens(file), kinds, strict=False):
         if kind == _CONTROL:
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
@@ -113,8 +116,9 @@ def _add_ends(tokenizer: tokenizers.Tokenizer, file: GgufFile, *, begins: bool) 
     """Put the begin or end token around a text, where the file says so; `begins` is what holds if it does not."""
     from tokenizers.processors import TemplateProcessing
 
-    begin = [_token(file, "bos")] if file.metadata.get(f"{_PREFIX}add_bos_token", begins) else []
-    end = [_token(file, "eos")] if file.metadata.get(f"{_PREFIX}add_eos_token", False) else []
+    said = file.get(f"{_PREFIX}add_bos_token", bool)
+    begin = [_token(file, "bos")] if (begins if said is None else said) else []
+    end = [_token(file, "eos")] if file.get(f"{_PREFIX}add_eos_token", bool) else []
     around = [token for token in (*begin, *end) if token is not None]
     if around:
         ids = [(token, tokenizer.token_to_id(token)) for token in around]

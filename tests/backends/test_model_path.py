@@ -17,6 +17,9 @@ def test_what_is_no_model_is_named(tmp_path):
         check_model(str(tmp_path), engine="vllm")
     with pytest.raises(ModelError, match="nowhere"):
         check_model(str(tmp_path / "nowhere"), engine="vllm")
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ModelError, match=r"model\.gguf: a file; the vllm engine needs a folder"):
+        check_model(str(tmp_path / "model.gguf"), engine="vllm")
     with pytest.raises(ConfigurationError, match="model: the vllm engine"):
         check_model(None, engine="vllm")
 

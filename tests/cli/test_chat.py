@@ -19,6 +19,7 @@ import pytest
 from preble import Chunk, ContextLengthError, Usage
 from preble.cli.chat import HELP, Conversation, Terminal
 from preble.testing import make_model
+from tests.openai_server import OpenAIServer
 
 ANSWERED = "\n[8 of 20 prompt tokens cached, first token after 1.00 s, worker w0]\n"
 
@@ -220,6 +221,16 @@ def server(models):
 def chat(*arguments):
     command = [sys.executable, "-m", "preble", "chat", *arguments]
     return subprocess.run(command, input="", capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_a_server_answers_with_the_tokenizer_that_is_here(model):
+    async with OpenAIServer(vocab_size=300) as server:
+        command = [sys.executable, "-m", "preble", "chat", model, "--url", server.url, "--max-tokens", "5"]
+        done = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        shown, _ = await asyncio.wait_for(done.communicate(b"hello\n"), 60)
+    assert done.returncode == 0
+    assert f"worker {server.url}" in shown.decode()
+    assert [(body["max_tokens"], body["stream"]) for body in server.bodies if body["max_tokens"] == 5] == [(5, True)]
 
 
 @pytest.mark.parametrize(

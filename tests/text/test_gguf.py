@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from preble.errors import ModelError
+from preble.gguf import read_gguf
 from preble.text import ChatTemplate, Tokenizer
 from tests.gguf_files import write_gguf
 
@@ -149,6 +151,15 @@ def test_named_templates(written):
 def test_a_tokenizer_that_is_not_served_is_named(written, changed, match):
     with pytest.raises(ModelError, match=match):
         Tokenizer.load(written(**changed))
+
+
+@pytest.mark.parametrize("value", ["text", 7, 2.5, True, [1, 2], ["a"]])
+def test_no_value_of_a_key_is_another_error(written, value):
+    for key in [key for key in read_gguf(written()).metadata if key.startswith("tokenizer.")]:
+        path = written(**{key: value})
+        for load in (Tokenizer.load, ChatTemplate.load):
+            with contextlib.suppress(ModelError):
+                load(path)
 
 
 def test_a_file_that_is_no_gguf(tmp_path):

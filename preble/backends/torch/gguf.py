@@ -57,7 +57,7 @@ _F16, _BF16 = 1, 30
 def config_entries(path: Path) -> dict[str, Any]:
     """Return what config.json of the same model would say. Raises ModelError naming the key that is wrong."""
     file = read_gguf(path)
-    architecture = file.require("general.architecture")
+    architecture = _architecture(file)
     if architecture not in ARCHITECTURES:
         raise ModelError(f"{path}: architecture {architecture!r} is none of {', '.join(ARCHITECTURES)}")
     for name in _REFUSED:
@@ -78,7 +78,7 @@ def open_gguf(path: Path) -> dict[str, StoredTensor]:
     Raises ModelError for a tensor that is missing, unknown or of an unknown quantization, and for a short file.
     """
     file, package = read_gguf(path), _package()
-    layers = file.require(f"{file.require('general.architecture')}.block_count")
+    layers = file.require(f"{_architecture(file)}.block_count", int)
     tensors: dict[str, StoredTensor] = {}
     for name, entry in file.tensors.items():
         _check_extent(file, name, entry, package)
@@ -88,30 +88,37 @@ def open_gguf(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def _architecture(file: GgufFile) -> str:
+    return file.require("general.architecture", str)
+
+
 def _sizes(file: GgufFile, architecture: str) -> dict[str, Any]:
-    def need(name: str) -> Any:
-        return file.require(f"{architecture}.{name}")
+    def key(name: str) -> str:
+        return f"{architecture}.{name}"
 
-    def have(name: str, default: Any = None) -> Any:
-        return file.metadata.get(f"{architecture}.{name}", default)
-
-    hidden, heads = need("embedding_length"), need("attention.head_count")
-    head_dim = have("attention.key_length") or (hidden // heads if heads else 0)
-    for name in ("attention.value_length", "rope.dimension_count"):
-        if have(name, head_dim) != head_dim:
-            raise ModelError(f"{file.path}: {architecture}.{name} {have(name)} is not that of a head, {head_dim}")
     return {
         "vocab_size": _vocab_size(file),
-        "hidden_size": hidden,
-        "num_hidden_layers": need("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": have("attention.head_count_kv"),
-        "head_dim": head_dim,
-        "intermediate_size": need("feed_forward_length"),
-        "max_position_embeddings": need("context_length"),
-        "rms_norm_eps": _shortest(need("attention.layer_norm_rms_epsilon")),
-        "sliding_window": have("attention.sliding_window"),
+        "hidden_size": file.require(key("embedding_length"), int),
+        "num_hidden_layers": file.require(key("block_count"), int),
+        "num_attention_heads": file.require(key("attention.head_count"), int),
+        "num_key_value_heads": file.get(key("attention.head_count_kv"), int),
+        "head_dim": _head_dim(file, architecture),
+        "intermediate_size": file.require(key("feed_forward_length"), int),
+        "max_position_embeddings": file.require(key("context_length"), int),
+        "rms_norm_eps": _shortest(file.require(key("attention.layer_norm_rms_epsilon"), float)),
+        "sliding_window": file.get(key("attention.sliding_window"), int),
     }
+
+
+def _head_dim(file: GgufFile, architecture: str) -> int:
+    """Return the size of a head. Raises ModelError if values are of another size, or only a part is rotated."""
+    heads = file.require(f"{architecture}.attention.head_count", int)
+    shared = file.require(f"{architecture}.embedding_length", int) // max(1, heads)
+    head_dim = file.get(f"{architecture}.attention.key_length", int) or shared
+    for key in (f"{architecture}.attention.value_length", f"{architecture}.rope.dimension_count"):
+        if (value := file.get(key, int)) not in (None, head_dim):
+            raise ModelError(f"{file.path}: {key} {value} is not that of a head, {head_dim}")
+    return head_dim
 
 
 def _vocab_size(file: GgufFile) -> int:
@@ -121,17 +128,15 @@ def _vocab_size(file: GgufFile) -> int:
 
 
 def _rope(file: GgufFile, architecture: str) -> dict[str, Any]:
-    def have(name: str) -> Any:
-        return file.metadata.get(f"{architecture}.rope.{name}")
-
-    kind = have("scaling.type") or "none"
+    prefix = f"{architecture}.rope."
+    kind = file.get(f"{prefix}scaling.type", str) or "none"
     return {
         "rope_type": "default" if kind == "none" else kind,
-        "rope_theta": _shortest(have("freq_base") or 10000.0),
-        "factor": None if kind == "none" else have("scaling.factor"),
-        "original_max_position_embeddings": have("scaling.original_context_length"),
-        "beta_fast": have("scaling.yarn_beta_fast"),
-        "beta_slow": have("scaling.yarn_beta_slow"),
+        "rope_theta": _shortest(file.get(f"{prefix}freq_base", float) or 10000.0),
+        "factor": None if kind == "none" else file.get(f"{prefix}scaling.factor", float),
+        "original_max_position_embeddings": file.get(f"{prefix}scaling.original_context_length", int),
+        "beta_fast": file.get(f"{prefix}scaling.yarn_beta_fast", float),
+        "beta_slow": file.get(f"{prefix}scaling.yarn_beta_slow", float),
         "divisors": _divisors(file),
     }
 
@@ -153,7 +158,7 @@ def _dtype(file: GgufFile) -> str:
 
 
 def _end_tokens(file: GgufFile) -> list[int]:
-    ids = (file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in _ENDS)
+    ids = (file.get(f"tokenizer.ggml.{name}_token_id", int) for name in _ENDS)
     return list(dict.fromkeys(id for id in ids if id is not None))
 
 
@@ -167,13 +172,13 @@ def _hub_name(file: GgufFile, name: str) -> str:
         return _OUTER[name]
     match = _NAME.fullmatch(name)
     if match is None or match[2] not in _LAYER:
-        raise ModelError(f"{file.path}: tensor {name} is none that a {file.require('general.architecture')} model has")
+        raise ModelError(f"{file.path}: tensor {name} is none that a {_architecture(file)} model has")
     return f"model.layers.{match[1]}.{_LAYER[match[2]]}.{match[3]}"
 
 
 def _check_complete(file: GgufFile, layers: int) -> None:
-    optional = {"attn_q_norm", "attn_k_norm"} if file.require("general.architecture") != "qwen3" else set()
-    names = [f"blk.{number}.{part}.weight" for number in range(layers) for part in _LAYER if part not in optional]
+    optional = {"attn_q_norm", "attn_k_norm"} if _architecture(file) != "qwen3" else set()
+    names = (f"blk.{number}.{part}.weight" for number in range(layers) for part in _LAYER if part not in optional)
     for name in ("output_norm.weight", *names):
         if name not in file.tensors:
             raise ModelError(f"{file.path}: tensor {name} is missing")
@@ -192,9 +197,9 @@ def _check_extent(file: GgufFile, name: str, entry: TensorEntry, package: Module
 
 def _read(file: GgufFile, name: str, package: ModuleType) -> Tensor:
     values = _values(file, name, package)
-    if file.require("general.architecture") == "llama" and (part := name.split(".")[-2]) in ("attn_q", "attn_k"):
-        heads = file.require("llama.attention.head_count")
-        kv_heads = file.metadata.get("llama.attention.head_count_kv") or heads
+    if _architecture(file) == "llama" and (part := name.split(".")[-2]) in ("attn_q", "attn_k"):
+        heads = file.require("llama.attention.head_count", int)
+        kv_heads = file.get("llama.attention.head_count_kv", int) or heads
         values = _by_halves(values, heads if part == "attn_q" else kv_heads)
     return torch.from_numpy(values)
 

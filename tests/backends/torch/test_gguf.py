@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 
@@ -9,12 +10,15 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from preble.backends.torch.config import read_config
 from preble.backends.torch.gguf import open_gguf
 from preble.backends.torch.weights import load_weights
 from preble.errors import ConfigurationError, ModelError
+from preble.gguf import read_gguf
 from tests.backends.torch.network import Network, prompt
 from tests.gguf_files import write_gguf
 
@@ -118,9 +122,9 @@ def refused(folder, path, match, **options):
     [
         ({"llama.block_count": None}, r"key llama\.block_count is missing"),
         ({"llama.attention.layer_norm_rms_epsilon": None}, r"key llama\.attention\.layer_norm_rms_epsilon is missing"),
-        ({"llama.embedding_length": "wide"}, "hidden_size"),
+        ({"llama.embedding_length": "wide"}, r"llama\.embedding_length is of the type str, not int"),
         ({"llama.attention.head_count": 0}, "num_attention_heads 0"),
-        ({"llama.attention.head_count_kv": [2, 2, 1]}, "num_key_value_heads"),
+        ({"llama.attention.head_count_kv": [2, 2, 1]}, r"llama\.attention\.head_count_kv is of the type list"),
         ({"llama.expert_count": 8}, r"llama\.expert_count 8 is not supported"),
         ({"llama.logit_scale": 0.5}, r"llama\.logit_scale 0.5 is not supported"),
         ({"llama.rope.dimension_count": 8}, r"llama\.rope\.dimension_count 8 is not that of a head, 16"),
@@ -131,6 +135,30 @@ def refused(folder, path, match, **options):
 )
 def test_metadata_that_it_cannot_serve(build, tmp_path, changed, match):
     refused(build("llama"), tmp_path / "model.gguf", match, changed=changed)
+
+
+@pytest.mark.parametrize("value", ["text", 7, 2.5, True, [1, 2], ["a"]])
+def test_no_value_of_a_key_is_another_error(build, tmp_path, value):
+    path = write_gguf(build("llama"), tmp_path / "model.gguf")
+    for key in read_gguf(path).metadata:
+        write_gguf(
+            build("llama"), path, changed={key: value} if key != "general.architecture" else {"general.name": value}
+        )
+        with contextlib.suppress(ModelError, ConfigurationError):
+            load_weights(path, read_config(path), torch.float32, CPU)
+
+
+@given(at=st.integers(0, 3000), byte=st.integers(0, 255))
+def test_no_damage_is_another_error(build, tmp_path_factory, at, byte):
+    path = tmp_path_factory.getbasetemp() / "damaged.gguf"
+    if not path.exists() or at == 0:
+        write_gguf(build("llama"), path)
+    content = bytearray(path.read_bytes())
+    content[at] = byte
+    damaged = path.with_suffix(".now")
+    damaged.write_bytes(content)
+    with contextlib.suppress(ModelError, ConfigurationError):
+        load_weights(damaged, read_config(damaged), torch.float32, CPU)
 
 
 def test_another_architecture(build, tmp_path):
