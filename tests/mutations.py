@@ -142,6 +142,14 @@ MUTATIONS = [
              "        if self._stopping.done():\n            self._aborted(request.id)\n            return\n", ""),
             ("a stream that just ends is an error", "if not ended:", "if False:"),
         ]),
+        ("preble/backends/torch/gguf.py", "tests/backends/torch/test_gguf.py", [
+            ("Llama's Q and K are put in the folder's order", ".swapaxes(1, 2)", ""),
+            ("a tensor beyond the end of the file is named", "        _check_extent(file, name, entry, package)\n", ""),
+            ("a key that asks for another computation is refused", "not in (0, 1):", "in ():"),
+        ]),
+        ("preble/testing/real_models.py", "tests/test_real_models.py", [
+            ("another file than the known one is not kept", "(digest := _sha256(fetched)) != model.sha256", "False"),
+        ]),
     )
     for guard, text, replacement in guards
 ]  # fmt: skip
