@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from preble.errors import ConfigurationError, ModelError
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 """Values of `model_type` that share the one network shape of this engine."""
+
+_LARGEST = 1 << 24
+"""No size of a model is larger; what is comes from a damaged file, and must not be allocated."""
 
 ROPE_KINDS = ("default", "dynamic", "linear", "llama3", "yarn")
 
@@ -110,6 +114,7 @@ def read_config(path: Path, context_limit: int | None = None) -> ModelConfig:
     """
     source = path if path.is_file() else path / "config.json"
     file = _of_gguf(path) if path.is_file() else _of_folder(source)
+    _check_sizes(source, file)
     rope = _rope(file)
     _check(source, file, rope)
     config = _model_config(path, file, rope)
@@ -182,7 +187,6 @@ def _rope(file: _ConfigFile) -> Rope:
 
 
 def _check(path: Path, file: _ConfigFile, rope: Rope) -> None:
-    _check_sizes(path, file)
     kinds = ", ".join(ARCHITECTURES)
     _require(path, file.model_type in ARCHITECTURES, f"model_type {file.model_type!r} is none of {kinds}")
     _require(path, file.quantization_config is None, "quantized weights are not supported")
@@ -194,18 +198,22 @@ def _check(path: Path, file: _ConfigFile, rope: Rope) -> None:
         path, len(rope.divisors) in (0, _head_dim(file) // 2), f"{len(rope.divisors)} divisors of rope frequencies"
     )
     _require(path, all(each > 0 for each in rope.divisors), "a divisor of the rope frequencies is not positive")
-    _require(path, rope.factor >= 1, f"rope scaling factor {rope.factor:g} is below 1")
+    _require(path, 1 <= rope.factor < math.inf, f"rope scaling factor {rope.factor:g} is below 1 or infinite")
+    _require(path, 1 < rope.theta < math.inf, f"rope_theta {rope.theta:g} is not above 1, or infinite")
 
 
 def _check_sizes(path: Path, file: _ConfigFile) -> None:
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        _require(path, getattr(file, name) >= 1, f"{name} {getattr(file, name)} is not positive")
+        _require(
+            path, 1 <= getattr(file, name) <= _LARGEST, f"{name} {getattr(file, name)} is not positive, or too large"
+        )
     heads = file.num_attention_heads
     kv_heads = file.num_key_value_heads or heads
     _require(path, file.max_position_embeddings >= 2, "max_position_embeddings is below 2")
     _require(path, kv_heads > 0 and heads % kv_heads == 0, f"{heads} heads are not a multiple of {kv_heads} KV heads")
     head_dim = _head_dim(file)
     _require(path, head_dim > 0 and head_dim % 2 == 0, f"head_dim {head_dim} is not even and positive")
+    _require(path, heads * head_dim <= _LARGEST, f"{heads} heads of {head_dim} are too large")
 
 
 def _require(path: Path, condition: bool, message: str) -> None:

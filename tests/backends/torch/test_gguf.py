@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 
 import gguf
@@ -129,6 +130,9 @@ def refused(folder, path, match, **options):
         ({"llama.logit_scale": 0.5}, r"llama\.logit_scale 0.5 is not supported"),
         ({"llama.rope.dimension_count": 8}, r"llama\.rope\.dimension_count 8 is not that of a head, 16"),
         ({"llama.rope.scaling.type": "longrope"}, "rope scaling 'longrope'"),
+        ({"llama.rope.freq_base": 1.0}, "rope_theta 1 is not above 1"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": math.inf}, "rope scaling factor inf"),
+        ({"llama.context_length": 0}, "max_position_embeddings is below 2"),
         ({"split.count": 3}, "one of 3 parts"),
         ({"general.alignment": 0}, r"general\.alignment is 0"),
     ],
