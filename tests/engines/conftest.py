@@ -15,7 +15,7 @@ from tests.engines.conformance import CONTEXT, ENGINES, VOCAB, Running, make_eng
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model"), layers=2, vocab=VOCAB, context=2 * CONTEXT)
+    return make_model(tmp_path_factory.mktemp("model"), vocab=VOCAB, context=2 * CONTEXT)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(ENGINES))
