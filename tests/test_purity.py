@@ -41,7 +41,7 @@ GENERATORS = {"random.Random"}
 
 LAYERS = [
     {"_pack", "errors"},
-    {"gguf", "tokens", "types"},
+    {"model_files", "tokens", "types"},
     {"tree"},
     {"wait_queue"},
     {"core"},

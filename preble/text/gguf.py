@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preble.errors import ModelError
-from preble.gguf import GgufFile, read_gguf
+from preble.model_files.gguf import GgufFile, read_gguf
 
 if TYPE_CHECKING:
     import tokenizers

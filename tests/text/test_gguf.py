@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from preble.errors import ModelError
-from preble.gguf import read_gguf
+from preble.model_files.gguf import read_gguf
 from preble.text import ChatTemplate, Tokenizer
 from tests.gguf_files import write_gguf
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from preble.backends.torch.stored import StoredTensor
 from preble.errors import ConfigurationError, ModelError
-from preble.gguf import GgufFile, TensorEntry, read_gguf
+from preble.model_files.gguf import GgufFile, TensorEntry, read_gguf
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """Values of `general.architecture` that are served."""

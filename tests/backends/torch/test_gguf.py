@@ -19,7 +19,7 @@ from preble.backends.torch.config import read_config
 from preble.backends.torch.gguf import open_gguf
 from preble.backends.torch.weights import load_weights
 from preble.errors import ConfigurationError, ModelError
-from preble.gguf import read_gguf
+from preble.model_files.gguf import read_gguf
 from tests.backends.torch.network import Network, prompt
 from tests.gguf_files import write_gguf
 
