@@ -97,7 +97,8 @@ async def test_a_stream_yields_what_generate_returns(cluster: PrebleCluster) -> 
 
 async def test_a_stream_delivers_while_the_engine_works(slow: PrebleCluster) -> None:
     chunks = [chunk async for chunk in slow.stream(prompt(4), GREEDY)]
-    assert len(chunks) == 8
+    assert sum(len(chunk.token_ids) for chunk in chunks) == 8
+    assert len(chunks) >= 4, "tokens come while later ones are computed, a few at once where this process is late"
 
 
 async def test_samples_of_one_prompt_are_told_apart(cluster: PrebleCluster) -> None:
