@@ -25,7 +25,8 @@ def given(length: int = 10, limits: Limits = LIMITS, **sampling: Any) -> dict[st
 
 
 def test_every_parameter_of_ours_is_mapped_or_the_clusters_business():
-    ours = set(SamplingParams.__struct_fields__) - {"stop", "include_stop_str_in_output", "n", "logprobs"}
+    of_text = {"stop", "include_stop_str_in_output", "skip_special_tokens"}
+    ours = set(SamplingParams.__struct_fields__) - of_text - {"n", "logprobs"}
     renamed = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
     assert {renamed.get(name, name) for name in given()} == ours
 
