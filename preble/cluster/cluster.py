@@ -133,7 +133,6 @@ class PrebleCluster:
         self.scheduler = Scheduler(policy, seed=seed, log=None if self._log is None else self._log.write)
         self._start_timeout = start_timeout
         self._close_grace = close_grace
-        self._max_in_flight = max_in_flight
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._draining = False
