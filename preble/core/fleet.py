@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ from preble.core.cached import CachedTokens
 from preble.core.cost import Coefficients, CostModel, StepTiming
 from preble.core.fit import Fit
 from preble.core.slot import Slot
-from preble.errors import ConfigurationError, NamespaceNotServedError, NoWorkersError
+from preble.errors import ConfigurationError, ContextLengthError, NamespaceNotServedError, NoWorkersError
 
 _LEARNING_RATE = 0.05
 _ROWS = (
@@ -26,12 +26,16 @@ _NO_WORKER = Coefficients(least=np.inf, base=0.0, new=0.0, context=0.0, product=
 
 
 class _Part(NamedTuple):
-    """The part of the fleet that serves a namespace. `closed` is 0 for its slots and infinity for all others."""
+    """The part of the fleet that takes requests of a namespace; `paused` if one that serves it takes none for now.
+
+    `surcharge` has for its slots what their recent failures cost, in seconds, and infinity for all others.
+    """
 
     live: list[int]
     names: tuple[str | None, ...]
-    closed: Floats
+    surcharge: Floats
     short_first: bool
+    paused: bool
 
 
 class Fleet:
@@ -52,8 +56,8 @@ class Fleet:
     `names` has the workers by slot, None for an empty slot; it is replaced and never changed, so that it may be kept.
     `present` lists the slots with a worker. `live` lists those that accept requests, which drained workers do not;
     `live_mask` has a bit for each of them. `short_first` is true if all their wait queues let shorter requests go
-    first. `restricted` is true if some workers serve certain namespaces only; policies get the part of the fleet that
-    is `serving` the request.
+    first. `restricted` is true if some workers serve certain namespaces only, are paused, or have a penalty; policies
+    get the part of the fleet that is `serving` the request. `shortest_context` is the least context limit, in tokens.
     """
 
     def __init__(self, seed: int) -> None:
@@ -65,6 +69,7 @@ class Fleet:
         self.live: list[int] = []
         self.in_flight = 0
         self.occupied = 0
+        self._surcharge: Floats | None = None
         self._lay_out(np.zeros((len(_ROWS), 0)))
         self._changed()
 
@@ -81,6 +86,7 @@ class Fleet:
         max_batched_tokens: int | None = None,
         short_first: bool = False,
         namespaces: frozenset[str] | None = None,
+        context_limit: int | None = None,
     ) -> int:
         """Give `worker` a slot, for `namespaces` only unless that is None.
 
@@ -88,7 +94,12 @@ class Fleet:
         """
         if worker in self.slot_of:
             raise ConfigurationError(f"worker: {worker!r} is here already")
-        sizes = {"kv_tokens": kv_tokens, "block_size": block_size, "max_batched_tokens": max_batched_tokens}
+        sizes = {
+            "kv_tokens": kv_tokens,
+            "block_size": block_size,
+            "max_batched_tokens": max_batched_tokens,
+            "context_limit": context_limit,
+        }
         for name, tokens in sizes.items():
             if tokens is not None and tokens < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, not {tokens}")
@@ -97,6 +108,7 @@ class Fleet:
         newcomer.max_batched_tokens = max_batched_tokens
         newcomer.short_first = short_first
         newcomer.namespaces = namespaces
+        newcomer.context_limit = np.inf if context_limit is None else context_limit
         alike = self._alike(newcomer.fit)
         for other in alike:
             newcomer.fit.follow(other.fit)
@@ -114,6 +126,12 @@ class Fleet:
         self.load[slot] = self.pending[slot] = np.inf
         self._changed()
         return slot
+
+    def adjust(self, worker: str, *, paused: bool, penalty: float) -> None:
+        """Pause a worker or let it go on, and add `penalty` seconds to its load for whoever chooses."""
+        slot = self.slots[self.slot(worker)]
+        slot.paused, slot.penalty = paused, penalty
+        self._changed()
 
     def remove(self, worker: str) -> int:
         """Forget a worker and return the slot that it had. Raises ConfigurationError if it has none."""
@@ -138,28 +156,37 @@ class Fleet:
             raise NoWorkersError("no worker can take requests")
         return self.live
 
-    def serving(self, namespace: str) -> Fleet:
-        """Return the fleet as requests of `namespace` see it: no other worker accepts any. Changes nothing.
+    def serving(self, namespace: str, length: int = 0, output: int = 0, excluded: Collection[str] = ()) -> Fleet:
+        """Return the fleet as a request of `namespace` sees it: no other worker accepts any. Changes nothing.
 
-        If all workers serve everything, that is the fleet itself. Raises NamespaceNotServedError if no worker that
-        accepts requests serves the namespace.
+        These are workers that serve the namespace, are not paused or `excluded` by name, and whose context has room for
+        `length` tokens of prompt and `output` tokens more, or else, if it is long enough for the prompt, the longest
+        context there is. If all do, that is the fleet itself. Raises NamespaceNotServedError if no worker that accepts
+        requests serves the namespace, ContextLengthError if no worker has a context for the prompt, and NoWorkersError
+        if one will do that takes no requests now.
         """
-        if not self.restricted:
+        needed = length + max(output, 1)
+        beyond = needed > self.shortest_context
+        if not (self.restricted or beyond or excluded):
             return self
         part = self._parts.get(namespace, self._others)
-        if self.live and not part.live:
+        if self.live and not part.live and not part.paused:
             raise NamespaceNotServedError(f"no worker serves namespace {namespace!r}", namespace=namespace)
+        if beyond or excluded:
+            part = self._narrowed(part, length, needed, excluded)
+        if not part.live:
+            raise NoWorkersError("no worker can take this request now")
         view = Fleet.__new__(Fleet)  # the same arrays but for these; `copy` takes several times as long
-        load, pending = self.load + part.closed, self.pending + part.closed
+        load, pending = self.load + part.surcharge, self.pending + part.surcharge
         vars(view).update(
             vars(self), live=part.live, live_mask=_mask(part.live), names=part.names, load=load, pending=pending
         )
-        view.short_first = part.short_first
+        view.short_first, view._surcharge = part.short_first, part.surcharge
         return view
 
-    def closed(self, namespace: str) -> Floats | float:
-        """Return 0 for the slots that serve `namespace`, else infinity: added to a cost, it rules those out."""
-        return self._parts.get(namespace, self._others).closed if self.restricted else 0.0
+    def surcharge(self, namespace: str) -> Floats | float:
+        """Return by slot what to add to a cost: seconds of penalty, infinity where `namespace` is not served now."""
+        return self._parts.get(namespace, self._others).surcharge if self.restricted else 0.0
 
     def cached(self, levels: Sequence[tuple[int, int]], length: int) -> CachedTokens:
         """Return the cached tokens by slot of a prompt of `length` tokens; `levels` are those of its match."""
@@ -196,7 +223,11 @@ class Fleet:
 
         Bytes are quicker to make and to drop than arrays. The load is that of the whole fleet, whoever is `serving`.
         """
-        return self._priced_rows.tobytes()
+        if self._surcharge is None:
+            return self._priced_rows.tobytes()
+        rows = self._priced_rows.copy()
+        rows[0] += np.where(np.isfinite(self._surcharge), self._surcharge, 0.0)
+        return rows.tobytes()
 
     def eviction_seconds(self, cached: Floats, tokens: float) -> Floats:
         """Return by slot the seconds that evicting for `tokens` tokens, less what is `cached`, will cost later."""
@@ -333,7 +364,8 @@ class Fleet:
         self.live = [index for index in self.present if self.slots[index].accepts_requests]
         self.live_mask = _mask(self.live)
         self.short_first = self._all_short_first(self.live)
-        self.restricted = any(slot.namespaces is not None for slot in self.slots)
+        self.restricted = any(slot.namespaces is not None or slot.paused or slot.penalty for slot in self.slots)
+        self.shortest_context = min((slot.context_limit for slot in self.slots if slot.worker), default=np.inf)
         named = {name for slot in self.slots for name in slot.namespaces or ()}
         self._parts = {name: self._part(name) for name in named}
         self._others = self._part(None)
@@ -342,14 +374,34 @@ class Fleet:
         self._priced()
 
     def _part(self, namespace: str | None) -> _Part:
-        serves = [slot.serves(namespace) for slot in self.slots]
-        live = [slot for slot in self.live if serves[slot]]
+        return self._part_of([slot.serves(namespace) for slot in self.slots])
+
+    def _part_of(self, serves: Sequence[bool]) -> _Part:
+        takes = [serving and not slot.paused for slot, serving in zip(self.slots, serves, strict=True)]
+        live = [slot for slot in self.live if takes[slot]]
         return _Part(
             live,
-            tuple(name if serving else None for name, serving in zip(self.names, serves, strict=True)),
-            np.where(serves, 0.0, np.inf),
+            tuple(name if taking else None for name, taking in zip(self.names, takes, strict=True)),
+            np.where(takes, [slot.penalty for slot in self.slots], np.inf),
             self._all_short_first(live),
+            any(self.slots[slot].paused for slot in self.live if serves[slot]),
         )
+
+    def _narrowed(self, part: _Part, length: int, needed: int, excluded: Collection[str]) -> _Part:
+        """The part without those that are excluded, and those whose context is too short."""
+        left = [slot for slot in part.live if self.names[slot] not in excluded]
+        longest = max((self.slots[slot].context_limit for slot in left), default=0.0)
+        if length >= longest:
+            self._require_context(length)
+        needed = int(min(needed, longest))
+        takes = {slot for slot in left if self.slots[slot].context_limit >= needed > length}
+        return self._part_of([slot in takes for slot in range(len(self.slots))])
+
+    def _require_context(self, length: int) -> None:
+        """Raise ContextLengthError if there are workers and none has a context for so many tokens of prompt."""
+        longest = max((slot.context_limit for slot in self.slots if slot.worker), default=np.inf)
+        if length >= longest:
+            raise ContextLengthError(f"{length} tokens leave no room for one more in {longest:.0f}", field="tokens")
 
     def _all_short_first(self, slots: Iterable[int]) -> bool:
         return all(self.slots[slot].short_first for slot in slots)

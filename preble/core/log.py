@@ -48,12 +48,22 @@ class AddWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     namespaces: tuple[str, ...] | None = None
     max_batched_tokens: int | None = None
     discipline: Discipline = "fcfs"
+    context_limit: int | None = None
 
 
 class DrainWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="drain_worker"):
     """A worker was drained: it accepts no more requests."""
 
     worker: str
+    now: float
+
+
+class AdjustWorker(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="adjust_worker"):
+    """A worker was paused or goes on, and its recent failures cost so many seconds for each request."""
+
+    worker: str
+    paused: bool
+    penalty: float
     now: float
 
 
@@ -84,6 +94,7 @@ class Submitted(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     namespace: str = ""
     tenant: str = ""
     worker: str | None = None
+    excluded: tuple[str, ...] = ()
 
 
 class Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag="started"):
@@ -138,6 +149,7 @@ Event: TypeAlias = (
     Begin
     | AddWorker
     | DrainWorker
+    | AdjustWorker
     | RemoveWorker
     | Submitted
     | Started

@@ -50,7 +50,7 @@ def moves(queued: Sequence[tuple[_Queued, Query]], fleet: Fleet) -> list[Move]:
         others = rows[:, source] - own
         here = queue_delay(others[0], others[1], others[2], seconds) + seconds
         prefill = fleet.work_seconds(query.cached, query.length)
-        there = queue_delay(pending, waiting, overtakable, prefill) + prefill + fleet.closed(request.namespace)
+        there = queue_delay(pending, waiting, overtakable, prefill) + prefill + fleet.surcharge(request.namespace)
         there[source] = np.inf  # or it would wait for itself
         target = int(there.argmin())
         if RELIEF * there[target] < here:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import cast
 
 import msgspec
@@ -17,6 +17,7 @@ from preble.core.hooks import bind_hooks
 from preble.core.inferred import InferredSteps
 from preble.core.log import (
     AddWorker,
+    AdjustWorker,
     DecisionLog,
     DrainWorker,
     Evict,
@@ -112,6 +113,7 @@ class Scheduler:
         reports_evictions: bool = False,
         reports_steps: bool = True,
         namespaces: Iterable[str] | None = None,
+        context_limit: int | None = None,
         now: float,
     ) -> None:
         """Let `worker` have requests. Its cache is empty, and holds `kv_tokens` tokens in blocks of `block_size`.
@@ -120,7 +122,8 @@ class Scheduler:
         longer prefills take several; None if it is not known. `discipline` is the order of its wait queue. Set
         `reports_evictions` if you call `evicted`, else evictions are estimated, least recently used first. Clear
         `reports_steps` if you do not call `observe`, then step times are inferred from first tokens and ends. With
-        `namespaces` it gets requests of these only ("" stands for requests that name none), else of all.
+        `namespaces` it gets requests of these only ("" stands for requests that name none), else of all. Prompt and
+        output of its requests have room in `context_limit` tokens, if given.
         Raises ConfigurationError if there is a worker of this name, for sizes below 1, for an empty list of namespaces,
         and for an unknown cost or discipline.
         """
@@ -135,6 +138,7 @@ class Scheduler:
             max_batched_tokens=max_batched_tokens,
             short_first=discipline in SHORT_FIRST,
             namespaces=served,
+            context_limit=context_limit,
         )
         if not reports_evictions:
             self._estimated.add(slot)
@@ -144,9 +148,18 @@ class Scheduler:
         if self._log is not None:
             names = None if served is None else tuple(sorted(served))
             model, reports = cost_model(cost), reports_evictions
-            self._log.add(
-                AddWorker(worker, kv_tokens, block_size, model, reports, now, names, max_batched_tokens, discipline)
-            )
+            limits = max_batched_tokens, discipline, context_limit
+            self._log.add(AddWorker(worker, kv_tokens, block_size, model, reports, now, names, *limits))
+
+    def adjust_worker(self, worker: str, *, paused: bool = False, penalty: float = 0.0, now: float) -> None:
+        """Give `worker` no new requests while it is `paused`, and add `penalty` seconds to its load in each choice.
+
+        Those that it has go on. Call it again without arguments to take both back. Raises ConfigurationError if there
+        is no such worker.
+        """
+        self.fleet.adjust(worker, paused=paused, penalty=penalty)
+        if self._log is not None:
+            self._log.add(AdjustWorker(worker, paused, penalty, now))
 
     def drain_worker(self, worker: str, *, now: float) -> None:
         """Give `worker` no more requests; it finishes those that it has. Draining it again changes nothing.
@@ -194,24 +207,29 @@ class Scheduler:
         namespace: str = "",
         tenant: str = "",
         worker: str | None = None,
+        excluded: Collection[str] = (),
         now: float,
     ) -> Placement:
         """Choose a worker for a prompt, and charge it at once. With `worker`, the choice is made already.
 
-        Only requests of the same `namespace` (a model, a LoRA adapter) and the same `tenant` share prefixes.
-        Raises InvalidRequestError for an empty prompt, a negative `max_tokens` or an id in flight, NoWorkersError
-        without workers, NamespaceNotServedError without one for its namespace, ConfigurationError if the policy chose
-        a slot without such a worker. Then nothing has changed.
+        Only requests of the same `namespace` (a model, a LoRA adapter) and the same `tenant` share prefixes. Workers
+        `excluded` by name are not chosen, since the request failed there.
+        Raises InvalidRequestError for an empty prompt, a negative `max_tokens` or an id in flight, ContextLengthError
+        if no worker has a context for the prompt, NoWorkersError without workers that can take it now,
+        NamespaceNotServedError without one for its namespace, ConfigurationError if the policy chose a slot without
+        such a worker. Then nothing has changed.
         """
         packed = pack(tokens)
         self._require_new(id, packed, max_tokens)
         if self._log is not None:
             check_loggable(id, session, namespace, tenant)
         key = self._namespaces.key(cache_salt(namespace, tenant), packed) if namespace or tenant else packed
-        match = self.tree.match(key)
-        cached = self.fleet.cached(match.levels, len(packed) // TOKEN_BYTES)
-        query = Query(cached.length, max_tokens, session, priority, match, cached, namespace)
-        fleet = self.fleet.serving(namespace) if self.fleet.restricted else self.fleet
+        match, length = self.tree.match(key), len(packed) // TOKEN_BYTES
+        cached = self.fleet.cached(match.levels, length)
+        query = Query(length, max_tokens, session, priority, match, cached, namespace)
+        fleet = self.fleet
+        if fleet.restricted or excluded or length + (max_tokens or 1) > fleet.shortest_context:
+            fleet = fleet.serving(namespace, length, max_tokens, excluded)
         decision = self.policy.place(query, fleet, now) if worker is None else self._assigned(worker, fleet)
         slot = decision.slot
         if not (0 <= slot < len(fleet.slots) and fleet.slots[slot].accepts_requests and fleet.names[slot] is not None):
@@ -227,7 +245,7 @@ class Scheduler:
         placement = Placement(self._worker(slot), request.cached, decision.reason, predicted)
         if self._log is not None:
             choice = candidates(decision, query.believed, fleet.names)
-            self._log.add(_submitted(request, packed, tenant, worker, placement, choice))
+            self._log.add(_submitted(request, packed, tenant, worker, placement, choice, tuple(excluded)))
         return placement
 
     def started(self, id: RequestId, *, cached_tokens: int | None, now: float) -> None:
@@ -429,7 +447,7 @@ class Scheduler:
         if not fleet.slots[slot].accepts_requests:
             raise ConfigurationError(f"worker: {worker!r} is drained")
         if fleet.names[slot] is None:
-            raise ConfigurationError(f"worker: {worker!r} does not serve the request's namespace")
+            raise ConfigurationError(f"worker: {worker!r} does not serve this request, or is paused")
         return Decision(slot, ASSIGNED_BY_CALLER)
 
     def _worker(self, slot: int) -> str:
@@ -460,6 +478,7 @@ def _submitted(
     assigned_by_caller: str | None,
     placement: Placement,
     choice: tuple[Candidate, ...],
+    excluded: tuple[str, ...],
 ) -> Submitted:
     """The line of a decision: what was asked, and its receipt."""
     return Submitted(
@@ -477,4 +496,5 @@ def _submitted(
         namespace=request.namespace,
         tenant=tenant,
         worker=assigned_by_caller,
+        excluded=excluded,
     )

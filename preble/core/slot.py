@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from preble.core.cost import Coefficients
 from preble.core.fit import Fit
 
@@ -15,15 +17,18 @@ class Slot:
 
     `accepts_requests` is true if there is a worker and it is not drained. It serves `namespaces`, or all if that is
     None. Its engine computes at most `max_batched_tokens` in a step, None if there is no known limit. `short_first`
-    says that its wait queue lets shorter requests go first.
+    says that its wait queue lets shorter requests go first. Prompt and output have room in `context_limit` tokens.
+
+    A worker that is `paused` gets no new requests for a while. `penalty` is what its recent failures cost, in seconds
+    for each request.
 
     `fit` learns from the worker's steps. `prices` are those of `leader`: its own fit, or that of a similar worker.
     `output` is the running mean of output tokens, `reuse` the running share of prompt tokens that were cached.
     """
 
     __slots__ = (
-        "accepts_requests", "block_size", "fit", "kv_tokens", "leader", "max_batched_tokens", "namespaces", "output",
-        "prices", "reuse", "short_first", "worker",
+        "accepts_requests", "block_size", "context_limit", "fit", "kv_tokens", "leader", "max_batched_tokens",
+        "namespaces", "output", "paused", "penalty", "prices", "reuse", "short_first", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: str | None, kv_tokens: int, block_size: int, prices: Coefficients) -> None:
@@ -31,6 +36,9 @@ class Slot:
         self.accepts_requests = worker is not None
         self.namespaces: frozenset[str] | None = None
         self.max_batched_tokens: int | None = None
+        self.context_limit = math.inf
+        self.paused = False
+        self.penalty = 0.0
         self.short_first = False
         self.kv_tokens = kv_tokens
         self.block_size = block_size

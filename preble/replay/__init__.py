@@ -100,7 +100,7 @@ class Replay:
             case _:
                 self._change_workers(event)
 
-    def _change_workers(self, event: log.AddWorker | log.DrainWorker | log.RemoveWorker) -> None:
+    def _change_workers(self, event: log.AddWorker | log.DrainWorker | log.AdjustWorker | log.RemoveWorker) -> None:
         match event:
             case log.AddWorker():
                 self.scheduler.add_worker(
@@ -112,10 +112,13 @@ class Replay:
                     discipline=event.discipline,
                     reports_evictions=event.reports_evictions and self.exact,
                     namespaces=event.namespaces,
+                    context_limit=event.context_limit,
                     now=event.now,
                 )
             case log.DrainWorker():
                 self.scheduler.drain_worker(event.worker, now=event.now)
+            case log.AdjustWorker():
+                self.scheduler.adjust_worker(event.worker, paused=event.paused, penalty=event.penalty, now=event.now)
             case log.RemoveWorker():
                 self.scheduler.remove_worker(event.worker, now=event.now)
 
@@ -138,6 +141,7 @@ class Replay:
             namespace=event.namespace,
             tenant=event.tenant,
             worker=event.worker,
+            excluded=event.excluded,
             now=event.now,
         )
         self._believed[event.id] = replayed.cached_tokens

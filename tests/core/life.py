@@ -6,7 +6,7 @@ from random import Random
 
 from preble.core.cost import StepTiming
 from preble.core.scheduler import Scheduler
-from preble.errors import NamespaceNotServedError, NoWorkersError
+from preble.errors import ContextLengthError, NamespaceNotServedError, NoWorkersError
 
 
 class Life:
@@ -16,6 +16,8 @@ class Life:
         self.scheduler = Scheduler(policy, seed=seed, receipts=4)
         self.workers: list[str] = []
         self.drained: set[str] = set()
+        self.paused: set[str] = set()
+        self.contexts: dict[str, int | None] = {}
         self.serves: dict[str, tuple[str, ...] | None] = {}
         self.placed: dict[int, str] = {}
         self.namespaces: dict[int, str] = {}
@@ -36,20 +38,36 @@ class Life:
 
     def taking(self, namespace: str) -> set[str]:
         """The workers that requests of a namespace may be sent to."""
+        return self.serving(namespace) - self.paused
+
+    def serving(self, namespace: str) -> set[str]:
+        """The workers that serve a namespace, though some may be paused."""
         here = set(self.workers) - self.drained
         return {worker for worker in here if (names := self.serves[worker]) is None or namespace in names}
 
-    def add_worker(self, names: tuple[str, ...] | None = None, **options: object) -> None:
+    def with_room(self, length: int, output: int, workers: set[str]) -> set[str]:
+        """Those of the workers whose context has room, or else the longest context among them, if it has any."""
+        limits = {worker: self.contexts[worker] or 1 << 30 for worker in workers}
+        needed = min(length + max(output, 1), max(limits.values(), default=0))
+        return {worker for worker, limit in limits.items() if limit >= needed > length}
+
+    def add_worker(
+        self, names: tuple[str, ...] | None = None, context_limit: int | None = None, **options: object
+    ) -> None:
         if len(self.workers) < 4:
             self.count += 1
             self.workers.append(f"w{self.count}")
             self.serves[self.workers[-1]] = names
-            self.scheduler.add_worker(self.workers[-1], namespaces=names, now=self.tick(), **options)
+            self.contexts[self.workers[-1]] = context_limit
+            self.scheduler.add_worker(
+                self.workers[-1], namespaces=names, context_limit=context_limit, now=self.tick(), **options
+            )
 
     def remove_worker(self, index: int) -> None:
         worker = self.worker(index)
         self.workers.remove(worker)
         self.drained.discard(worker)
+        self.paused.discard(worker)
         lost = self.scheduler.remove_worker(worker, now=self.tick())
         assert sorted(lost) == sorted(id for id, at in self.placed.items() if at == worker)
         self.orphans += lost
@@ -59,6 +77,11 @@ class Life:
     def drain_worker(self, index: int) -> None:
         self.drained.add(self.worker(index))
         self.scheduler.drain_worker(self.worker(index), now=self.tick())
+
+    def adjust_worker(self, index: int, paused: bool, penalty: float) -> None:
+        worker = self.worker(index)
+        self.paused = self.paused | {worker} if paused else self.paused - {worker}
+        self.scheduler.adjust_worker(worker, paused=paused, penalty=penalty, now=self.tick())
 
     def submit(self, prompt: list[int], namespace: str = "", **options: object) -> None:
         self.count += 1
@@ -70,18 +93,35 @@ class Life:
         if not self.place(id, prompt, max_tokens=4):
             self.orphans.append(id)
 
-    def place(self, id: int, prompt: list[int], **options: object) -> bool:
+    def place(
+        self, id: int, prompt: list[int], *, max_tokens: int = 4, shunned: int | None = None, **options: object
+    ) -> bool:
+        """Place a request, not on the worker of index `shunned` if that is given."""
         namespace = self.namespaces[id]
+        excluded = {self.worker(shunned)} if self.workers and shunned is not None else set()
+        allowed = self.with_room(len(prompt), max_tokens, self.taking(namespace) - excluded)
         try:
-            placement = self.scheduler.submit(id, prompt, namespace=namespace, now=self.tick(), **options)
+            placement = self.scheduler.submit(
+                id,
+                prompt,
+                max_tokens=max_tokens,
+                namespace=namespace,
+                excluded=sorted(excluded),
+                now=self.tick(),
+                **options,
+            )
         except NamespaceNotServedError:
-            assert not self.taking(namespace)
+            assert not self.serving(namespace)
             assert set(self.workers) - self.drained
             return False
         except NoWorkersError:
-            assert set(self.workers) <= self.drained
+            assert not allowed
             return False
-        assert placement.worker in self.taking(namespace)
+        except ContextLengthError:
+            assert not allowed
+            assert all((self.contexts[worker] or 1 << 30) <= len(prompt) for worker in self.workers)
+            return False
+        assert placement.worker in allowed
         assert 0 <= placement.cached_tokens < len(prompt)
         assert placement.predicted_ttft > 0
         self.placed[id] = placement.worker
@@ -152,14 +192,15 @@ def live(policy: str, seed: int, steps: int) -> Life:
         return random.randrange(100)
 
     def add() -> None:
-        names = random.choice([None, None, ("x",), ("", "y")])
-        life.add_worker(names, kv_tokens=600, block_size=16)
+        names, limit = random.choice([None, None, ("x",), ("", "y")]), random.choice([None, None, 150, 220])
+        life.add_worker(names, limit, kv_tokens=600, block_size=16)
 
     def submit() -> None:
         shared, own = random.randrange(4), random.randrange(40)
         prompt = [shared] * random.choice([1, 20, 150]) + [100 + own] * random.randrange(90)
         session, namespace = random.choice([None, f"s{shared}"]), random.choice(["", "", "x", "y"])
-        life.submit(prompt, namespace, session=session)
+        shunned = random.choice([None, None, index()])
+        life.submit(prompt, namespace, session=session, shunned=shunned, max_tokens=random.choice([4, 100]))
 
     requests = [
         *[lambda: life.started(index(), 0), lambda: life.first_token(index())] * 2,
@@ -169,6 +210,7 @@ def live(policy: str, seed: int, steps: int) -> Life:
         lambda: life.evicted(index(), [random.randrange(4)] * 30, 10),
         lambda: life.remove_worker(index()),
         lambda: life.drain_worker(index()),
+        *[lambda: life.adjust_worker(index(), random.random() < 0.3, random.choice([0.0, 0.0, 2.5]))] * 3,
     ]
     orphans = [lambda: life.submit_again([index(), 1, 2])] * 6
     add()

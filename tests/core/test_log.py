@@ -50,10 +50,14 @@ def live(policy: str, seed: int = 0, steps: int = 150) -> list[bytes]:
                 scheduler.observe("b", [StepTiming(5, 50, 50, 250, 0, 0.01)], now=now)
     scheduler.add_worker("d", kv_tokens=400, cost="small-cpu", max_batched_tokens=8, now=99.0)
     scheduler.drain_worker("b", now=99.0)
+    scheduler.adjust_worker("c", penalty=0.5, now=99.0)
+    scheduler.adjust_worker("d", paused=True, now=99.0)
     scheduler.add_worker("e", kv_tokens=400, cost=LINEAR, namespaces=["n", "m"], now=99.0)
     for step, namespace in enumerate("nxmx", steps):
         scheduler.submit(step, [1] * 50, namespace=namespace, now=99.0)
+    scheduler.adjust_worker("d", now=99.0)
     scheduler.submit("assigned", [9] * 50, worker="d", now=99.0)
+    scheduler.submit("failed elsewhere", [9] * 50, excluded=["d"], now=99.0)
     crowd(scheduler, "c")
     for orphan in scheduler.remove_worker("a", now=100.0):
         scheduler.submit(orphan, [1, 2, 3], now=100.0)

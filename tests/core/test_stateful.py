@@ -50,13 +50,19 @@ class Lives(RuleBasedStateMachine, Life):
         reports_evictions=st.booleans(),
         reports_steps=st.booleans(),
         discipline=st.sampled_from(get_args(Discipline)),
+        context_limit=st.sampled_from([None, None, 5, 12]),
     )(Life.add_worker)
-    submit = rule(prompt=tokens, max_tokens=st.integers(0, 8), tenant=names, namespace=names)(Life.submit)
+    submit = rule(
+        prompt=tokens, max_tokens=st.integers(0, 8), tenant=names, namespace=names, shunned=st.none() | indices
+    )(Life.submit)
     rebalance = rule()(Life.rebalance)
 
     some_worker = precondition(lambda self: self.workers)
     remove_worker = some_worker(rule(index=indices)(Life.remove_worker))
     drain_worker = some_worker(rule(index=indices)(Life.drain_worker))
+    adjust_worker = some_worker(
+        rule(index=indices, paused=st.booleans(), penalty=st.sampled_from([0.0, 3.0]))(Life.adjust_worker)
+    )
     evicted = some_worker(rule(index=indices, prompt=tokens, keep=st.integers(0, 12))(Life.evicted))
     cleared = some_worker(rule(index=indices, prompt=st.just(b""), keep=st.just(0))(Life.evicted))
     observe = some_worker(
@@ -94,7 +100,7 @@ TestLives = Lives.TestCase
         (ledger, "release", lambda fleet, request: None),
         (Scheduler, "_resize", lambda self, slot, now: None),
         (RadixTree, "unpin", lambda self, node, worker: None),
-        (Fleet, "serving", lambda self, namespace: self),
+        (Fleet, "serving", lambda self, *request: self),
     ],
 )
 def test_a_life_does_not_survive_a_planted_fault(

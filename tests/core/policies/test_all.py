@@ -74,7 +74,7 @@ def test_the_same_seed_decides_the_same(policy: str):
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_asking_changes_nothing_that_counts(policy: str):
     """`place` alone, however often, books nothing: the next request may never be submitted."""
-    life = live(policy, 2, 60)
+    life = live(policy, 3, 60)
     scheduler = life.scheduler
     match = scheduler.tree.match(pack([1] * 170))
     query = Query(170, 1, "s1", 0, match, scheduler.fleet.cached(match.levels, 170))

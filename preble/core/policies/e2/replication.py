@@ -55,9 +55,10 @@ class AvoidableSeconds:
         nodes, self._worth_a_copy = sorted(self._worth_a_copy), set()
         found: dict[int, Copy] = {}
         for node in nodes:
-            slot, key = int((fleet.load + fleet.closed("")).argmin()), tree.path(node)
+            slot, key = int((fleet.load + fleet.surcharge("")).argmin()), tree.path(node)
             length = len(key) // TOKEN_BYTES
-            if slot in found or not key or negative(key):
+            takes = fleet.slots[slot].accepts_requests and not fleet.slots[slot].paused
+            if slot in found or not takes or length >= fleet.slots[slot].context_limit or not key or negative(key):
                 continue
             uncached = length - tree.match(key).length(slot)
             copy_seconds = weight.on(fleet.requests.item(slot)) * fleet.slots[slot].work_seconds(uncached, length)
