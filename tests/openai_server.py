@@ -32,7 +32,9 @@ class OpenAIServer:
 
     `answers` are (status, headers, body) given instead of the next completions. A stream is cut once after each
     number in `cuts` of events, or after the `LAST` with tokens, and says what is in `garbage` before it ends.
-    `bodies` are the requests that came.
+    `bodies` are the requests that came. While `healthy` is cleared it says nothing of itself, while `flowing` is, no
+    token comes. `models` is what it says at /v1/models instead of the truth. `checks` counts how often it was asked for
+    its health.
     """
 
     def __init__(
@@ -51,6 +53,10 @@ class OpenAIServer:
         self.bodies: list[dict[str, Any]] = []
         self.healthy = asyncio.Event()
         self.healthy.set()
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self.checks = 0
+        self.models: dict[str, Any] | None = None
         self.status = 200
         self.connections: set[Any] = set()
         self.engine: SimEngine
@@ -116,11 +122,14 @@ class OpenAIServer:
         return await handler(request)
 
     async def _health(self, request: web.Request) -> web.Response:
+        self.checks += 1
         await self.healthy.wait()
         return web.Response(status=self.status if self.kind != "text" else 404)
 
     async def _models(self, request: web.Request) -> web.Response:
         await self.healthy.wait()
+        if self.models is not None:
+            return web.json_response(self.models)
         owner = {"vllm": "vllm", "sglang": "sglang"}.get(self.kind, "someone")
         card = {"id": "sim", "object": "model", "owned_by": owner}
         if self.kind != "text":
@@ -207,7 +216,7 @@ class OpenAIServer:
         self.bodies.append(body)
         if self.answers:
             status, headers, text = self.answers.popleft()
-            return web.Response(status=status, headers=headers, text=text)
+            return web.Response(status=status, headers=headers, body=text.encode("latin1"))
         if self.kind == "text" and set(body) - STRICT:
             return web.json_response({"error": {"message": "unknown field", "code": 400}}, status=400)
         return None
@@ -219,6 +228,7 @@ class OpenAIServer:
         try:
             events = 0
             async for delta in stream:
+                await self.flowing.wait()
                 yield delta
                 events += 1
                 if events == cut or (cut == LAST and delta.finish_reason):

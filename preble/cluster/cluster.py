@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict, Unpack
 
@@ -28,6 +29,7 @@ from preble.errors import (
     ClosedError,
     ConfigurationError,
     InvalidRequestError,
+    ModelError,
     NotStartedError,
     OverloadedError,
     PrebleError,
@@ -57,6 +59,7 @@ from preble.workers.replicas import ReplicaPool
 from preble.workers.worker import construct, make_engine
 
 _DEFAULT_SAMPLING = SamplingParams()
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "config.json")
 
 
 class ConnectKeywords(TypedDict, total=False):
@@ -163,6 +166,7 @@ class PrebleCluster:
         model: str | os.PathLike[str] | None = None,
         api_key: str | None = None,
         kv_events: Sequence[str | None] | None = None,
+        min_replicas: int = 1,
         engine_options: Mapping[str, Any] | None = None,
         **options: Unpack[ConnectKeywords],
     ) -> PrebleCluster:
@@ -173,20 +177,24 @@ class PrebleCluster:
         * `api_key`: sent to all of them.
         * `kv_events`: for each URL the ZeroMQ address where the server publishes KV events, or None; without one, its
           evictions are estimated.
+        * `min_replicas`: so many must answer within `start_timeout`. The cluster starts with those that do. The others
+          are named in the log; they are tried again and again, and join when they answer.
         * `engine_options`: fields of `preble.backends.openai.options.ReplicaOptions`.
         * `options`: `policy`, `cost`, `seed`, `max_in_flight`, `start_timeout`, `close_grace` and `decision_log`, as of
           `PrebleCluster`.
 
         Requests of a server that is lost continue on another one, and the server is used again once it answers. Raises
-        ConfigurationError, which names the argument, also one that does not exist.
+        ConfigurationError, which names the argument, also one that does not exist, and ModelError for a `model` without
+        a tokenizer. The start raises ConfigurationError if a server refuses the key or does not have the model.
         """
         _check_known(options)
         path = _folder(model)
+        _check_tokenizer(path)
 
         def connection(**own: Any) -> OpenAIEngine:  # no partial: its repr would show the key
             return OpenAIEngine(model=path, api_key=api_key, **{**(engine_options or {}), **own})
 
-        pool = ReplicaPool(urls, make_engine=connection, kv_events=kv_events)
+        pool = ReplicaPool(urls, make_engine=connection, kv_events=kv_events, min_replicas=min_replicas)
         return cls(model, backend="openai", pool=pool, **options)
 
     async def __aenter__(self) -> PrebleCluster:
@@ -516,6 +524,15 @@ def _class_name(backend: Callable[..., Engine], processes: bool) -> str:
 def _check_model(model: object, backend: str) -> None:
     if model is None and find_backend(backend).needs_model:
         raise ConfigurationError(f"model: the {backend} engine needs the path of a model")
+
+
+def _check_tokenizer(model: str | None) -> None:
+    """Raise ModelError if there is none: what a server needs a while to answer is not asked in vain."""
+    path = None if model is None else Path(model)
+    if path is not None and not path.exists():
+        raise ModelError(f"model: {path}: no such folder; connect takes the one with the tokenizer, or none")
+    if path is not None and path.is_dir() and not any((path / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"model: {path}: a folder without {', '.join(_TOKENIZER_FILES)}")
 
 
 def _check_numbers(**numbers: tuple[int, int]) -> None:

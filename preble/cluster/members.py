@@ -59,10 +59,10 @@ class Members:
         self._changed()
 
     def found(self, worker: str, info: EngineInfo) -> None:
-        """A lost replica is back, to serve what it served."""
-        before = self._members[worker]
-        self.add({worker: info}, before.namespaces)
-        if before.drained:
+        """A lost replica is back, to serve what it served, or one that was not there at the start has come."""
+        before = self._members.get(worker)
+        self.add({worker: info}, None if before is None else before.namespaces)
+        if before is not None and before.drained:
             self.drain(worker)
 
     def drain(self, worker: str) -> None:
@@ -71,8 +71,8 @@ class Members:
         self._members[worker].drained = True
 
     def forget(self, worker: str) -> None:
-        """A worker that the scheduler knows no more does not come back."""
-        del self._members[worker]
+        """A worker that the scheduler does not know does not come back."""
+        self._members.pop(worker, None)
         if self._members:  # else requests find no worker, whatever their length
             self._changed()
 

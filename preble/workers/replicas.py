@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from preble.backends import Delta, EngineInfo, EngineRequest
 from preble.backends.openai.engine import OpenAIEngine
@@ -22,24 +23,33 @@ from preble.errors import (
 )
 from preble.transport.schema import Abort, Step, Submit, ToWorker
 from preble.workers.binding import Device
-from preble.workers.gather_or_cancel import gather_or_cancel
 from preble.workers.pool import Listener
 
 PATIENCE = 3
 """Checks of health that a replica may fail in a row before it counts as lost."""
+
+STRAGGLERS = 1.0
+"""Seconds that a start waits for further replicas, once there are as many as it needs."""
 
 _CLOSE_PATIENCE = 2.0
 _logger = logging.getLogger("preble.workers.replicas")
 
 
 class _Replica:
-    """One server: its engine here, the requests on it, and the task that looks after it."""
+    """One server: its engine here, the requests on it, and the task that looks after it.
+
+    `info` is what it was when it came first. `delivering` are the requests that got tokens since the last check.
+    """
 
     def __init__(self, name: str, engine: OpenAIEngine) -> None:
         self.name = name
         self.engine = engine
+        self.starting: asyncio.Future[EngineInfo] = asyncio.ensure_future(engine.start())
+        self.starting.add_done_callback(_retrieved)
+        self.info: EngineInfo | None = None
         self.serving = False
         self.requests: dict[int, asyncio.Task[None]] = {}
+        self.delivering: set[int] = set()
         self.gone = asyncio.Event()
         self.watch: asyncio.Task[None] | None = None
 
@@ -47,7 +57,8 @@ class _Replica:
 class ReplicaPool:
     """A `Pool` of servers that run already. A replica is named by its base URL, and comes back if it is lost.
 
-    `make_engine(url=, text=, kv_events=)` returns what speaks to one. Raises ConfigurationError naming the argument.
+    `make_engine(url=, text=, kv_events=)` returns what speaks to one. `min_replicas` must be there at the start; the
+    others join when they answer. Raises ConfigurationError naming the argument.
     """
 
     def __init__(
@@ -56,28 +67,29 @@ class ReplicaPool:
         *,
         make_engine: Callable[..., OpenAIEngine],
         kv_events: Sequence[str | None] | None = None,
+        min_replicas: int = 1,
     ) -> None:
         self._names = _names(urls)
         self._kv_events = _paired(self._names, kv_events)
+        self._least = _least(min_replicas, len(self._names))
         self._make_engine = make_engine
         self._listener: Listener
         self._text: TextTokenizer | None = None
         self._replicas: dict[str, _Replica] = {}
-        self._starting: dict[str, asyncio.Future[EngineInfo]] = {}
 
     async def start(
         self, listener: Listener, timeout: float, text: TextTokenizer | None = None
     ) -> dict[str, EngineInfo]:
-        """As `Pool.start`: wait until all replicas are healthy. If one is not, none is connected."""
+        """As `Pool.start`: wait until enough replicas are healthy. If too few are, none is connected."""
         self._listener, self._text = listener, text
         try:
-            infos = await gather_or_cancel(self._connect(name, timeout) for name in self._names)
+            await self._first([self._open(name) for name in self._names], self._least, timeout)
         except BaseException:
             await self.stop(0.0)
             raise
-        for name in self._names:
-            self._begin_watch(name)
-        return dict(zip(self._names, infos, strict=True))
+        for replica in self._replicas.values():
+            self._begin_watch(replica)
+        return {name: replica.info for name, replica in self._replicas.items() if replica.info is not None}
 
     async def add(
         self,
@@ -92,10 +104,15 @@ class ReplicaPool:
             raise ConfigurationError("url: is what a cluster of replicas needs")
         if cpus is not None or devices is not None:
             raise ConfigurationError("devices, cpus: are for clusters that start workers")
-        name = base_url(url)
-        info = await self._connect(name, timeout)
-        self._begin_watch(name)
-        return name, info
+        replica = self._open(base_url(url))
+        try:
+            await self._first([replica], 1, timeout)
+        except BaseException:
+            self._replicas.pop(replica.name, None)
+            await self._leave(replica, 0.0)
+            raise
+        self._begin_watch(replica)
+        return replica.name, replica.starting.result()
 
     async def remove(self, worker: str) -> None:
         """As `Pool.remove`: the server goes on running."""
@@ -105,7 +122,8 @@ class ReplicaPool:
 
     def awaits(self, worker: str) -> bool:
         """As `Pool.awaits`."""
-        return worker in self._replicas and not self._replicas[worker].serving
+        replica = self._replicas.get(worker)
+        return replica is not None and replica.watch is not None and not replica.serving
 
     def send(self, worker: str, message: ToWorker) -> None:
         """As `Pool.send`."""
@@ -128,8 +146,6 @@ class ReplicaPool:
 
     async def stop(self, grace: float) -> None:
         """As `Pool.stop`: close all connections."""
-        for starting in self._starting.values():
-            starting.cancel()
         replicas = list(self._replicas.values())
         self._replicas.clear()
         await asyncio.gather(*(self._leave(replica, grace) for replica in replicas))
@@ -138,27 +154,32 @@ class ReplicaPool:
         """Return nothing: a replica is no process of ours."""
         return {}
 
-    async def _connect(self, name: str, timeout: float) -> EngineInfo:
-        """Connect a replica. If that fails, also because the pool is stopped meanwhile, nothing is left of it."""
-        if name in self._replicas or name in self._starting:
+    def _open(self, name: str) -> _Replica:
+        """Begin to connect a replica. Raises ConfigurationError."""
+        if name in self._replicas:
             raise ConfigurationError(f"url: {name} is here already")
         engine = self._make_engine(url=name, text=self._text, kv_events=self._kv_events.get(name))
-        starting = self._starting[name] = asyncio.ensure_future(engine.start())
-        try:
-            info = await _started(starting, name, timeout)
-        except BaseException:
-            await engine.close()
-            raise
-        finally:
-            del self._starting[name]
         replica = self._replicas[name] = _Replica(name, engine)
-        replica.serving = True
-        return info
+        return replica
 
-    def _begin_watch(self, name: str) -> None:
+    async def _first(self, replicas: Sequence[_Replica], least: int, timeout: float) -> None:
+        """Wait for `least` of these, and a little for the others. Raises as `Pool.start`."""
+        clock = asyncio.get_running_loop().time
+        pending, until = {replica.starting for replica in replicas}, clock() + timeout
+        while pending and clock() < until:
+            _, pending = await asyncio.wait(pending, timeout=until - clock(), return_when=asyncio.FIRST_COMPLETED)
+            if sum(map(_came, replicas)) >= least:
+                until = min(until, clock() + STRAGGLERS)
+        late = [replica for replica in replicas if replica.starting.cancel()]
+        await asyncio.gather(*(replica.starting for replica in late), return_exceptions=True)
+        if len(replicas) - len(late) < least:
+            raise _too_few(late, len(replicas), least, timeout)
+        for replica in late:
+            _logger.warning("beginning without %s, which is tried again: %s", replica.name, replica.engine.problem)
+
+    def _begin_watch(self, replica: _Replica) -> None:
         """Look after a replica from now on: the listener is about to learn of it, and a loss is not told before."""
-        replica = self._replicas[name]
-        replica.watch = asyncio.create_task(self._watch(replica), name=f"preble-replica-{name}")
+        replica.watch = asyncio.create_task(self._watch(replica), name=f"preble-replica-{replica.name}")
 
     async def _leave(self, replica: _Replica, grace: float) -> None:
         try:
@@ -166,15 +187,18 @@ class ReplicaPool:
                 await asyncio.wait(replica.requests.values(), timeout=grace)
         finally:
             replica.serving = False
-            tasks = [*replica.requests.values(), *([replica.watch] if replica.watch else [])]
+            tasks: list[asyncio.Future[Any]] = [replica.starting, *replica.requests.values()]
+            tasks += [replica.watch] if replica.watch else []
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks, timeout=_CLOSE_PATIENCE) if tasks else None
+            await asyncio.wait(tasks, timeout=_CLOSE_PATIENCE)
             await replica.engine.close()
 
     async def _answer(self, replica: _Replica, request: EngineRequest) -> None:
         try:
             async for delta in replica.engine.generate(request):
+                if delta.tokens:
+                    replica.delivering.add(request.id)
                 self._tell(replica, (request.id, delta))
         except UnreachableError as error:
             _logger.info("a request found %s unreachable: %s", replica.name, error)
@@ -194,16 +218,19 @@ class ReplicaPool:
     async def _watch(self, replica: _Replica) -> None:
         """Look after a replica for as long as it is ours."""
         while True:
-            reason = await self._until_gone(replica)
-            self._lose(replica, reason)
-            info = await self._until_back(replica)
-            replica.gone.clear()
-            replica.serving = True
-            _logger.warning("%s is back", replica.name)
-            self._listener.on_found(replica.name, info)
+            if not replica.serving:
+                replica.info = await self._until_back(replica)
+                replica.gone.clear()
+                replica.serving = True
+                _logger.warning("%s is back", replica.name)
+                self._listener.on_found(replica.name, replica.info)
+            self._lose(replica, await self._until_gone(replica))
 
     async def _until_gone(self, replica: _Replica) -> str:
-        """Check health and load at intervals; return why the replica counts as lost."""
+        """Check health and load at intervals; return why the replica counts as lost.
+
+        One that delivers tokens is alive, whatever it says of its health: a busy server answers late.
+        """
         failures, interval = 0, replica.engine.options.health_interval
         while True:
             with contextlib.suppress(TimeoutError):
@@ -215,17 +242,23 @@ class ReplicaPool:
                 failures = 0
                 self._tell(replica)
             except Exception as error:  # whatever goes wrong in a check, the next ones must take place
-                failures += 1
+                failures = 0 if replica.delivering else failures + 1
                 if failures >= PATIENCE:
                     return str(error)
+            replica.delivering.clear()
 
     async def _until_back(self, replica: _Replica) -> EngineInfo:
-        """Wait until a lost replica can serve again, asking ever less often."""
+        """Wait until a replica can serve, asking ever less often."""
+        said = ""
         while True:
             try:
-                return await replica.engine.start()
-            except PrebleError as error:  # it is up, but not what it was: another model, another key
-                _logger.error("%s is no longer what it was: %s", replica.name, error)
+                info = await replica.engine.start()
+                _check_same(replica.info, info)
+                return info
+            except Exception as error:  # it is up, but not what it was: another model, another key
+                if str(error) != said:
+                    said = str(error)
+                    _logger.error("%s is not used: %s", replica.name, error)
                 await asyncio.sleep(replica.engine.options.backoff_limit)
 
     def _lose(self, replica: _Replica, reason: str) -> None:
@@ -250,18 +283,43 @@ def _paired(names: Sequence[str], kv_events: Sequence[str | None] | None) -> dic
     return dict(zip(names, kv_events or [None] * len(names), strict=True))
 
 
-async def _started(starting: asyncio.Future[EngineInfo], name: str, timeout: float) -> EngineInfo:
-    """Await a start that somebody else may cancel. It has ended when this has, however that does."""
-    try:
-        await asyncio.wait((starting,), timeout=timeout)
-    finally:
-        late = starting.cancel()
-        await asyncio.wait((starting,))
-    if late:
-        raise WorkerStartError(f"not healthy within {timeout:g} s", worker=name)
-    if starting.cancelled():
-        raise WorkerStartError("stopped before it was healthy", worker=name)
-    return starting.result()
+def _least(min_replicas: object, most: int) -> int:
+    if not isinstance(min_replicas, int) or not 1 <= min_replicas <= most:
+        raise ConfigurationError(f"min_replicas: must be an integer from 1 to {most}, not {min_replicas!r}")
+    return min_replicas
+
+
+def _came(replica: _Replica) -> bool:
+    """Whether a replica is there now. Raises what keeps it from ever being so."""
+    if not replica.starting.done():
+        return False
+    if replica.starting.cancelled():
+        raise WorkerStartError("stopped before it was healthy", worker=replica.name)
+    replica.info = replica.starting.result()
+    replica.serving = True
+    return True
+
+
+def _too_few(late: Sequence[_Replica], all: int, least: int, timeout: float) -> WorkerStartError:
+    reasons = "; ".join(f"{replica.name}: {replica.engine.problem}" for replica in late)
+    needed = f" ({all - len(late)} of {all} are healthy, and min_replicas is {least})" if least > 1 else ""
+    return WorkerStartError(f"not healthy within {timeout:g} s: {reasons}{needed}", worker=late[0].name)
+
+
+def _check_same(before: EngineInfo | None, now: EngineInfo) -> None:
+    """Raise ConfigurationError if a replica came back as something else, whose tokens would mean something else."""
+    if before is not None and (was := _model(before)) != (is_now := _model(now)):
+        raise ConfigurationError(f"it serves {is_now} now, not {was}")
+
+
+def _model(info: EngineInfo) -> str:
+    return f"{info.model!r} with {info.vocab_size} token ids"
+
+
+def _retrieved(starting: asyncio.Future[EngineInfo]) -> None:
+    """Nobody need look at the error of this one: the first error of all is raised."""
+    if not starting.cancelled():
+        starting.exception()
 
 
 def _cancel(replica: _Replica, ids: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from preble import (
     ContextLengthError,
     EngineError,
     InvalidRequestError,
+    ModelError,
     NoWorkersError,
     OverloadedError,
     PrebleCluster,
@@ -139,12 +141,31 @@ async def test_a_replica_that_hangs_is_lost(pair: Pair):
     workers: list[str] = []
     async for chunk in pair.cluster.stream(prompt(1), SamplingParams(max_tokens=1000)):
         workers.append(chunk.worker)
-        pair.server(workers[0]).healthy.clear()
+        hung = pair.server(workers[0])
+        hung.healthy.clear()
+        hung.flowing.clear()
         if chunk.worker != workers[0]:
             break
     assert pair.workers() == {workers[-1]} != {workers[0]}
-    pair.server(workers[0]).healthy.set()
+    hung.healthy.set()
     await eventually(lambda: len(pair.workers()) == 2)
+
+
+@pytest.mark.parametrize("ill", ["late", "503"])
+async def test_a_replica_whose_tokens_flow_is_alive_whatever_it_says_of_its_health(ill: str):
+    async with OpenAIServer(**SIM, **SLOW) as server:
+        cluster = await connected(server, options={"health_timeout": 0.05})
+        stream = cluster.stream(prompt(1), SamplingParams(max_tokens=1000))
+        await anext(stream)
+        server.healthy.clear() if ill == "late" else setattr(server, "status", 503)
+        before = server.checks
+        while server.checks < before + 3 * module.PATIENCE:
+            await anext(stream)
+        assert cluster.stats().counters.retried == 0
+        await stream.aclose()
+        await eventually(lambda: not cluster.stats().workers)
+        server.healthy.set()
+        await cluster.close()
 
 
 async def test_a_replica_that_says_that_it_is_ill_is_lost(pair: Pair):
@@ -391,12 +412,73 @@ async def test_a_lost_replica_can_be_removed(pair: Pair):
         await pair.cluster.remove_worker("http://nowhere")
 
 
-async def test_a_replica_that_is_not_there_is_named():
-    async with OpenAIServer() as server:
-        cluster = PrebleCluster.connect([server.url, "http://127.0.0.1:9"], engine_options=QUICK, start_timeout=0.3)
-        with pytest.raises(WorkerStartError, match="not healthy within") as caught:
-            await cluster.start()
-        assert caught.value.worker == "http://127.0.0.1:9"
+async def test_it_starts_with_the_replicas_that_are_there_and_the_others_join(caplog: pytest.LogCaptureFixture):
+    async with OpenAIServer(**SIM) as one, OpenAIServer(**SIM) as two:
+        await two.stop()
+        cluster = await connected(one, two)
+        assert [worker.worker for worker in cluster.stats().workers if worker.worker == two.url] == []
+        assert f"beginning without {two.url}" in caplog.text
+        assert (await cluster.generate(prompt(1), GREEDY)).worker == one.url
+        await two.start()
+        await eventually(lambda: len(cluster.stats().workers) == 2)
+        outs = await cluster.generate_many([prompt(number) for number in range(12)], GREEDY)
+        assert {out.worker for out in outs} == {one.url, two.url}
+        cluster.check()
+        await cluster.close()
+
+
+async def test_a_replica_that_never_came_can_be_removed_and_added():
+    async with OpenAIServer(**SIM) as one, OpenAIServer(**SIM) as two:
+        await two.stop()
+        async with described(one, two) as cluster:
+            with pytest.raises(ConfigurationError, match="already"):
+                await cluster.add_worker(two.url)
+            await cluster.remove_worker(two.url)
+            await two.start()
+            assert await cluster.add_worker(two.url) == two.url
+
+
+@pytest.mark.parametrize("least", [1, 2])
+async def test_replicas_that_are_not_there_are_named_with_the_reason(least: int):
+    async with OpenAIServer() as there, OpenAIServer() as ill, OpenAIServer() as odd:
+        ill.status = 503
+        odd.models = {"data": [{"id": "sim", "max_model_len": -5}]}
+        servers = [ill, odd] if least == 1 else [there, ill, odd]
+        with pytest.raises(WorkerStartError, match=r"not healthy within 0\.3 s: ") as caught:
+            await described(*servers, start_timeout=0.3, min_replicas=least).start()
+    assert caught.value.worker == ill.url
+    assert f"{ill.url}: HTTP 503" in str(caught.value)
+    assert f"{odd.url}: " in str(caught.value)
+    assert "-5" in str(caught.value)
+    assert there.url not in str(caught.value)
+    assert ("1 of 3 are healthy" in str(caught.value)) == (least == 2)
+
+
+async def test_a_server_that_says_nothing_is_named():
+    async with OpenAIServer() as hung:
+        hung.healthy.clear()
+        with pytest.raises(WorkerStartError, match=f"{hung.url}: no answer"):
+            await described(hung, start_timeout=0.1).start()
+        hung.healthy.set()
+
+
+async def test_a_model_folder_that_is_none_is_looked_at_before_any_server(tmp_path: Path):
+    for folder, match in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "without tokenizer.json")):
+        with pytest.raises(ModelError, match=match):
+            PrebleCluster.connect(["http://127.0.0.1:9"], model=folder)
+
+
+async def test_a_replica_that_comes_back_as_another_model_is_not_used(caplog: pytest.LogCaptureFixture, pair: Pair):
+    one, two = pair.servers
+    await two.stop()
+    await eventually(lambda: pair.workers() == {one.url})
+    two.models = {"data": [{"id": "another", "owned_by": "sglang", "max_model_len": 2048}]}
+    await two.start()
+    await eventually(lambda: two.checks > 3)
+    assert pair.workers() == {one.url}
+    assert caplog.text.count("it serves 'another'") == 1
+    two.models = None
+    await eventually(lambda: len(pair.workers()) == 2)
 
 
 async def test_a_key_is_sent_to_all_and_shown_nowhere(caplog: pytest.LogCaptureFixture):
@@ -427,6 +509,9 @@ async def test_a_wrong_key_is_an_error_at_the_start():
         (["http://a", "http://a/v1"], {}, "twice"),
         (["nowhere"], {}, "url"),
         (["http://a"], {"kv_events": ["tcp://a:1", "tcp://b:1"]}, "kv_events"),
+        (["http://a"], {"min_replicas": 2}, "min_replicas: must be an integer from 1 to 1, not 2"),
+        (["http://a"], {"min_replicas": 0}, "min_replicas"),
+        (["http://a"], {"min_replicas": "all"}, "min_replicas"),
         (["http://a"], {"polcy": "e2"}, "polcy: unknown option, did you mean 'policy'"),
         (["http://a"], {"workers": 3}, "workers: unknown option"),
     ],

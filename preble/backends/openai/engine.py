@@ -35,6 +35,7 @@ _RESETS = {"sglang": "/flush_cache?timeout=5"}
 _VLLM_RESET = "/reset_prefix_cache"
 _RESET_TIMEOUT = 10.0
 _DRAIN_TIMEOUT = 1.0
+_LARGEST = 1 << 40  # of any size, in tokens or requests
 _TEXT_TOKENS = 16  # by so many may a server that gets text count more prompt tokens than we, such as its begin token
 _logger = logging.getLogger("preble.openai")
 
@@ -44,7 +45,7 @@ class OpenAIEngine:
 
     `model` is a folder with the model's tokenizer and config.json, or None. `text` is that tokenizer, which is needed
     only if the server returns no token ids. `api_key` is sent as a bearer token and never shown. Raises
-    ConfigurationError naming the option that is wrong.
+    ConfigurationError naming the option that is wrong. While `start` waits, `problem` says what for.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class OpenAIEngine:
     ) -> None:
         self.options = replica_options(options)
         self.text = text
+        self.problem = ""
         self._model = model
         self._api_key = api_key
         self._http: Http | None = None
@@ -69,16 +71,19 @@ class OpenAIEngine:
         serve the model.
         """
         self._http = self._http or self._connect()
-        failures = 0
+        failures, self.problem = 0, "no answer so far"
         while True:
             try:
                 await self.ping()
-                self._described = await describe(self._http, self.options, model=self._model, text=self.text)
-                self._subscribe(self._described.info)
-                return self._described.info
+                described = await describe(self._http, self.options, model=self._model, text=self.text)
+                _check_sizes(self.options.url, described.info)
+                self._described = described
+                self._subscribe(described.info)
+                return described.info
             except (UnreachableError, OverloadedError, EngineError) as error:
-                failures += 1
-                _logger.log(logging.WARNING if failures == 1 else logging.DEBUG, "waiting for a replica: %s", error)
+                failures, self.problem = failures + 1, str(error).removeprefix(f"{self.options.url}: ")
+                level = logging.WARNING if failures == 1 else logging.DEBUG
+                _logger.log(level, "waiting for %s: %s", self.options.url, self.problem)
                 await asyncio.sleep(self._pause(failures, error))
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
@@ -180,7 +185,8 @@ class OpenAIEngine:
         async with aclosing(http.stream(described.api.path, described.api.body(request))) as events:
             while not state.finished:
                 event = await state.unless_aborted(_next(events, reader))
-                delta = reader.end() if event is None else reader.read(event)
+                with http.key_hidden():
+                    delta = reader.end() if event is None else reader.read(event)
                 if delta is not None:
                     yield state.record(delta)
                 elif event is None:
@@ -245,6 +251,13 @@ class OpenAIEngine:
     def _pause(self, failures: int, error: PrebleError) -> float:
         options = self.options
         return pause(failures, first=options.backoff, limit=options.backoff_limit, retry_after=error.retry_after)
+
+
+def _check_sizes(url: str, info: EngineInfo) -> None:
+    """Raise EngineError for sizes that no server can have: one such would bound the requests of all others."""
+    for name in ("vocab_size", "context_limit", "kv_tokens", "block_size", "max_running"):
+        if not 0 < (size := getattr(info, name)) <= _LARGEST:
+            raise EngineError(f"{url}: tells that its {name} is {size}")
 
 
 async def _next(events: AsyncGenerator[bytes, None], reader: Reader) -> bytes | None:

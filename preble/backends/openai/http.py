@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,9 +37,10 @@ class Http:
         self._aiohttp = _import()
         self.url = url
         self._key = api_key
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         self._session = self._aiohttp.ClientSession(
             headers=headers,
+            auto_decompress=False,  # a few bytes may become gigabytes, before any bound is looked at
             connector=self._aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE),
             timeout=self._aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=idle_timeout),
         )
@@ -71,9 +74,14 @@ class Http:
         except (self._aiohttp.ClientError, OSError) as error:
             raise self._broken(error) from None
 
-    def hidden(self, text: str) -> str:
-        """Return `text` with the API key, which a server may repeat, replaced."""
-        return text.replace(self._key, "[api key]") if self._key else text
+    @contextlib.contextmanager
+    def key_hidden(self) -> Iterator[None]:
+        """Replace the API key, which a server may repeat, in the text of the error that is raised inside."""
+        try:
+            yield
+        except PrebleError as error:
+            error.args = (self._hidden(str(error)),)
+            raise
 
     async def close(self) -> None:
         """Close all connections."""
@@ -91,18 +99,24 @@ class Http:
             raise self._broken(error) from None
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:
+        if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+            raise EngineError(f"{self.url}: an answer in {encoding[:20]!r}, which was not asked for")
         if not 200 <= response.status < 300:
             body = await response.content.read(_MAX_ERROR_BODY)
-            hidden = self.hidden(body.decode(errors="replace")).encode()
-            raise error_of_status(
-                response.status, hidden, retry_after=retry_after_seconds(response.headers.get("Retry-After"))
-            )
+            wait = retry_after_seconds(response.headers.get("Retry-After"), now=time.time())
+            with self.key_hidden():
+                raise error_of_status(
+                    response.status, self._hidden(body.decode(errors="replace")).encode(), retry_after=wait
+                )
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._key, "[api key]") if self._key else text
 
     def _broken(self, error: Exception) -> PrebleError:
         # The library's errors contain the request's headers, so they must not become the cause of ours.
         if isinstance(error, self._aiohttp.InvalidURL):
             return ConfigurationError(f"url: {self.url!r} cannot be used")
-        return UnreachableError(self.hidden(f"{self.url}: {type(error).__name__}: {error}".rstrip(": ")))
+        return UnreachableError(self._hidden(f"{self.url}: {type(error).__name__}: {error}".rstrip(": ")))
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -16,16 +16,19 @@ class EventStream:
 
     def __init__(self, *, limit: int = MAX_EVENT) -> None:
         self._limit = limit
-        self._rest = b""
+        self._rest = bytearray()
         self._data: list[bytes] = []
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take more bytes; return the data of the events that are now complete. Raises EngineError past the limit."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
         events: list[bytes] = []
-        for line in lines:
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            line = bytes(self._rest + end) if self._rest else end
+            self._rest.clear()
             self._take(line.removesuffix(b"\r"), events)
+        self._rest += rest
         if len(self._rest) + self._size > self._limit:
             raise EngineError(f"an event of more than {self._limit} bytes")
         return events

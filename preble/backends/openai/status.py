@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from email.utils import parsedate_to_datetime
+
 import msgspec
 
 from preble.errors import (
@@ -58,13 +61,23 @@ def error_of_event(error: ErrorBody) -> PrebleError:
     return error_of_status(status, error.message.encode())
 
 
-def retry_after_seconds(header: str | None) -> float | None:
-    """Return the seconds of a Retry-After header; None for a date, nonsense or no header."""
+def retry_after_seconds(header: str | None, *, now: float) -> float | None:
+    """Return the seconds of a Retry-After header, which holds these or a date; None for nonsense or no header.
+
+    `now` is in seconds since 1970. A date that has passed is 0 seconds away. More than a day counts as nonsense.
+    """
     try:
         value = float(header or "")
     except ValueError:
-        return None
+        value = _seconds_until(header or "", now)
     return value if 0 <= value <= 86_400 else None
+
+
+def _seconds_until(date: str, now: float) -> float:
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - now)
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _message(body: bytes) -> str:

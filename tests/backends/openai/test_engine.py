@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -22,6 +24,7 @@ from preble.errors import (
     EngineError,
     InvalidRequestError,
     OverloadedError,
+    PrebleError,
     UnreachableError,
 )
 from preble.tokens import pack, unpack
@@ -189,6 +192,15 @@ async def test_an_error_in_the_stream_is_raised(engine: OpenAIEngine, server: Op
         await run(engine)
 
 
+@pytest.mark.parametrize("status", [200, 500])
+async def test_what_is_compressed_is_refused_unread(engine: OpenAIEngine, server: OpenAIServer, status: int):
+    """A thousand bytes could become a million, before any bound is looked at."""
+    headers = {"Content-Type": "text/event-stream", "Content-Encoding": "gzip"}
+    server.answers.append((status, headers, gzip.compress(b"data: " + b"x" * 1_000_000).decode("latin1")))
+    with pytest.raises(EngineError, match="'gzip', which was not asked for"):
+        await run(engine)
+
+
 @pytest.mark.parametrize("nonsense", ["data: {nonsense\n\n", 'data: {"choices": 3, "output_ids": "x"}\n\n'])
 async def test_nonsense_in_the_stream_is_an_error(engine: OpenAIEngine, server: OpenAIServer, nonsense: str):
     server.answers.append((200, {"Content-Type": "text/event-stream"}, nonsense))
@@ -295,6 +307,11 @@ async def test_a_key_is_sent_and_shown_nowhere(caplog: pytest.LogCaptureFixture)
         server.answers.append((500, {}, f"I do not like {KEY}"))
         with pytest.raises(EngineError, match="I do not like") as failed:
             await run(engine)
+        for status, error in ((200, "data: %s\n\n"), (400, "%s")):
+            body = error % json.dumps({"error": {"message": f"I know {KEY}"}}).replace("-", "\\u002d")
+            server.answers.append((status, {"Content-Type": "text/event-stream"}, body))
+            with pytest.raises(PrebleError, match=r"I know \[api key\]"):
+                await run(engine)
         await server.stop()
         with pytest.raises(UnreachableError) as gone:
             await run(engine)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from preble.backends.openai.sse import EventStream
@@ -32,3 +34,18 @@ def test_an_event_without_end_is_an_error(endless: bytes):
 
 def test_many_events_may_be_longer_together():
     assert len(EventStream(limit=50).feed(b"data: 0123456789\n\n" * 100)) == 100
+
+
+def test_what_came_of_a_long_event_is_not_copied_with_every_piece():
+    stream = EventStream()
+    stream.feed(b"data: " + b"x" * (8 << 20))
+    stream.feed(b"y")
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            assert stream.feed(b"y") == []
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    (event,) = stream.feed(b"\n\n")
+    assert len(event) == (8 << 20) + 101

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from preble.backends.openai.backoff import pause
@@ -35,10 +37,16 @@ def test_who_is_at_fault_is_in_the_type(status: int, kind: type[Exception]):
 
 
 def test_the_wait_that_the_server_asks_for_is_kept():
-    assert error_of_status(429, b"", retry_after=retry_after_seconds("2.5")).retry_after == 2.5
-    assert [retry_after_seconds(text) for text in (None, "", "soon", "-1", "nan", "Wed, 21 Oct 2026 07:28:00 GMT")] == [
-        None
-    ] * 6
+    wait = retry_after_seconds("2.5", now=0.0)
+    assert error_of_status(429, b"", retry_after=wait).retry_after == 2.5
+    for nonsense in (None, "", "soon", "-1", "nan", "100000", "Wed, 32 Oct 2026 07:28:00 GMT"):
+        assert retry_after_seconds(nonsense, now=0.0) is None
+
+
+@pytest.mark.parametrize(("before", "seconds"), [(10.0, 10.0), (-10.0, 0.0), (100_000.0, None)])
+def test_the_wait_may_be_a_date(before: float, seconds: float | None):
+    then = datetime(2026, 10, 21, 7, 28, tzinfo=UTC).timestamp()
+    assert retry_after_seconds("Wed, 21 Oct 2026 07:28:00 GMT", now=then - before) == seconds
 
 
 @pytest.mark.parametrize(
