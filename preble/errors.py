@@ -26,13 +26,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class PrebleError(Exception):
     """The base of all errors. `retryable` says whether the same call may succeed later.
 
-    `request_id`, `worker` and `retry_after` (seconds) are set where they are known, else None.
+    `request_id`, `worker` and `retry_after` (seconds) are set where they are known, else None. `generate_many` sets the
+    `index` of the prompt, and `results`, each prompt's finished Generation by its index.
     """
 
     retryable = False
@@ -49,6 +51,8 @@ class PrebleError(Exception):
         self.request_id = request_id
         self.worker = worker
         self.retry_after = retry_after
+        self.index: int | None = None
+        self.results: Mapping[int, Any] = {}
 
 
 class InvalidRequestError(PrebleError, ValueError):

@@ -5,16 +5,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, Unpack, overload
 
 from preble.backends import Engine, find_backend
 from preble.backends.openai.engine import OpenAIEngine
+from preble.cluster.arguments import (
+    ConnectKeywords,
+    check_known,
+    check_model,
+    check_numbers,
+    check_tokenizer,
+    check_unbound,
+    class_name,
+    engine_maker,
+    folder,
+)
 from preble.cluster.driver import Driver
+from preble.cluster.gate import Gate
 from preble.cluster.log_file import LogFile
+from preble.cluster.many import Batch, Many, ManyKeywords, Progress, check_many, jobs
 from preble.cluster.members import Members
 from preble.cluster.output import chunks
 from preble.cluster.prompt import Prompt, PromptReader, open_ended
@@ -27,19 +39,13 @@ from preble.core.scheduler import Scheduler
 from preble.dispatch.request import InFlightRequest
 from preble.errors import (
     ClosedError,
-    ConfigurationError,
-    InvalidRequestError,
-    ModelError,
     NotStartedError,
-    OverloadedError,
     PrebleError,
     WorkerLostError,
     WorkerStartError,
     WrongLoopError,
-    nearest,
 )
 from preble.text import ChatTokenizer
-from preble.transport.schema import Ticket
 from preble.types import (
     Chunk,
     ClusterStats,
@@ -50,28 +56,13 @@ from preble.types import (
     request_options,
 )
 from preble.workers.binding import Bindings, Device
-from preble.workers.gather_or_cancel import gather_or_cancel
 from preble.workers.launched import LaunchedPool
 from preble.workers.launchers.in_loop import InLoopLauncher
 from preble.workers.launchers.local import LocalLauncher
 from preble.workers.pool import Listener, Pool
 from preble.workers.replicas import ReplicaPool
-from preble.workers.worker import construct, make_engine
 
 _DEFAULT_SAMPLING = SamplingParams()
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "config.json")
-
-
-class ConnectKeywords(TypedDict, total=False):
-    """The keywords of `PrebleCluster` that `connect` takes too: those that do not describe workers."""
-
-    policy: str | Policy
-    cost: CostModel | str | None
-    seed: int
-    max_in_flight: int
-    start_timeout: float
-    close_grace: float
-    decision_log: str | os.PathLike[str] | None
 
 
 class PrebleCluster:
@@ -127,30 +118,30 @@ class PrebleCluster:
 
         Raises ConfigurationError, which names the argument.
         """
-        self.backend = backend if isinstance(backend, str) else _class_name(backend, processes)
+        self.backend = backend if isinstance(backend, str) else class_name(backend, processes)
         if pool is None:
-            _check_model(model, self.backend)
-        _check_numbers(workers=(workers, 1), threads=(threads, 0), max_in_flight=(max_in_flight, 1))
-        self.model = _folder(model)
+            check_model(model, self.backend)
+        check_numbers(workers=(workers, 1), threads=(threads, 0), max_in_flight=(max_in_flight, 1))
+        self.model = folder(model)
         self._log = None if decision_log is None else LogFile(decision_log)
         self.scheduler = Scheduler(policy, seed=seed, log=None if self._log is None else self._log.write)
         self._start_timeout = start_timeout
         self._close_grace = close_grace
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._draining = False
+        self._gate = Gate()
         self._ready = False
         self._ids = itertools.count(1)
         self._reader = PromptReader(None)
         self._driver = Driver(self.scheduler, max_in_flight)
         self._members = Members(self.scheduler, self._driver, cost, lambda infos: self._reader.bound(infos))
         if find_backend(self.backend).remote or not processes:
-            _check_unbound(cpus, devices)
+            check_unbound(cpus, devices)
         self._pool: Pool = (
             pool
             if pool is not None
             else LaunchedPool(
-                LocalLauncher() if processes else InLoopLauncher(_engine_maker(backend)),
+                LocalLauncher() if processes else InLoopLauncher(engine_maker(backend)),
                 backend=self.backend,
                 model=self.model,
                 options=engine_options or {},
@@ -187,9 +178,9 @@ class PrebleCluster:
         ConfigurationError, which names the argument, also one that does not exist, and ModelError for a `model` without
         a tokenizer. The start raises ConfigurationError if a server refuses the key or does not have the model.
         """
-        _check_known(options)
-        path = _folder(model)
-        _check_tokenizer(path)
+        check_known(options)
+        path = folder(model)
+        check_tokenizer(path)
 
         def connection(**own: Any) -> OpenAIEngine:  # no partial: its repr would show the key
             return OpenAIEngine(model=path, api_key=api_key, **{**(engine_options or {}), **own})
@@ -289,38 +280,85 @@ class PrebleCluster:
         self._require_open()
         return self._stream(prompt, sampling, request_options(options))
 
-    async def generate_many(
+    @overload
+    def generate_many(
         self,
-        prompts: Iterable[Prompt],
-        sampling: SamplingParams | Iterable[SamplingParams] | None = None,
+        prompts: Many[Prompt],
+        sampling: SamplingParams | Many[SamplingParams] | None = None,
         *,
+        as_completed: Literal[False] = False,
+        return_exceptions: Literal[False] = False,
+        **keywords: Unpack[ManyKeywords],
+    ) -> Coroutine[Any, Any, list[Generation]]: ...
+    @overload
+    def generate_many(
+        self,
+        prompts: Many[Prompt],
+        sampling: SamplingParams | Many[SamplingParams] | None = None,
+        *,
+        as_completed: Literal[False] = False,
+        return_exceptions: bool,
+        **keywords: Unpack[ManyKeywords],
+    ) -> Coroutine[Any, Any, list[Generation | PrebleError]]: ...
+    @overload
+    def generate_many(
+        self,
+        prompts: Many[Prompt],
+        sampling: SamplingParams | Many[SamplingParams] | None = None,
+        *,
+        as_completed: Literal[True],
+        return_exceptions: Literal[False] = False,
+        **keywords: Unpack[ManyKeywords],
+    ) -> AsyncGenerator[tuple[int, Generation], None]: ...
+    @overload
+    def generate_many(
+        self,
+        prompts: Many[Prompt],
+        sampling: SamplingParams | Many[SamplingParams] | None = None,
+        *,
+        as_completed: Literal[True],
+        return_exceptions: bool,
+        **keywords: Unpack[ManyKeywords],
+    ) -> AsyncGenerator[tuple[int, Generation | PrebleError], None]: ...
+    def generate_many(
+        self,
+        prompts: Many[Prompt],
+        sampling: SamplingParams | Many[SamplingParams] | None = None,
+        *,
+        as_completed: bool = False,
+        return_exceptions: bool = False,
         concurrency: int = 64,
-        progress: Callable[[int], None] | None = None,
-        **options: Unpack[RequestKeywords],
-    ) -> list[Generation]:
+        progress: Progress | None = None,
+        options: Many[RequestKeywords] | None = None,
+        **common: Unpack[RequestKeywords],
+    ) -> Any:
         """Serve all prompts, at most `concurrency` at a time, and return the results in the order of the prompts.
 
-        `sampling` is for all of them, or has one for each. `progress(done)` is called after each prompt with the number
-        that is done. `options` are those of `generate` except `request_id`, and apply to each prompt. The first error
-        cancels the rest and is raised.
+        * `prompts`: may be an iterable or an asynchronous one, which is read as far as it is needed.
+        * `sampling`: for all of them, or an iterable with one for each.
+        * `options`: an iterable with a dict for each prompt: its own options of `generate`, which go before the
+          `common` ones, that are for all. `timeout` counts from when a prompt has its turn.
+        * `return_exceptions`: True puts a PrebleError in the place of a result. By default the first error cancels the
+          rest and is raised. It names the prompt, and has its `index` and the finished `results` by index. The error of
+          a closed cluster is raised in any case.
+        * `as_completed`: True returns an asynchronous iterator instead, which yields `(index, result)` as they end.
+          Closing it cancels the rest.
+        * `progress`: called after each prompt with the number that is done, or its `update(1)` is, as tqdm has it.
+
+        Where the cluster drains, or has `max_in_flight` samples already, prompts wait. Raises what `generate` does, and
+        InvalidRequestError if there are not as many `sampling` or `options` as prompts.
         """
-        self._require_open()
-        described = request_options(options)
-        if described.request_id is not None:
-            raise InvalidRequestError("is for one request, here are many", field="request_id")
-        if concurrency < 1:
-            raise InvalidRequestError(f"must be at least 1, not {concurrency}", field="concurrency")
-        jobs = enumerate(_paired(prompts, sampling))
-        results: dict[int, Generation] = {}
-
-        async def work() -> None:
-            for index, (prompt, chosen) in jobs:
-                results[index] = await self._generate(prompt, chosen, described)
-                if progress is not None:
-                    progress(len(results))
-
-        await gather_or_cancel(work() for _ in range(concurrency))
-        return [results[index] for index in sorted(results)]
+        self._require_started()
+        check_many(prompts, common, concurrency)
+        batch = Batch(
+            partial(self._generate, patient=True),
+            jobs(prompts, sampling, options),
+            common=common,
+            concurrency=concurrency,
+            progress=progress,
+            return_exceptions=return_exceptions,
+        )
+        return batch.as_completed() if as_completed else batch.listed()
 
     @property
     def tokenizer(self) -> ChatTokenizer | None:
@@ -348,14 +386,20 @@ class PrebleCluster:
         """
         self._driver.check()
 
-    async def drain(self) -> None:
-        """Wait until nothing is in flight. Meanwhile new requests raise OverloadedError; later they are accepted."""
-        self._require_open()
-        self._draining = True
-        try:
+    async def drain(self, *, reopen: bool = True) -> None:
+        """Wait until nothing is in flight. Meanwhile new requests raise OverloadedError; later they are accepted.
+
+        With `reopen=False` they are refused until `reopen` is called. So the weights of a model can be replaced between
+        two requests. Prompts of `generate_many` wait and are not refused.
+        """
+        self._require_started()
+        with self._gate.draining(reopen=reopen):
             await self._driver.idle()
-        finally:
-            self._draining = False
+
+    def reopen(self) -> None:
+        """Accept requests again after `drain(reopen=False)`. If the cluster is open, this changes nothing."""
+        self._require_started()
+        self._gate.reopen()
 
     async def add_worker(
         self,
@@ -372,7 +416,7 @@ class PrebleCluster:
         workers have theirs. Raises ConfigurationError for a wrong argument, WorkerStartError, or ClosedError if the
         cluster is closed meanwhile; then nothing is left of the worker.
         """
-        self._require_open()
+        self._require_started()
         served = served_namespaces(namespaces)
         try:
             worker, info = await self._pool.add(self._start_timeout, url=url, cpus=cpus, devices=devices)
@@ -410,16 +454,18 @@ class PrebleCluster:
 
     async def reset_cache(self) -> None:
         """Empty the KV caches of all workers, except for what running requests use, and tell the scheduler."""
-        self._require_open()
+        self._require_started()
         await asyncio.gather(*map(self._pool.reset_cache, self.scheduler.workers))
 
     def worker_pids(self) -> dict[str, int]:
         """Return the process id of each worker's supervisor by worker name; workers that are no processes have none."""
         return self._pool.pids()
 
-    async def _generate(self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions) -> Generation:
+    async def _generate(
+        self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions, *, patient: bool = False
+    ) -> Generation:
         texts: dict[int, str] = {}
-        reader = await self._open(prompt, sampling, options, streaming=False)
+        reader = await self._open(prompt, sampling, options, patient=patient)
         try:
             async for chunk in chunks(reader, self._reader.tokenizer, self._driver.stop):
                 texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
@@ -439,15 +485,23 @@ class PrebleCluster:
             self._driver.release(reader.request)
 
     async def _open(
-        self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions, *, streaming: bool
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None,
+        options: RequestOptions,
+        *,
+        streaming: bool = False,
+        patient: bool = False,
     ) -> Reader:
-        """Submit a request; whoever gets the reader must release its request."""
+        """Submit a request, if `patient` once it is let in; whoever gets the reader must release its request."""
         assert self._loop is not None
         chosen = _DEFAULT_SAMPLING if sampling is None else sampling
         self._reader.check(chosen)
         self._members.check_adapter(options.lora, self.backend)
         until = options.until(self._loop.time())
         tokens = await self._reader.tokens(prompt, options)
+        if patient:
+            await self._let_in(chosen.n)
         self._require_open()
         request = InFlightRequest(
             options.request_id or self._new_id(),
@@ -460,6 +514,12 @@ class PrebleCluster:
             open_ended=open_ended(chosen, prompt),
         )
         return self._driver.submit(request)
+
+    async def _let_in(self, samples: int) -> None:
+        while self._gate.closed or self._driver.full(samples):
+            self._require_unclosed()
+            await self._gate.opened()
+            await self._driver.room(samples)
 
     def _new_id(self) -> str:
         """The next number that no caller has given to a request in flight."""
@@ -481,13 +541,13 @@ class PrebleCluster:
 
     def _end(self, error: ClosedError) -> None:
         self._driver.close(error)
+        self._gate.release()
         if self._log is not None:
             self._log.close()
 
     def _require_open(self) -> None:
         self._require_started()
-        if self._draining:
-            raise OverloadedError("the cluster is draining", retry_after=0.1)
+        self._gate.check()
 
     def _require_unclosed(self) -> None:
         if self._closed:
@@ -505,57 +565,3 @@ class PrebleCluster:
     def _require_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
             raise WrongLoopError("the cluster belongs to another event loop")
-
-
-def _folder(model: str | os.PathLike[str] | None) -> str | None:
-    return None if model is None else os.path.expanduser(model)
-
-
-def _engine_maker(backend: str | Callable[..., Engine]) -> Callable[[Ticket], Engine]:
-    return make_engine if isinstance(backend, str) else partial(construct, backend)
-
-
-def _class_name(backend: Callable[..., Engine], processes: bool) -> str:
-    if processes:
-        raise ConfigurationError('backend: a process needs a name or "module:Class"; a class is for processes=False')
-    return f"{backend.__module__}:{getattr(backend, '__qualname__', repr(backend))}"
-
-
-def _check_model(model: object, backend: str) -> None:
-    if model is None and find_backend(backend).needs_model:
-        raise ConfigurationError(f"model: the {backend} engine needs the path of a model")
-
-
-def _check_tokenizer(model: str | None) -> None:
-    """Raise ModelError if there is none: what a server needs a while to answer is not asked in vain."""
-    path = None if model is None else Path(model)
-    if path is not None and not path.exists():
-        raise ModelError(f"model: {path}: no such folder; connect takes the one with the tokenizer, or none")
-    if path is not None and path.is_dir() and not any((path / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError(f"model: {path}: a folder without {', '.join(_TOKENIZER_FILES)}")
-
-
-def _check_numbers(**numbers: tuple[int, int]) -> None:
-    """Each with the least that it may be."""
-    for name, (value, least) in numbers.items():
-        if not isinstance(value, int) or not least <= value <= 1 << 20:
-            raise ConfigurationError(f"{name}: must be an integer of at least {least}, not {value!r}")
-
-
-def _check_known(options: Iterable[str]) -> None:
-    for name in options:
-        if name not in ConnectKeywords.__annotations__:
-            raise ConfigurationError(f"{name}: unknown option{nearest(name, ConnectKeywords.__annotations__)}")
-
-
-def _check_unbound(cpus: object, devices: object) -> None:
-    if cpus is not None or devices is not None:
-        raise ConfigurationError("devices, cpus: are for clusters that start workers")
-
-
-def _paired(
-    prompts: Iterable[Prompt], sampling: SamplingParams | Iterable[SamplingParams] | None
-) -> Iterator[tuple[Prompt, SamplingParams | None]]:
-    if sampling is None or isinstance(sampling, SamplingParams):
-        return ((prompt, sampling) for prompt in prompts)
-    return zip(prompts, sampling, strict=True)

@@ -21,6 +21,7 @@ class Driver:
     def __init__(self, scheduler: Scheduler, max_in_flight: int) -> None:
         self._scheduler = scheduler
         self._dispatcher = Dispatcher(scheduler, max_in_flight=max_in_flight)
+        self._max_in_flight = max_in_flight
         self._readers: dict[str, Reader] = {}
         self._idle: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -78,9 +79,16 @@ class Driver:
     async def idle(self, worker: str | None = None) -> None:
         """Wait until nothing is in flight, or nothing on `worker`."""
         while self._scheduler.requests_on(worker) if worker else self._dispatcher.in_flight:
-            future = self._loop.create_future()
-            self._idle.append(future)
-            await future
+            await self._news()
+
+    def full(self, samples: int) -> bool:
+        """Whether so many samples more are too many now, though not for ever."""
+        return samples <= self._max_in_flight < self._dispatcher.in_flight + samples
+
+    async def room(self, samples: int) -> None:
+        """Wait until so many samples more are not too many."""
+        while self.full(samples):
+            await self._news()
 
     def on_step(self, worker: str, step: Step) -> None:
         """Take in what a worker said."""
@@ -128,6 +136,11 @@ class Driver:
             self._ask_at(now + REBALANCE_INTERVAL)
             raise
         self._carry_out(instructions)
+
+    async def _news(self) -> None:
+        future = self._loop.create_future()
+        self._idle.append(future)
+        await future
 
     def _tell_idle(self) -> None:
         """Something may have left a worker: let those look who wait for it to be idle."""

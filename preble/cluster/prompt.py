@@ -73,6 +73,7 @@ class PromptReader:
         elif _is_chat(prompt):
             packed = pack(await self._chat(cast(Messages, prompt), options), field="prompt")
         else:
+            _refuse_many(prompt)
             if options.add_special_tokens:
                 raise InvalidRequestError("is for text: token ids stay as they are", field="add_special_tokens")
             packed = pack(cast(TokenInput, prompt), field="prompt")
@@ -127,6 +128,13 @@ def _refuse(**chat_only: object) -> None:
     for name, value in chat_only.items():
         if value:
             raise InvalidRequestError("is for chat messages: this prompt has none", field=name)
+
+
+def _refuse_many(prompt: object) -> None:
+    if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], (str, list, tuple)):
+        raise InvalidRequestError(
+            "not a sequence of 32-bit token ids: for several prompts, call `generate_many`", field="prompt"
+        )
 
 
 def _options(template: Mapping[str, Any] | None) -> dict[str, Any]:
