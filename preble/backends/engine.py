@@ -79,7 +79,8 @@ class Delta(msgspec.Struct, array_like=True):
     `cached_tokens` once on a later delta. The last delta has a `finish_reason`, and as `stop_reason` the id of the
     token of `stop_token_ids` that ended the output, if one did. `logprobs` has an entry for each token if the request
     asked for log-probabilities. `output_tokens` is the number of all output tokens as the engine counts them, where
-    that is not the number of `tokens` that it has yielded, because they were made of text.
+    that is not the number of `tokens` that it has yielded, because they were made of text. `prompt_tokens` is that of
+    the prompt, where the engine counts another than it was sent.
     """
 
     tokens: bytes
@@ -88,6 +89,7 @@ class Delta(msgspec.Struct, array_like=True):
     stop_reason: int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
     output_tokens: Tokens | None = None
+    prompt_tokens: Tokens | None = None
 
     @property
     def admitted(self) -> bool:

@@ -59,9 +59,10 @@ class Sample:
     """
 
     __slots__ = (
-        "attempts", "cached_tokens", "counted", "ended", "ended_at", "error", "finish_reason", "first_token_at", "id",
-        "index", "known_to_scheduler", "logprobs", "moved", "offset", "output", "placement", "reconsidered", "request",
-        "retries", "sampling", "stop_reason", "taken", "taken_logprobs", "worker", "worker_request_id",
+        "attempts", "cached_tokens", "counted", "counted_prompt", "ended", "ended_at", "error", "finish_reason",
+        "first_token_at", "id", "index", "known_to_scheduler", "logprobs", "moved", "offset", "output", "placement",
+        "reconsidered", "request", "retries", "sampling", "stop_reason", "taken", "taken_logprobs", "worker",
+        "worker_request_id",
     )  # fmt: skip
 
     def __init__(self, request: InFlightRequest, index: int, sampling: SamplingParams) -> None:
@@ -82,6 +83,7 @@ class Sample:
         self.taken = self.taken_logprobs = 0
         self.cached_tokens = 0
         self.counted: int | None = None
+        self.counted_prompt: int | None = None
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.error: PrebleError | None = None
@@ -139,9 +141,10 @@ class Sample:
 
     @property
     def usage(self) -> Usage:
-        """Token counts so far; the engine's own count of the output where it has another."""
+        """Token counts so far; the engine's own counts of prompt and output where it has others."""
         output = len(self.output) // TOKEN_BYTES if self.counted is None else self.counted
-        return Usage(len(self.request.tokens) // TOKEN_BYTES, self.cached_tokens, output)
+        prompt = len(self.request.tokens) // TOKEN_BYTES if self.counted_prompt is None else self.counted_prompt
+        return Usage(prompt, self.cached_tokens, output)
 
     def choice(self, text: str) -> Choice:
         """What the caller gets of a sample that ended without an error; `text` is that of its tokens."""
@@ -169,6 +172,8 @@ class Sample:
         self.output += delta.tokens
         if delta.output_tokens is not None:
             self.counted = self.offset // TOKEN_BYTES + delta.output_tokens
+        if delta.prompt_tokens is not None and not self.offset:
+            self.counted_prompt = delta.prompt_tokens
         if delta.logprobs:
             self.logprobs.extend(delta.logprobs)
         self.stop_reason = delta.stop_reason

@@ -41,6 +41,17 @@ def test_usage_has_the_engine_s_own_count_of_tokens_over_all_attempts() -> None:
     assert sample.usage.output_tokens == 2
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_prompt_is_as_long_as_the_engine_of_the_first_attempt_counts_it(first: bool) -> None:
+    """A later attempt's prompt has the output of the earlier ones."""
+    (sample,) = InFlightRequest("1", pack([1]), SamplingParams(), RequestOptions(), now=1.0).samples
+    if not first:
+        sample.append(Delta(pack([5, 6, 7])), 2.0)
+        sample.dispatched("w1", 2)
+    sample.append(Delta(b"", finish_reason="stop", prompt_tokens=9), 3.0)
+    assert sample.usage.prompt_tokens == (9 if first else 1)
+
+
 @pytest.mark.parametrize(("open_ended", "expected"), [(False, 50_000), (True, 1024)])
 def test_of_an_open_end_no_whole_context_is_expected(open_ended: bool, expected: int) -> None:
     sampling = SamplingParams(max_tokens=50_000)

@@ -8,35 +8,34 @@ import msgspec
 from msgspec import Meta
 
 from preble.backends import Delta, EngineRequest
+from preble.backends.openai.finish import Ending, finish_reason
 from preble.backends.openai.http import decoded
 from preble.backends.openai.retokenize import Retokenizer, TextTokenizer, prompt_text
 from preble.backends.openai.sse import DONE
-from preble.backends.openai.status import ErrorBody, error_of_event
+from preble.backends.openai.stream_errors import decoded_event, raise_error_in
 from preble.errors import EngineError, InvalidRequestError
 from preble.tokens import MAX_TOKENS, pack, unpack
-from preble.types import FinishReason, SamplingParams, TokenLogprob
+from preble.types import SamplingParams, TokenLogprob
 
 PATH = "/v1/completions"
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
-_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 _STANDARD = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 _EXTRA = ("top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos")
 
 
 class _Logprobs(msgspec.Struct):
-    tokens: list[str] = []
-    token_logprobs: list[float | None] = []
+    token_logprobs: list[float | None] | None = None
     top_logprobs: list[dict[str, float] | None] | None = None
 
 
 class _Choice(msgspec.Struct):
-    text: str = ""
+    text: str | None = None
     token_ids: list[TokenId] | None = None
-    logprobs: _Logprobs | None = None
+    logprobs: msgspec.Raw = msgspec.Raw()
     finish_reason: str | None = None
-    stop_reason: int | str | None = None
+    stop_reason: Any = None
 
 
 class _Details(msgspec.Struct):
@@ -44,17 +43,21 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
 
 
 class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: ErrorBody | None = None
+    choices: list[_Choice | None] | None = None
+    usage: msgspec.Raw = msgspec.Raw()
+    error: Any = None
 
 
-_events = msgspec.json.Decoder(_Event)
+# Some servers send numbers as text.
+_events = msgspec.json.Decoder(_Event, strict=False)
+_usages = msgspec.json.Decoder(_Usage | None, strict=False)
+_logprobs = msgspec.json.Decoder(_Logprobs | None, strict=False)
 _defaults = SamplingParams()
 
 
@@ -78,7 +81,7 @@ class TokenCompletions:
 
     def reader(self, request: EngineRequest) -> CompletionReader:
         """Return what reads the events of the response."""
-        return CompletionReader(None, logprobs=request.sampling.logprobs)
+        return CompletionReader(None, request.sampling)
 
 
 class TextCompletions:
@@ -108,7 +111,7 @@ class TextCompletions:
 
     def reader(self, request: EngineRequest) -> CompletionReader:
         """Return what reads the events of the response."""
-        return CompletionReader(Retokenizer(self._text), logprobs=None)
+        return CompletionReader(Retokenizer(self._text), request.sampling)
 
 
 class CompletionReader:
@@ -118,47 +121,54 @@ class CompletionReader:
     reason.
     """
 
-    def __init__(self, retokenizer: Retokenizer | None, *, logprobs: int | None) -> None:
+    def __init__(self, retokenizer: Retokenizer | None, sampling: SamplingParams) -> None:
         self._retokenizer = retokenizer
-        self._top = logprobs
-        self._finish: FinishReason | None = None
+        self._top = sampling.logprobs
+        self._ending = Ending(sampling.token_limit)
         self._stop: int | None = None
         self._cached: int | None = None
+        self._prompt: int | None = None
         self._counted: int | None = None
 
     def read(self, event: bytes) -> Delta | None:
         """Return the delta of an event, if it has one. Raises the error in it, or EngineError if it is malformed."""
         if event == DONE:
+            self._ending.done()
             return self.end()
-        message = decoded(event, _events)
-        if message.error is not None:
-            raise error_of_event(message.error)
-        if message.usage is not None:
-            self._count(message.usage)
-        return self._read(message.choices[0]) if message.choices else None
+        message = decoded_event(event, _events)
+        choice = message.choices[0] if message.choices else None
+        if message.error or not (choice or message.usage):
+            raise_error_in(event, sure=bool(message.error))
+        self._count(message.usage)
+        return self._read(choice) if choice else None
 
     def end(self) -> Delta | None:
         """Return the last delta if the stream may end here, or None if it broke off too early."""
-        if self._finish is None:
-            return None
-        return Delta(b"", self._cached, self._finish, self._stop, output_tokens=self._counted)
+        reason = self._ending.reason(self._counted)
+        return (
+            None if reason is None else Delta(b"", self._cached, reason, self._stop, None, self._counted, self._prompt)
+        )
 
-    def _count(self, usage: _Usage) -> None:
-        if usage.prompt_tokens_details is not None:
-            self._cached = usage.prompt_tokens_details.cached_tokens
-        if self._retokenizer is not None and 0 < (usage.completion_tokens or 0) <= MAX_TOKENS:
-            self._counted = usage.completion_tokens
+    def _count(self, raw: msgspec.Raw) -> None:
+        """Take in the server's counts, of which the last are right. What makes no sense is left out."""
+        usage = _usage(raw)
+        if usage is not None and usage.prompt_tokens_details is not None:
+            self._cached = _sensible(usage.prompt_tokens_details.cached_tokens, 0)
+        if usage is not None and self._retokenizer is not None:
+            self._prompt = _sensible(usage.prompt_tokens, 1) or self._prompt
+            self._counted = _sensible(usage.completion_tokens, 1) or self._counted
 
     def _read(self, choice: _Choice) -> Delta | None:
-        if choice.finish_reason is not None:
-            self._finish = _finish(choice.finish_reason)
-            self._stop = choice.stop_reason if isinstance(choice.stop_reason, int) else None
         ids = self._token_ids(choice)
+        reason = finish_reason(choice.finish_reason)
+        self._ending.answered(len(ids), reason)
+        if reason is not None:
+            self._stop = choice.stop_reason if type(choice.stop_reason) is int else None
         return Delta(pack(ids), logprobs=self._logprobs(choice, ids)) if ids else None
 
     def _token_ids(self, choice: _Choice) -> list[int]:
         if self._retokenizer is not None:
-            return self._retokenizer.ids(choice.text)
+            return self._retokenizer.ids(choice.text or "")
         if choice.token_ids is None and choice.text:
             raise EngineError("the server sent text without token ids")
         return choice.token_ids or []
@@ -166,13 +176,13 @@ class CompletionReader:
     def _logprobs(self, choice: _Choice, ids: list[int]) -> tuple[TokenLogprob, ...] | None:
         if self._top is None:
             return None
-        sent = choice.logprobs
-        if sent is None or len(sent.token_logprobs) != len(ids):
+        sent = decoded(choice.logprobs or b"null", _logprobs) or _Logprobs()
+        values, tops = sent.token_logprobs or [], sent.top_logprobs or [None] * len(ids)
+        if len(values) != len(ids) or len(tops) != len(ids):
             raise EngineError("the server sent tokens without their log-probabilities")
-        tops = sent.top_logprobs or [None] * len(ids)
         return tuple(
             TokenLogprob(id, 0.0 if logprob is None else logprob, _top(top or {}, self._top))
-            for id, logprob, top in zip(ids, sent.token_logprobs, tops, strict=True)
+            for id, logprob, top in zip(ids, values, tops, strict=True)
         )
 
 
@@ -191,10 +201,15 @@ def _fields(model: str, prompt: list[int] | str, sampling: SamplingParams) -> di
     return fields
 
 
-def _finish(reason: str) -> FinishReason:
-    if reason not in _FINISH:
-        raise EngineError(f"the server ended the request: {reason[:100]}")
-    return _FINISH[reason]
+def _usage(raw: msgspec.Raw) -> _Usage | None:
+    try:
+        return _usages.decode(raw or b"null")
+    except msgspec.MsgspecError:
+        return None
+
+
+def _sensible(count: int | None, least: int) -> int | None:
+    return count if count is not None and least <= count <= MAX_TOKENS else None
 
 
 def _top(entries: dict[str, float], count: int) -> tuple[tuple[int, float], ...]:

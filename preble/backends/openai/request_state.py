@@ -58,6 +58,8 @@ class RequestState:
         self.finished = delta.finish_reason is not None
         if delta.output_tokens is not None:
             delta.output_tokens += self._before
+        if self._before:
+            delta.prompt_tokens = None  # it counts the output of earlier attempts
         if self._counted:
             delta.cached_tokens = None
         self._counted = self._counted or delta.cached_tokens is not None

@@ -9,9 +9,11 @@ from msgspec import Meta
 
 from preble.backends import Delta, EngineRequest
 from preble.backends.openai.completions import TokenId, routing_fields
-from preble.backends.openai.http import decoded
+from preble.backends.openai.explanation import Explanation
+from preble.backends.openai.finish import Ending, finish_reason
 from preble.backends.openai.sse import DONE
-from preble.backends.openai.status import ErrorBody, error_of_event
+from preble.backends.openai.status import error_of_event
+from preble.backends.openai.stream_errors import decoded_event, raise_error_in
 from preble.errors import EngineError
 from preble.tokens import pack, unpack
 from preble.types import FinishReason, SamplingParams, TokenLogprob
@@ -34,27 +36,27 @@ _Logprob = tuple[float | None, TokenId, str | None]
 
 
 class _Finish(msgspec.Struct):
-    type: str
-    matched: int | str | list[int] | None = None
-    message: str = ""
+    type: str | None = None
+    matched: Any = None
+    message: str | None = None
     status_code: int | None = None
 
 
 class _Meta(msgspec.Struct):
-    finish_reason: _Finish | None = None
-    completion_tokens: Annotated[int, Meta(ge=0)] = 0
+    finish_reason: _Finish | str | None = None
+    completion_tokens: Annotated[int, Meta(ge=0)] | None = None
     cached_tokens: int | None = None
     output_token_logprobs: list[_Logprob] | None = None
     output_top_logprobs: list[list[_Logprob] | None] | None = None
 
 
 class _Event(msgspec.Struct):
-    output_ids: list[TokenId] = []
+    output_ids: list[TokenId] | None = None
     meta_info: _Meta | None = None
-    error: ErrorBody | None = None
+    error: Any = None
 
 
-_events = msgspec.json.Decoder(_Event)
+_events = msgspec.json.Decoder(_Event, strict=False)
 
 
 class Generate:
@@ -87,31 +89,36 @@ class GenerateReader:
         # With `ignore_eos` SGLang ignores stop tokens too, so they are looked for here.
         self._looked_for = self._stops if request.sampling.ignore_eos else frozenset()
         self._least = request.sampling.min_tokens
+        self._ending = Ending(request.sampling.token_limit)
         self._seen = 0
         self._cached_known = False
 
     def read(self, event: bytes) -> Delta | None:
         """Return the delta of an event, if it has one. Raises the error in it, or EngineError if it is malformed."""
         if event == DONE:
-            return None
-        message = decoded(event, _events)
-        if message.error is not None:
-            raise error_of_event(message.error)
-        return self._read(message.output_ids, message.meta_info) if message.meta_info else None
+            self._ending.done()
+            return self.end()
+        message = decoded_event(event, _events)
+        if message.error or not message.meta_info:
+            raise_error_in(event, sure=bool(message.error))
+        return self._read(message.output_ids or [], message.meta_info) if message.meta_info else None
 
     def end(self) -> Delta | None:
-        """Return None: the last event with tokens holds the finish reason."""
-        return None
+        """Return the last delta if the stream may end here, or None if it broke off too early."""
+        reason = self._ending.reason()
+        return None if reason is None else Delta(b"", finish_reason=reason)
 
     def _read(self, output: list[int], meta: _Meta) -> Delta:
-        ids = output[-new:] if (new := meta.completion_tokens - self._seen) > 0 else []
+        ids = output[-new:] if (new := (meta.completion_tokens or 0) - self._seen) > 0 else []
         cached = None if self._cached_known else meta.cached_tokens
         self._cached_known = True
         logprobs = _logprobs(meta, len(ids)) if self._logprobs and ids else None
-        finish, stop = _finish(meta.finish_reason), self._stop(meta.finish_reason)
+        said = _Finish(meta.finish_reason) if isinstance(meta.finish_reason, str) else meta.finish_reason or _Finish()
+        finish, stop = _finish(said), self._stop(said)
         if end := self._stopped(ids):
             ids, logprobs, finish, stop = ids[:end], logprobs and logprobs[:end], "stop", ids[end - 1]
         self._seen += len(ids)
+        self._ending.answered(len(ids), finish)
         return Delta(pack(ids), cached, finish, stop, logprobs)
 
     def _stopped(self, ids: list[int]) -> int:
@@ -121,9 +128,9 @@ class GenerateReader:
                 return index + 1
         return 0
 
-    def _stop(self, finish: _Finish | None) -> int | None:
-        matched = finish.matched if finish else None
-        return matched if isinstance(matched, int) and matched in self._stops else None
+    def _stop(self, finish: _Finish) -> int | None:
+        matched = finish.matched
+        return matched if type(matched) is int and matched in self._stops else None
 
 
 def _sampling(sampling: SamplingParams) -> dict[str, Any]:
@@ -137,17 +144,10 @@ def _sampling(sampling: SamplingParams) -> dict[str, Any]:
     return fields
 
 
-def _finish(finish: _Finish | None) -> FinishReason | None:
-    if finish is None:
-        return None
-    if finish.type in ("stop", "length"):
-        return "stop" if finish.type == "stop" else "length"
-    status = finish.status_code or 0
-    if finish.type == "abort" and finish.message and status:
-        raise error_of_event(ErrorBody(finish.message, status))
-    if finish.type == "abort":
-        return "abort"
-    raise EngineError(f"the server ended the request: {finish.type[:100]}")
+def _finish(finish: _Finish) -> FinishReason | None:
+    if finish.type == "abort" and finish.message and finish.status_code:
+        raise error_of_event(Explanation(finish.message, finish.status_code))
+    return finish_reason(finish.type)
 
 
 def _logprobs(meta: _Meta, count: int) -> tuple[TokenLogprob, ...]:

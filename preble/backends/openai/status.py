@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from email.utils import parsedate_to_datetime
 
-import msgspec
-
+from preble.backends.openai.explanation import Explanation, explanation
 from preble.errors import (
     ConfigurationError,
+    ContextLengthError,
     EngineError,
     InvalidRequestError,
     OverloadedError,
@@ -16,49 +17,35 @@ from preble.errors import (
     UnreachableError,
 )
 
-LONGEST_MESSAGE = 1000
-
-_GATEWAY = {408, 502, 504}
-_BUSY = {429, 503}
-_REFUSED = {401, 403, 404, 405}
-
-
-class ErrorBody(msgspec.Struct):
-    """The error object of the OpenAI API; `code` is often the HTTP status."""
-
-    message: str = ""
-    code: int | str | None = None
-
-
-class _Body(msgspec.Struct):
-    error: ErrorBody | str | None = None
-    message: str | None = None
-    detail: str | None = None
+_GATEWAY = {408, 502, 504, *range(520, 525)}
+_BUSY = {429, 503, 529}
+_REFUSED = {401, 402, 403, 404, 405, 407}
+_FAILED = {424}  # TGI's, when the model failed
+_LENGTH = {400, 413, 422, 500}  # with which servers say that a prompt is too long
+_TOO_LONG = re.compile(
+    r"maximum context length|maximum model length|context_length_exceeded|exceed_context_size|ContextWindowExceeded"
+    r"|(exceed|longer than|greater than|larger than|overflow)[^.]{0,80}"
+    r"\b(context (length|size|window)|max_(input_len|seq_len|num_tokens))"
+    r"|inputs`?( tokens)?( \+ `?max_new_tokens`?)? must (be <=|have less than) \d+"
+    r"|context length of only \d+|prompt is too long",
+    re.IGNORECASE,
+)
 
 
 def error_of_status(status: int, body: bytes, *, retry_after: float | None = None) -> PrebleError:
-    """Return the error for a response with this status.
+    """Return the error for a response with this status, with the server's own words.
 
     It is ConfigurationError if credentials, path or model are refused, OverloadedError with the server's `retry_after`
-    in seconds if it has too much load, UnreachableError if a gateway does not reach its server, InvalidRequestError for
-    another 4xx, and EngineError otherwise.
+    in seconds if it has too much load, UnreachableError if a gateway does not reach its server, ContextLengthError if
+    the words say that the prompt is too long, InvalidRequestError for another 4xx, and EngineError otherwise.
     """
-    message = f"HTTP {status}: {_message(body)}"
-    if status in _REFUSED:
-        return ConfigurationError(message)
-    if status in _BUSY:
-        return OverloadedError(message, retry_after=retry_after)
-    if status in _GATEWAY:
-        return UnreachableError(message)
-    if 400 <= status < 500:
-        return InvalidRequestError(message, field="request")
-    return EngineError(message)
+    said = explanation(body)
+    return _error(status, said, f"HTTP {status}: {said.text}", retry_after)
 
 
-def error_of_event(error: ErrorBody) -> PrebleError:
-    """Return the error for an error event of a stream."""
-    status = error.code if isinstance(error.code, int) and 400 <= error.code < 600 else 500
-    return error_of_status(status, error.message.encode())
+def error_of_event(said: Explanation) -> PrebleError:
+    """Return the error for an error event of a stream, or for a document that a server sends with status 200."""
+    return _error(said.status or 500, said, f"the server ended the stream: {said.text}", None)
 
 
 def retry_after_seconds(header: str | None, *, now: float) -> float | None:
@@ -80,12 +67,15 @@ def _seconds_until(date: str, now: float) -> float:
         return math.nan
 
 
-def _message(body: bytes) -> str:
-    """Return the explanation in a body, in any of the forms that servers use, or else the body itself."""
-    try:
-        parsed = msgspec.json.decode(body, type=_Body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        parsed = _Body()
-    inner = parsed.error.message if isinstance(parsed.error, ErrorBody) else parsed.error
-    text = inner or parsed.message or parsed.detail or body.decode(errors="replace")
-    return text.strip()[:LONGEST_MESSAGE] or "no explanation"
+def _error(status: int, said: Explanation, message: str, retry_after: float | None) -> PrebleError:
+    if status in _LENGTH and _TOO_LONG.search(f"{said.kind} {said.text}"):
+        return ContextLengthError(message, field="prompt")
+    if status in _REFUSED:
+        return ConfigurationError(message)
+    if status in _BUSY:
+        return OverloadedError(message, retry_after=retry_after)
+    if status in _GATEWAY:
+        return UnreachableError(message)
+    if 400 <= status < 500 and status not in _FAILED:
+        return InvalidRequestError(message, field="request")
+    return EngineError(message)
