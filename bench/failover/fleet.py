@@ -1,0 +1,79 @@
+"""Clusters of three workers of which the first is bad: replicas behind URLs, or processes."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.failover.engine import BAD, received
+from bench.failover.kinds import REPLICAS, WORKERS
+from bench.failover.replica import Replica
+from preble import PrebleCluster
+
+COUNT = 3
+IDLE_TIMEOUT = 1.0
+COST = "mistral-7b-a100"
+ENGINE = {"cost": COST, "time_scale": 1.0, "kv_tokens": 100_000}
+REPLICA = {"cost": COST, "vocab_size": 32_000, "health_interval": 0.25, "health_timeout": 0.5}
+
+
+class Watch:
+    """How many requests each of the three got so far (`sent()`, the bad one first), and the bad one when it opened."""
+
+    def __init__(self) -> None:
+        self.sent: Callable[[], Sequence[int]] = lambda: [0] * COUNT
+        self.before_opening: int | None = None
+
+    def hear(self, event: Any) -> None:
+        """Take in an event of the cluster: the first circuit breaker that opens counts."""
+        if event.kind == "opened" and self.before_opening is None:
+            self.before_opening = self.sent()[BAD]
+
+
+@asynccontextmanager
+async def replicas(kind: str, policy: str, watch: Watch) -> AsyncIterator[PrebleCluster]:
+    """A cluster of three replicas in this event loop."""
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(Replica(**ENGINE)) for _ in range(COUNT)]
+        watch.sent = lambda: [server.received for server in servers]
+        urls = [server.url for server in servers]
+        old = {} if _failover(watch) else {"idle_timeout": IDLE_TIMEOUT}
+        cluster = PrebleCluster.connect(urls, policy=policy, engine_options=REPLICA | old, **_failover(watch))
+        await stack.enter_async_context(cluster)
+        servers[BAD].fault = REPLICAS[kind]
+        yield cluster
+
+
+@asynccontextmanager
+async def workers(kind: str, policy: str, watch: Watch) -> AsyncIterator[PrebleCluster]:
+    """A cluster of three processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        watch.sent = lambda: received(Path(folder))
+        options = {**ENGINE, "folder": folder, "fault": msgspec.to_builtins(WORKERS[kind])}
+        async with PrebleCluster(
+            backend="bench.failover.engine:FaultyEngine",
+            workers=COUNT,
+            policy=policy,
+            engine_options=options,
+            cost=COST,
+            **_failover(watch),
+        ) as cluster:
+            yield cluster
+
+
+FLEETS: dict[str, Callable[[str, str, Watch], AbstractAsyncContextManager[PrebleCluster]]] = {
+    "replicas": replicas,
+    "workers": workers,
+}
+
+
+def _failover(watch: Watch) -> dict[str, Any]:
+    known = inspect.signature(PrebleCluster.__init__).parameters
+    wanted = {"idle_timeout": IDLE_TIMEOUT, "on_event": watch.hear}
+    return {name: value for name, value in wanted.items() if name in known}
