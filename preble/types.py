@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from preble.errors import InvalidRequestError, nearest
 
 MAX_SAMPLES = 128
 MAX_LOGPROBS = 20
 MAX_STOPS = 64
+MAX_BIASES = 4096
+MOST_BIAS = 100.0
 MAX_NAME = 256
 MOST_TOKENS = 1 << 22
 DEFAULT_MAX_TOKENS = 128
@@ -20,7 +23,26 @@ DEFAULT_MAX_TOKENS = 128
 FinishReason = Literal["stop", "length", "abort"]
 
 
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class _NamesTheNearest(msgspec.StructMeta):
+    """An unknown keyword is an error that names the nearest field. Decoding does not come this way."""
+
+    def __call__(self, *values: Any, **fields: Any) -> Any:
+        try:
+            return super().__call__(*values, **fields)
+        except TypeError:
+            for name in fields.keys() - self.__struct_fields__:
+                raise InvalidRequestError(_unknown_field(name), field=name) from None
+            raise
+
+
+class SamplingParams(
+    msgspec.Struct,
+    metaclass=_NamesTheNearest,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
     """How tokens are chosen. The field names are those of vLLM and SGLang.
 
     `max_tokens` bounds the output in tokens; with None it goes on until the model ends it or the context is full. Not
@@ -28,7 +50,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     `top_k=0` keeps the whole vocabulary. `logprobs=k` returns the log-probability of each chosen token, and those of
     the k most likely ones. The `n` samples of a request share its prompt; sample i draws with `seed + i`. Stop strings
     count once more than `min_tokens` tokens have come. The text shows special tokens with `skip_special_tokens=False`.
-    Raises InvalidRequestError, which names the field and its bound.
+
+    `logit_bias={id: bias}` adds -100 to 100 to the logits of tokens: -100 keeps a token out, 100 makes it certain. It
+    is kept as pairs in order of ids; `biases` is the mapping. `prompt_logprobs=k` is as `logprobs`, for the tokens of
+    the prompt, none of which is then taken from a cache.
+    Raises InvalidRequestError, which names the field and its bound, or the nearest one to a name that is unknown.
     """
 
     max_tokens: int | msgspec.UnsetType | None = msgspec.UNSET
@@ -40,13 +66,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     ignore_eos: bool = False
     seed: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] | None = None
     n: int = 1
 
     def __post_init__(self) -> None:
@@ -57,8 +85,19 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
                 _CHECKS[name](name, value)
         if isinstance(self.max_tokens, int) and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(f"must be at most max_tokens ({self.max_tokens})", field="min_tokens")
-        _check_stops("stop", self.stop, _is_stop, "non-empty strings")
-        _check_stops("stop_token_ids", self.stop_token_ids, _is_token_id, "token ids")
+        # What the caller may change later is copied.
+        if self.stop != ():
+            force_setattr(self, "stop", _stops("stop", self.stop, _is_stop, "non-empty strings"))
+        if self.stop_token_ids != ():
+            ids = _stops("stop_token_ids", self.stop_token_ids, _is_token_id, "token ids")
+            force_setattr(self, "stop_token_ids", ids)
+        if self.logit_bias is not None:
+            force_setattr(self, "logit_bias", _bias_pairs(self.logit_bias) or None)
+
+    @property
+    def biases(self) -> dict[int, float]:
+        """`logit_bias` as a new mapping, empty without one."""
+        return dict(self.logit_bias or ())
 
     @property
     def token_limit(self) -> int:
@@ -100,6 +139,7 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "top_k": _integer(-1, 1 << 31),
     "seed": _integer(-(1 << 63), (1 << 63) - 1),
     "logprobs": _integer(0, MAX_LOGPROBS),
+    "prompt_logprobs": _integer(0, MAX_LOGPROBS),
     "n": _integer(1, MAX_SAMPLES),
     "temperature": _number(0.0, 100.0),
     "top_p": _number(1e-6, 1.0),
@@ -114,11 +154,34 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
 _DEFAULTS = [(field.name, field.default) for field in msgspec.structs.fields(SamplingParams) if field.name in _CHECKS]
 
 
-def _check_stops(name: str, value: object, fits: Callable[[object], bool], kind: str) -> None:
-    if not isinstance(value, (tuple, list)) or not all(map(fits, value)):
+def _stops(name: str, value: object, fits: Callable[[object], bool], kind: str) -> tuple[Any, ...]:
+    entries = (value,) if name == "stop" and isinstance(value, str) else value
+    if not isinstance(entries, (tuple, list)) or not all(map(fits, entries)):
         raise InvalidRequestError(f"must be a sequence of {kind}, not {value!r}", field=name)
-    if len(value) > MAX_STOPS:
+    if len(entries) > MAX_STOPS:
         raise InvalidRequestError(f"at most {MAX_STOPS} entries", field=name)
+    return tuple(entries)
+
+
+def _bias_pairs(value: object) -> tuple[tuple[int, float], ...]:
+    if not isinstance(value, (Mapping, tuple)) or len(value) > MAX_BIASES:
+        raise InvalidRequestError(f"must be a mapping of at most {MAX_BIASES} token ids to numbers", field="logit_bias")
+    pairs = value.items() if isinstance(value, Mapping) else value
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise InvalidRequestError("must be a mapping of token ids to numbers", field="logit_bias")
+    return tuple(sorted((_biased_id(id), _bias(bias)) for id, bias in pairs))
+
+
+def _biased_id(id: object) -> int:
+    id = int(id) if isinstance(id, str) and id.isdecimal() and id.isascii() and len(id) < 11 else id  # as JSON has it
+    if not _is_token_id(id):
+        raise InvalidRequestError(f"{id!r} is no token id", field="logit_bias")
+    return cast(int, id)
+
+
+def _bias(bias: object) -> float:
+    _number(-MOST_BIAS, MOST_BIAS)("logit_bias", bias)
+    return float(cast(float, bias))
 
 
 def _is_stop(value: object) -> bool:
@@ -154,7 +217,11 @@ class RequestOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.session is not None and not isinstance(self.session, str):
             raise InvalidRequestError(f"must be a string, not {type(self.session).__name__}", field="session")
-        if not isinstance(self.priority, int) or not -(1 << 31) <= self.priority < 1 << 31:
+        if (
+            not isinstance(self.priority, int)
+            or isinstance(self.priority, bool)
+            or not -(1 << 31) <= self.priority < 1 << 31
+        ):
             raise InvalidRequestError(f"must be a 32-bit integer, not {self.priority!r}", field="priority")
         for name in ("namespace", "tenant", "lora"):
             if (value := getattr(self, name)) != "":
@@ -206,6 +273,12 @@ def request_options(keywords: RequestKeywords) -> RequestOptions:
         if name not in RequestOptions.__struct_fields__:
             raise InvalidRequestError(_unknown(name), field=name)
     return RequestOptions(**keywords)
+
+
+def _unknown_field(name: str) -> str:
+    if name in RequestOptions.__struct_fields__:
+        return f"is an option of the request, pass generate(..., {name}=...)"
+    return f"unknown field of SamplingParams{nearest(name, SamplingParams.__struct_fields__)}"
 
 
 def _unknown(name: str) -> str:
@@ -280,11 +353,19 @@ class Choice(msgspec.Struct, frozen=True):
     timings: Timings
 
 
+PromptLogprobs: TypeAlias = tuple[TokenLogprob | None, ...]
+"""An entry for each token of a prompt: None for the first one, which nothing comes before."""
+
+
 class Generation(msgspec.Struct, frozen=True):
-    """A finished request. Its `choices` are its samples; the properties are those of the first one."""
+    """A finished request. Its `choices` are its samples; the properties are those of the first one.
+
+    `prompt_logprobs` has an entry for each token of the prompt, if asked for; that of the first one is None.
+    """
 
     id: str
     choices: tuple[Choice, ...]
+    prompt_logprobs: PromptLogprobs | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `json.dumps`, FastAPI and pydantic: `id`, `text` of the first sample, `choices`."""
@@ -329,7 +410,8 @@ class Generation(msgspec.Struct, frozen=True):
 class Chunk(msgspec.Struct, frozen=True):
     """A piece of a stream: new text and new token ids of sample `index`.
 
-    `finish_reason` and `usage` are set on the last chunk of a sample. `request_id` is the same in all chunks of a
+    `finish_reason` and `usage` are set on the last chunk of a sample. `prompt_logprobs`, if asked for, come once, in a
+    chunk of the first sample. `request_id` is the same in all chunks of a
     stream; `cluster.explain(chunk.request_id)` returns its receipt.
     """
 
@@ -342,6 +424,7 @@ class Chunk(msgspec.Struct, frozen=True):
     usage: Usage | None = None
     worker: str = ""
     request_id: str = ""
+    prompt_logprobs: PromptLogprobs | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return its fields as plain data, for `json.dumps`, FastAPI and pydantic."""

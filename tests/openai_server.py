@@ -18,10 +18,10 @@ from preble.types import SamplingParams
 
 FIELDS = (
     "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "logprobs", "ignore_eos",
-    "stop_token_ids",
+    "stop_token_ids", "logit_bias", "prompt_logprobs",
 )  # fmt: skip
 STRICT = {"model", "prompt", "stream", "stream_options", "max_tokens", "temperature", "top_p", "presence_penalty",
-          "frequency_penalty", "seed"}  # fmt: skip
+          "frequency_penalty", "seed", "logit_bias"}  # fmt: skip
 
 
 LAST = -1
@@ -174,6 +174,8 @@ class OpenAIServer:
             return refusal
         prompt = body["prompt"]
         ids = self._tokenizer.encode(prompt) if self._tokenizer and isinstance(prompt, str) else prompt
+        if body.get("echo"):
+            body["prompt_logprobs"] = body["logprobs"]
         response = await _stream(request)
         cached, prompt_length = 0, len(ids)
         count = 0
@@ -196,15 +198,20 @@ class OpenAIServer:
         sampling["min_tokens"] = sampling.pop("min_new_tokens")
         if body.get("return_logprob"):
             sampling["logprobs"] = body["top_logprobs_num"]
+            sampling["prompt_logprobs"] = body["top_logprobs_num"] if body.get("logprob_start_len") == 0 else None
         response = await _stream(request)
         ids: list[int] = []
         logprobs: list[Any] = []
+        prompt: tuple[Any, ...] = ()
         cached = 0
         async for delta in self._deltas(request, response, body["input_ids"], sampling):
             cached = cached if delta.cached_tokens is None else delta.cached_tokens
             ids += unpack(delta.tokens)
             logprobs += delta.logprobs or ()
-            await _say(response, {"output_ids": ids, "meta_info": _meta(delta, ids, cached, logprobs)})
+            prompt = delta.prompt_logprobs or prompt
+            if prompt or sampling.get("prompt_logprobs") is None:  # nothing is said before the prompt is computed
+                meta = _meta(delta, ids, cached, logprobs)
+                await _say(response, {"output_ids": ids, "meta_info": meta | _prompt_meta(prompt)})
         return await _done(response)
 
     def _probe(self, body: dict[str, Any]) -> web.Response:
@@ -246,13 +253,20 @@ class OpenAIServer:
             choice["text"] = self._tokenizer.decode(ids)
         if self.kind == "vllm":
             choice |= {"token_ids": ids, "stop_reason": delta.stop_reason, "text": "?" * len(ids)}
-        if delta.logprobs:
+        entries = [*(delta.prompt_logprobs or ()), *(delta.logprobs or ())]
+        if entries:
             choice["logprobs"] = {
-                "tokens": [f"token_id:{entry.token_id}" for entry in delta.logprobs],
-                "token_logprobs": [entry.logprob for entry in delta.logprobs],
-                "top_logprobs": [{f"token_id:{id}": value for id, value in entry.top} for entry in delta.logprobs],
+                "tokens": [f"token_id:{entry.token_id if entry else body['prompt'][0]}" for entry in entries],
+                "token_logprobs": [entry and entry.logprob for entry in entries],
+                "top_logprobs": [entry and {f"token_id:{id}": value for id, value in entry.top} for entry in entries],
             }
         return choice
+
+
+def _prompt_meta(entries: tuple[Any, ...]) -> dict[str, Any]:
+    told = [(entry.logprob, entry.token_id, None) if entry else (None, 0, None) for entry in entries]
+    tops = [entry and [(value, id, None) for id, value in entry.top] for entry in entries]
+    return {"input_token_logprobs": told, "input_top_logprobs": tops}
 
 
 def _meta(delta: Delta, ids: list[int], cached: int, logprobs: list[Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, get_type_hints
 
 import msgspec
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from preble.errors import InvalidRequestError
 from preble.types import (
+    MAX_BIASES,
     MAX_LOGPROBS,
     MAX_NAME,
     MAX_SAMPLES,
@@ -33,6 +35,7 @@ INTEGERS = {
     "top_k": (-1, 1 << 31),
     "seed": (-(1 << 63), (1 << 63) - 1),
     "logprobs": (0, MAX_LOGPROBS),
+    "prompt_logprobs": (0, MAX_LOGPROBS),
     "n": (1, MAX_SAMPLES),
 }
 NUMBERS = {
@@ -45,6 +48,7 @@ NUMBERS = {
 }
 FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
 STOPS = ("stop", "stop_token_ids")
+MAYBE_NONE = {"seed", "logprobs", "prompt_logprobs", "max_tokens"}
 NOT_NUMBERS: list[Any] = ["1", b"1", [], True, False, 1j, math.nan, math.inf, -math.inf, 10**400, -(10**400)]
 
 
@@ -59,7 +63,7 @@ def refused(**arguments: Any) -> str:
 
 
 def test_every_field_is_tested_here():
-    assert {*INTEGERS, *NUMBERS, *FLAGS, *STOPS} == set(SamplingParams.__struct_fields__)
+    assert {*INTEGERS, *NUMBERS, *FLAGS, *STOPS, "logit_bias"} == set(SamplingParams.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -92,13 +96,13 @@ def test_a_number_is_one(name: str, value: Any):
     refused(**{name: value})
 
 
-@pytest.mark.parametrize("name", sorted({*INTEGERS, *NUMBERS, *FLAGS, *STOPS} - {"seed", "logprobs", "max_tokens"}))
+@pytest.mark.parametrize("name", sorted({*INTEGERS, *NUMBERS, *FLAGS, *STOPS} - MAYBE_NONE))
 def test_none_is_no_value(name: str):
     refused(**{name: None})
 
 
-def test_seed_and_logprobs_may_be_absent():
-    assert SamplingParams(seed=None, logprobs=None) == SamplingParams()
+def test_what_may_be_absent_is_none():
+    assert SamplingParams(seed=None, logprobs=None, prompt_logprobs=None, logit_bias=None) == SamplingParams()
 
 
 @pytest.mark.parametrize("name", FLAGS)
@@ -120,9 +124,52 @@ def test_the_minimum_is_not_above_the_maximum():
         SamplingParams(min_tokens=6, max_tokens=5)
 
 
-@pytest.mark.parametrize("value", ["", "end", 0, [1], [b"end"], ("end", ""), {"end": 1}])
+@pytest.mark.parametrize("value", ["", 0, [1], [b"end"], ("end", ""), {"end": 1}])
 def test_stop_is_a_sequence_of_text(value: Any):
     assert "must be a sequence of non-empty strings" in refused(stop=value)
+
+
+def test_a_stop_string_may_stand_alone():
+    assert SamplingParams(stop="end") == SamplingParams(stop=["end"]) == SamplingParams(stop=("end",))
+
+
+@pytest.mark.parametrize("bias", [-100, 100, 0, 1.5, -100.0])
+def test_a_bias_has_its_bounds(bias: float):
+    assert SamplingParams(logit_bias={7: bias, 3: 1}).biases == {3: 1.0, 7: float(bias)}
+    for beyond in (math.nextafter(100, math.inf), -101):
+        assert "must be a number in [-100, 100]" in refused(logit_bias={7: bias, 8: beyond})
+
+
+@pytest.mark.parametrize("value", [NOT_NUMBERS, 5, "7", [7], ((7,),), {-1: 1}, {2**31: 1}, {"seven": 1}, {True: 1}])
+def test_a_bias_is_a_mapping_of_ids_to_numbers(value: Any):
+    refused(logit_bias=value)
+
+
+@pytest.mark.parametrize("value", [None, *NOT_NUMBERS])
+def test_a_bias_is_a_number(value: Any):
+    refused(logit_bias={7: value})
+
+
+def test_biases_are_limited_in_number_and_none_are_as_not_given():
+    assert len(SamplingParams(logit_bias=dict.fromkeys(range(MAX_BIASES), 1)).biases) == MAX_BIASES
+    assert f"at most {MAX_BIASES}" in refused(logit_bias=dict.fromkeys(range(MAX_BIASES + 1), 1))
+    assert SamplingParams(logit_bias={}) == SamplingParams()
+
+
+def test_the_ids_of_biases_may_be_text_as_json_has_them():
+    decoded = msgspec.json.decode(b'{"logit_bias": {"7": -2}}', type=SamplingParams)
+    assert decoded == SamplingParams(logit_bias={"7": -2}) == SamplingParams(logit_bias={7: -2})  # type: ignore[dict-item]
+
+
+def test_what_the_caller_changes_later_changes_nothing():
+    stops, ids, biases = ["a"], [1], {5: 1.0}
+    params = SamplingParams(stop=stops, stop_token_ids=ids, logit_bias=biases)
+    before = hash(params)
+    stops.append("b"), ids.append(2), biases.update({6: 2.0})
+    params.biases[7] = 3.0
+    assert (params.stop, params.stop_token_ids, params.biases) == (("a",), (1,), {5: 1.0})
+    assert hash(params) == before
+    assert params == SamplingParams(stop=("a",), stop_token_ids=(1,), logit_bias={5: 1})
 
 
 @pytest.mark.parametrize("value", ["", "end", 0, 5, ["5"], [1.0], [True], [-1], [2**31], [2**70]])
@@ -136,9 +183,21 @@ def test_stops_are_limited_in_number():
     assert f"at most {MAX_STOPS}" in refused(stop_token_ids=[0] * (MAX_STOPS + 1))
 
 
-def test_an_unknown_field_and_a_positional_one_are_refused():
-    with pytest.raises(TypeError):
-        SamplingParams(best_of=2)  # type: ignore[call-arg]
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("max_token", "unknown field of SamplingParams, did you mean 'max_tokens'?"),
+        ("qqq", "unknown field of SamplingParams, not one of frequency_penalty"),
+        ("timeout", "is an option of the request, pass generate(..., timeout=...)"),
+    ],
+)
+def test_an_unknown_field_names_the_nearest(name: str, hint: str):
+    with pytest.raises(InvalidRequestError, match=f"^{name}: {re.escape(hint)}") as caught:
+        SamplingParams(n=2, **{name: 1})
+    assert caught.value.field == name
+
+
+def test_an_unknown_field_of_a_message_and_a_positional_one_are_refused():
     with pytest.raises(TypeError):
         SamplingParams(16)  # type: ignore[misc]
     with pytest.raises(msgspec.ValidationError, match="best_of"):
@@ -195,7 +254,8 @@ params = st.fixed_dictionaries(
     | whole
     | {name: st.booleans() for name in FLAGS}
     | {"stop": st.lists(st.text(min_size=1, alphabet=st.characters(codec="utf-8")), max_size=3).map(tuple)}
-    | {"stop_token_ids": st.lists(st.integers(0, 2**31 - 1), max_size=3).map(tuple)},
+    | {"stop_token_ids": st.lists(st.integers(0, 2**31 - 1), max_size=3).map(tuple)}
+    | {"logit_bias": st.dictionaries(st.integers(0, 2**31 - 1), st.floats(-100, 100), max_size=3)},
 ).map(lambda fields: SamplingParams(**fields))
 
 
@@ -257,5 +317,6 @@ def test_plain_data_has_every_field_by_name_and_only_what_json_has():
         "usage": {"prompt_tokens": 3, "cached_tokens": 2, "output_tokens": 1},
         "worker": "w0",
         "request_id": "r1",
+        "prompt_logprobs": None,
     }
     assert json.loads(json.dumps(chunk.to_dict(), allow_nan=False)) == chunk.to_dict()

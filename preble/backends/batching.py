@@ -8,7 +8,7 @@ import msgspec
 
 from preble.backends import Delta, EngineRequest, Evicted, Load
 from preble.backends.cache import BlockCache, Lease
-from preble.backends.checks import check_prompt
+from preble.backends.checks import check_biases, check_prompt
 from preble.core.cost import StepTiming
 from preble.errors import ConfigurationError, InvalidRequestError
 from preble.tokens import TOKEN_BYTES
@@ -26,6 +26,7 @@ class Sequence:
     `tokens` are prompt and output as packed int32, `blocks` the KV blocks of the sequence in order, and `computed`
     is the number of leading tokens whose KV is in them; `computed_before_preemption` is what that was when the sequence
     was last preempted. With a cache salt, `first_cache_token` replaces the first token in the keys of the cache.
+    `prompt_logprobs` are those so far, if they are asked for and not delivered yet: the engine adds them to the list.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class Sequence:
         "lease",
         "prefilling",
         "priority",
+        "prompt_logprobs",
         "prompt_tokens",
         "sampling",
         "started",
@@ -60,6 +62,9 @@ class Sequence:
         self.prefilling = False
         self.started = False
         self.done = False
+        self.prompt_logprobs: list[TokenLogprob | None] | None = None
+        if self.sampling.prompt_logprobs is not None:
+            self.prompt_logprobs = [None]
 
     @property
     def length(self) -> int:
@@ -93,6 +98,13 @@ class TokenSpan(msgspec.Struct, frozen=True, gc=False):
     start: int
     count: int
     samples: bool
+
+    @property
+    def scored(self) -> int:
+        """How many of its first tokens are followed by a prompt token whose log-probability is asked for."""
+        if self.sequence.prompt_logprobs is None:
+            return 0
+        return max(0, min(self.start + self.count, self.sequence.prompt_tokens - 1) - self.start)
 
     @property
     def tokens(self) -> bytes:
@@ -149,12 +161,13 @@ class Batcher:
         return id in self._sequences
 
     def add(self, request: EngineRequest, now: float) -> None:
-        """Queue a request. Raises InvalidRequestError if it can never run: `field` is `id` or `prompt`."""
+        """Queue a request. Raises InvalidRequestError, which names the field, if it can never run."""
         if request.id in self._sequences:
             raise InvalidRequestError(f"{request.id} is in use", field="id")
         check_prompt(
             request.tokens, context_limit=self._context_limit, kv_tokens=self.limit, vocab_size=self._vocab_size
         )
+        check_biases(request.sampling, self._vocab_size)
         key = self._namespaces.key(request.cache_salt, request.tokens)
         sequence = Sequence(request, now, key[:TOKEN_BYTES] if request.cache_salt else b"")
         self._sequences[request.id] = sequence
@@ -239,6 +252,8 @@ class Batcher:
         self._release(sequence)
         sequence.lease = None
         sequence.computed_before_preemption, sequence.computed = sequence.computed, 0
+        if sequence.prompt_logprobs is not None:
+            sequence.prompt_logprobs = [None]
         self.local.remove(sequence.id)
         # Its first arrival keeps its place in the queue.
         self.local.add(
@@ -263,7 +278,8 @@ class Batcher:
         return spans
 
     def _admit(self, sequence: Sequence) -> bool:
-        lease = self.cache.acquire(sequence.key)
+        # Log-probabilities of a prompt need the logits at each of its tokens, which a cache does not have.
+        lease = self.cache.acquire(b"" if sequence.prompt_logprobs is not None else sequence.key)
         # Keep one block free for each running sequence, or the next decodes would preempt the new one again.
         if not self.cache.extend(lease, sequence.length, spare=len(self._running)):
             self.cache.release(lease)
@@ -295,7 +311,10 @@ class Batcher:
         sequence.tokens += packed
         finish, stop = self._finish_reason(sequence, token)
         logprobs = None if logprob is None else (logprob,)
-        self._deltas.append((sequence.id, Delta(packed, None, finish, stop, logprobs)))
+        delta = Delta(packed, None, finish, stop, logprobs)
+        if sequence.prompt_logprobs is not None:
+            delta.prompt_logprobs, sequence.prompt_logprobs = tuple(sequence.prompt_logprobs), None
+        self._deltas.append((sequence.id, delta))
         if finish:
             self._finish(sequence)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from preble.errors import ConfigurationError, ContextLengthError, InvalidRequestError, nearest
 from preble.tokens import TOKEN_BYTES, highest
+from preble.types import SamplingParams
 
 _Options = TypeVar("_Options", bound=msgspec.Struct)
 
@@ -22,6 +23,12 @@ def checked_options(options: Mapping[str, Any], kind: type[_Options], engine: st
         return msgspec.convert(options, kind)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{engine} engine: {error}") from None
+
+
+def check_biases(sampling: SamplingParams, vocab_size: int) -> None:
+    """Raise InvalidRequestError if `logit_bias` is about a token that the vocabulary does not have."""
+    if sampling.logit_bias and (top := max(sampling.biases)) >= vocab_size:
+        raise InvalidRequestError(f"token id {top} is outside [0, {vocab_size})", field="logit_bias")
 
 
 def check_prompt(tokens: bytes, *, context_limit: int, kv_tokens: int, vocab_size: int) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
-from preble.types import MAX_NAME, FinishReason, SamplingParams, TokenLogprob
+from preble.types import MAX_NAME, FinishReason, PromptLogprobs, SamplingParams, TokenLogprob
 from preble.wait_queue.disciplines import Discipline
 
 # Limits on the fields of a message, checked where it is decoded.
@@ -80,7 +80,9 @@ class Delta(msgspec.Struct, array_like=True):
     token of `stop_token_ids` that ended the output, if one did. `logprobs` has an entry for each token if the request
     asked for log-probabilities. `output_tokens` is the number of all output tokens as the engine counts them, where
     that is not the number of `tokens` that it has yielded, because they were made of text. `prompt_tokens` is that of
-    the prompt, where the engine counts another than it was sent.
+    the prompt, where the engine counts another than it was sent. `prompt_logprobs` come once,
+    if asked for, with the first token or before it: they have an entry for each token of `EngineRequest.tokens`, and
+    that of the first one is None.
     """
 
     tokens: bytes
@@ -90,6 +92,7 @@ class Delta(msgspec.Struct, array_like=True):
     logprobs: tuple[TokenLogprob, ...] | None = None
     output_tokens: Tokens | None = None
     prompt_tokens: Tokens | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
     @property
     def admitted(self) -> bool:

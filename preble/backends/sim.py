@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -108,7 +109,10 @@ class SimCore:
         return self.cost.step(prefills, len(decodes), sum(decodes))
 
     def sample(self, spans: list[TokenSpan]) -> list[SampledToken]:
-        """Return the next token for each span that samples."""
+        """Return the next token for each span that samples, and add to the log-probabilities of prompts."""
+        for span in spans:
+            if span.scored:
+                self._score(span)
         return [self._next(span.sequence) for span in spans if span.samples]
 
     def check(self) -> None:
@@ -121,10 +125,32 @@ class SimCore:
         position = len(sequence.tokens) // TOKEN_BYTES
         state = sequence.tokens[-_TAIL_TOKENS * TOKEN_BYTES :] + struct.pack("<Iq", position, seed & (1 << 62) - 1)
         noise = crc32(state)
-        token = FIRST_TOKEN + noise % (self._vocab_size - FIRST_TOKEN)
+        token = self._biased(noise, sampling.biases) if sampling.logit_bias else self._token(noise)
         if sampling.logprobs is None:
             return token, None
         return token, self._logprob(token, noise, sampling.logprobs)
+
+    def _token(self, noise: int) -> int:
+        return FIRST_TOKEN + noise % (self._vocab_size - FIRST_TOKEN)
+
+    def _biased(self, noise: int, biases: dict[int, float]) -> int:
+        """Draw a token as if all were equally likely but for their biases."""
+        weights = {token: math.exp(bias) for token, bias in biases.items()}
+        point = crc32(noise.to_bytes(4)) / (1 << 32) * (self._vocab_size - FIRST_TOKEN + sum(weights.values()))
+        for token, weight in weights.items():
+            point -= weight
+            if point < 0:
+                return token
+        others = (self._token(noise + step) for step in range(len(biases) + 1))
+        return next((token for token in others if token not in biases), max(weights, key=weights.__getitem__))
+
+    def _score(self, span: TokenSpan) -> None:
+        sequence, last = span.sequence, span.start + span.scored
+        entries, count = sequence.prompt_logprobs, sequence.sampling.prompt_logprobs
+        assert entries is not None
+        for position, token in enumerate(unpack(bytes(sequence.tokens[: (last + 1) * TOKEN_BYTES]))):
+            if position > span.start:
+                entries.append(self._logprob(token, crc32(struct.pack("<II", token, position)), count or 0))
 
     def _logprob(self, token: int, noise: int, count: int) -> TokenLogprob:
         logprob = -(1 + noise % 1000) / 1000

@@ -57,6 +57,7 @@ def _merge(first: Delta, second: Delta) -> Delta:
         second.finish_reason,
         second.stop_reason,
         logprobs or None,
+        prompt_logprobs=first.prompt_logprobs or second.prompt_logprobs,
     )
 
 

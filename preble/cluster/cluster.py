@@ -470,7 +470,8 @@ class PrebleCluster:
             async for chunk in chunks(reader, self._reader.tokenizer, self._driver.stop):
                 texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
             samples = reader.request.samples
-            return Generation(reader.request.id, tuple(sample.choice(texts[sample.index]) for sample in samples))
+            choices = tuple(sample.choice(texts[sample.index]) for sample in samples)
+            return Generation(reader.request.id, choices, samples[0].prompt_logprobs)
         finally:
             self._driver.release(reader.request)
 

@@ -60,4 +60,5 @@ def _chunk(sample: Sample, transcript: Transcript | None, stop: Stop) -> Chunk:
         usage=sample.usage if sample.ended else None,
         worker=sample.worker,
         request_id=sample.request.id,
+        prompt_logprobs=sample.take_prompt_logprobs(),
     )

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, cast
 import msgspec
 
 from preble.backends import EngineInfo
+from preble.backends.checks import check_biases
 from preble.errors import ContextLengthError, InvalidRequestError
 from preble.text import ChatTemplate, ChatTokenizer, Tokenizer
 from preble.text.messages import is_typed, plain
@@ -23,6 +24,9 @@ Prompt: TypeAlias = str | TokenInput | Messages
 
 _logger = logging.getLogger("preble.cluster.prompt")
 _WRAP = 1 << 32
+
+MAX_PROMPT_LOGPROBS = 1 << 21
+"""Most log-probabilities of a prompt, those of the likely tokens included, that one answer holds."""
 
 
 class PromptReader:
@@ -47,14 +51,19 @@ class PromptReader:
         """Raise InvalidRequestError for sampling that this model cannot do."""
         if not isinstance(sampling, SamplingParams):
             raise InvalidRequestError(f"must be SamplingParams, not {type(sampling).__name__}", field="sampling")
+        check_biases(sampling, self._vocab_size)
         if sampling.stop and self.tokenizer is None:
             raise InvalidRequestError("stop strings need a model with a tokenizer", field="stop")
 
     def limited(self, sampling: SamplingParams, prompt: Prompt, tokens: bytes) -> SamplingParams:
         """Return `sampling` with a number as `max_tokens`: what is left of the context, where nothing else bounds it.
 
-        Raises InvalidRequestError if that is less than `min_tokens`.
+        Raises InvalidRequestError if that is less than `min_tokens`, or if `prompt_logprobs` are more than fit into
+        one answer.
         """
+        entries = (1 + (sampling.prompt_logprobs or 0)) * len(tokens) // TOKEN_BYTES
+        if sampling.prompt_logprobs is not None and entries > MAX_PROMPT_LOGPROBS:
+            raise InvalidRequestError(f"{entries} entries, at most {MAX_PROMPT_LOGPROBS}", field="prompt_logprobs")
         if isinstance(sampling.max_tokens, int):
             return sampling
         room = self._room - len(tokens) // TOKEN_BYTES

@@ -283,7 +283,9 @@ class Dispatcher:
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
         if delta.admitted:
-            self._scheduler.started(sample.id, cached_tokens=delta.cached_tokens, now=now)
+            # A prompt whose log-probabilities are asked for is computed whole, whatever is cached.
+            cached = None if sample.sampling.prompt_logprobs is not None else delta.cached_tokens
+            self._scheduler.started(sample.id, cached_tokens=cached, now=now)
         if delta.tokens and len(sample.output) == sample.offset:
             self._scheduler.first_token(sample.id, now=now)
         sample.append(delta, now)

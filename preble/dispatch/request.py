@@ -8,7 +8,16 @@ from preble.backends import Delta
 from preble.core.scheduler import Placement
 from preble.errors import PrebleError
 from preble.tokens import TOKEN_BYTES, unpack
-from preble.types import Choice, FinishReason, RequestOptions, SamplingParams, Timings, TokenLogprob, Usage
+from preble.types import (
+    Choice,
+    FinishReason,
+    PromptLogprobs,
+    RequestOptions,
+    SamplingParams,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 
 _DAY = 86_400.0
 _OPEN_ENDED_TOKENS = 1024  # a long answer; a whole context would look as if everything had to be evicted for it
@@ -61,8 +70,8 @@ class Sample:
     __slots__ = (
         "attempts", "cached_tokens", "counted", "counted_prompt", "ended", "ended_at", "error", "finish_reason",
         "first_token_at", "id", "index", "known_to_scheduler", "logprobs", "moved", "offset", "output", "placement",
-        "reconsidered", "request", "retries", "sampling", "stop_reason", "taken", "taken_logprobs", "worker",
-        "worker_request_id",
+        "prompt_logprobs", "prompt_logprobs_taken", "reconsidered", "request", "retries", "sampling", "stop_reason",
+        "taken", "taken_logprobs", "worker", "worker_request_id",
     )  # fmt: skip
 
     def __init__(self, request: InFlightRequest, index: int, sampling: SamplingParams) -> None:
@@ -81,6 +90,8 @@ class Sample:
         self.offset = 0
         self.logprobs: list[TokenLogprob] = []
         self.taken = self.taken_logprobs = 0
+        self.prompt_logprobs: PromptLogprobs | None = None
+        self.prompt_logprobs_taken = False
         self.cached_tokens = 0
         self.counted: int | None = None
         self.counted_prompt: int | None = None
@@ -106,10 +117,14 @@ class Sample:
     def remaining(self) -> SamplingParams:
         """What is left to ask of an engine."""
         done = len(self.output) // TOKEN_BYTES
-        if not done:
+        if not done and self.prompt_logprobs is None:
             return self.sampling
-        min_tokens = max(0, self.sampling.min_tokens - done)
-        return msgspec.structs.replace(self.sampling, max_tokens=self.max_tokens, min_tokens=min_tokens)
+        return msgspec.structs.replace(
+            self.sampling,
+            max_tokens=self.max_tokens,
+            min_tokens=max(0, self.sampling.min_tokens - done),
+            prompt_logprobs=self.sampling.prompt_logprobs if self.prompt_logprobs is None else None,
+        )
 
     def dispatched(self, worker: str, worker_request_id: int) -> None:
         """A new attempt goes to `worker`; what was generated before counts as its prompt."""
@@ -127,6 +142,13 @@ class Sample:
         logprobs = tuple(self.logprobs[self.taken_logprobs :])
         self.taken_logprobs = len(self.logprobs)
         return tokens, logprobs
+
+    def take_prompt_logprobs(self) -> PromptLogprobs | None:
+        """Return the log-probabilities of the prompt if they are here, once."""
+        if self.prompt_logprobs_taken or self.prompt_logprobs is None:
+            return None
+        self.prompt_logprobs_taken = True
+        return self.prompt_logprobs
 
     def cut(
         self, tokens: int, ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] | None
@@ -176,6 +198,9 @@ class Sample:
             self.counted_prompt = delta.prompt_tokens
         if delta.logprobs:
             self.logprobs.extend(delta.logprobs)
+        if self.prompt_logprobs is None and delta.prompt_logprobs is not None:
+            # For a later attempt the output so far was prompt too.
+            self.prompt_logprobs = delta.prompt_logprobs[: len(self.request.tokens) // TOKEN_BYTES]
         self.stop_reason = delta.stop_reason
 
     def end(self, now: float, *, reason: FinishReason | None = None, error: PrebleError | None = None) -> None:
@@ -193,4 +218,7 @@ def _single(sampling: SamplingParams, index: int) -> SamplingParams:
     if sampling.n == 1:
         return sampling
     seed = None if sampling.seed is None else sampling.seed + index
-    return msgspec.structs.replace(sampling, n=1, seed=seed)
+    first = index == 0  # the prompt is the same for all
+    return msgspec.structs.replace(
+        sampling, n=1, seed=seed, prompt_logprobs=sampling.prompt_logprobs if first else None
+    )

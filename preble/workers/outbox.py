@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from preble.backends import Delta, Evicted, Load, StepTiming
+from preble.tokens import TOKEN_BYTES
 from preble.transport.schema import MAX_BATCH, Failed, Step
 
 STEP_BYTES = 8 << 20
@@ -66,4 +67,5 @@ def _evicted_size(evicted: Evicted) -> int:
 
 def _delta_size(item: tuple[int, Delta]) -> int:
     delta = item[1]
-    return len(delta.tokens) * (_LOGPROB_BYTES if delta.logprobs else 1)
+    size = len(delta.tokens) * (_LOGPROB_BYTES if delta.logprobs else 1)
+    return size + len(delta.prompt_logprobs or ()) * TOKEN_BYTES * _LOGPROB_BYTES

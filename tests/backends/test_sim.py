@@ -98,6 +98,44 @@ def test_logprobs_are_given_when_asked_for():
     assert len({token for token, _ in logprob.top}) == 3
 
 
+def test_a_bias_forces_and_forbids_tokens():
+    assert output(core(), range(10), max_tokens=20, logit_bias={7: 100}) == [7] * 20
+    plain = output(core(vocab_size=8), range(5), max_tokens=100)
+    biased = output(core(vocab_size=8), range(5), max_tokens=100, logit_bias={3: -100, 4: -100})
+    assert set(plain) == {3, 4, 5, 6, 7}
+    assert set(biased) == {5, 6, 7}
+    most = dict.fromkeys(range(3, 8), -100.0) | {6: -99.0}
+    assert set(output(core(vocab_size=8), range(5), max_tokens=9, logit_bias=most)) == {6}, "all are unlikely"
+
+
+def test_log_probabilities_of_a_prompt_are_made_up_for_each_of_its_tokens():
+    simulated = core(max_batched_tokens=16, max_running=4, block_size=4)
+    told = {}
+    for id, asked in ((0, None), (1, 2), (2, 2)):
+        simulated.batcher.add(request(id, range(40), max_tokens=2, prompt_logprobs=asked), 0.0)
+        while not simulated.batcher.idle:
+            simulated.end(simulated.begin(0.0))
+        deltas = [delta for _, delta in simulated.batcher.deltas()]
+        told[id] = [delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs is not None]
+    assert (told[0], told[1]) == ([], told[2])
+    ((first, *rest),) = told[1]
+    assert first is None
+    assert [entry.token_id for entry in rest] == list(range(1, 40))
+    assert {len(entry.top) for entry in rest} == {2}
+
+
+def test_a_prompt_that_is_preempted_is_scored_once():
+    simulated = core(kv_tokens=40, block_size=4, max_running=2, max_batched_tokens=3)
+    for id, length, asked in ((0, 8, None), (1, 24, 0)):
+        simulated.batcher.add(request(id, range(length), max_tokens=20, prompt_logprobs=asked), float(id))
+    while not simulated.batcher.idle:
+        simulated.end(simulated.begin(2.0))
+    assert simulated.batcher.preemptions == 1
+    deltas = [delta for id, delta in simulated.batcher.deltas() if id == 1]
+    (told,) = [delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs is not None]
+    assert [entry.token_id for entry in told[1:]] == list(range(1, 24))
+
+
 # --- time ---
 
 

@@ -121,6 +121,31 @@ async def test_logprobs_come_with_their_tokens(cluster: PrebleCluster) -> None:
     assert tuple(streamed) == out.logprobs
 
 
+async def test_logprobs_of_the_prompt_come_once_for_all_samples(cluster: PrebleCluster) -> None:
+    sampling = SamplingParams(max_tokens=5, prompt_logprobs=2, n=3, temperature=0.0)
+    out = await cluster.generate(prompt(6), sampling)
+    assert out.prompt_logprobs is not None
+    assert [entry and entry.token_id for entry in out.prompt_logprobs] == [None, *prompt(6)[1:]]
+    chunks = [chunk async for chunk in cluster.stream(prompt(6), sampling)]
+    told = [(chunk.index, chunk.prompt_logprobs) for chunk in chunks if chunk.prompt_logprobs is not None]
+    assert told == [(0, out.prompt_logprobs)]
+    assert json.loads(json.dumps(out.to_dict()))["prompt_logprobs"][1]["token_id"] == prompt(6)[1]
+    assert (await cluster.generate(prompt(6), GREEDY)).prompt_logprobs is None
+
+
+async def test_a_prompt_that_is_computed_whole_is_still_believed_cached(cluster: PrebleCluster) -> None:
+    first = await cluster.generate(prompt(61), GREEDY)
+    await cluster.generate(prompt(61), SamplingParams(max_tokens=5, temperature=0.0, prompt_logprobs=0))
+    again = await cluster.generate(prompt(61), GREEDY)
+    assert again.worker == first.worker
+    assert cluster.explain(again.id).cached_tokens == again.usage.cached_tokens > 0
+
+
+async def test_more_logprobs_of_a_prompt_than_fit_into_an_answer_are_refused(cluster: PrebleCluster) -> None:
+    with pytest.raises(InvalidRequestError, match="prompt_logprobs: 2100000 entries, at most 2097152"):
+        await cluster.generate([7] * 100_000, SamplingParams(max_tokens=1, prompt_logprobs=20))
+
+
 async def test_many_keep_their_order_and_their_bound(slow: PrebleCluster) -> None:
     done: list[int] = []
     most = 0
@@ -314,6 +339,8 @@ async def test_a_prompt_longer_than_the_context_is_refused(cluster: PrebleCluste
         ({"deadline": "noon"}, "deadline"),
         ({"request_id": ""}, "request_id"),
         ({"sesion": "s"}, "sesion"),
+        ({"priority": True}, "priority"),
+        ({"sampling": SamplingParams(logit_bias={32_000: 1})}, "logit_bias"),
         ({"sampling": {"max_tokens": 3}}, "sampling"),
         ({"sampling": SamplingParams(stop=("x",))}, "stop"),
     ],
@@ -352,6 +379,7 @@ async def test_results_are_plain_data_for_json_and_pydantic(cluster: PrebleClust
         id: str
         text: str
         choices: list[dict[str, Any]]
+        prompt_logprobs: list[dict[str, Any] | None] | None
 
     out = await cluster.generate(prompt(42), SamplingParams(n=2, max_tokens=3, logprobs=2))
     chunks = [chunk async for chunk in cluster.stream(prompt(42), GREEDY)]

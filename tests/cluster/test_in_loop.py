@@ -129,6 +129,25 @@ def test_requests_of_a_worker_that_breaks_go_on_elsewhere_without_a_gap(made: li
     run(main())
 
 
+def test_logprobs_of_a_prompt_are_neither_lost_nor_doubled_when_its_worker_breaks(made: list[Breaking]) -> None:
+    async def main() -> None:
+        async with PrebleCluster(
+            backend=Breaking, workers=2, policy="round-robin", engine_options=REAL, processes=False
+        ) as cluster:
+            sampling = SamplingParams(max_tokens=40, temperature=0.0, prompt_logprobs=1)
+            expected = await cluster.generate(prompt(1), sampling)
+            chunks, came = [], 0
+            async for chunk in cluster.stream(prompt(1), sampling):
+                chunks.append(chunk)
+                came += len(chunk.token_ids)
+                made[1].broken = came >= 10
+            assert {chunk.worker for chunk in chunks} == {"w0", "w1"}
+            told = [chunk.prompt_logprobs for chunk in chunks if chunk.prompt_logprobs is not None]
+            assert told == [expected.prompt_logprobs]
+
+    run(main())
+
+
 def test_the_last_worker_s_break_is_told(made: list[Breaking]) -> None:
     async def main() -> None:
         async with PrebleCluster(backend=Breaking, workers=1, engine_options=REAL, processes=False) as cluster:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from preble.backends import Delta
 from preble.dispatch.request import InFlightRequest
 from preble.tokens import pack
-from preble.types import RequestOptions, SamplingParams
+from preble.types import RequestOptions, SamplingParams, TokenLogprob
 
 
 @pytest.mark.parametrize(("first_token_at", "ttft"), [(None, 3.0), (2.0, 1.0)])
@@ -59,3 +60,27 @@ def test_of_an_open_end_no_whole_context_is_expected(open_ended: bool, expected:
     assert (sample.expected_tokens, sample.max_tokens) == (expected, 50_000)
     sample.append(Delta(pack([5] * 49_990)), 2.0)
     assert sample.expected_tokens == sample.max_tokens == 10
+
+
+def scored(length: int) -> tuple[TokenLogprob | None, ...]:
+    return (None, *(TokenLogprob(token, -1.0) for token in range(2, length + 1)))
+
+
+def test_only_the_first_sample_asks_for_the_prompt_s_logprobs() -> None:
+    request = InFlightRequest("1", pack([1]), SamplingParams(n=3, prompt_logprobs=2), RequestOptions(), now=1.0)
+    assert [sample.sampling.prompt_logprobs for sample in request.samples] == [2, None, None]
+
+
+def test_the_prompt_s_logprobs_are_asked_for_until_they_came_and_are_told_once() -> None:
+    sampling = SamplingParams(prompt_logprobs=2, max_tokens=9)
+    (sample,) = InFlightRequest("1", pack([1, 2, 3]), sampling, RequestOptions(), now=1.0).samples
+    sample.append(Delta(pack([4, 5])), 2.0)
+    assert sample.take_prompt_logprobs() is None
+    assert sample.remaining() == msgspec.structs.replace(sampling, max_tokens=7)
+    sample.dispatched("w1", 2)
+    sample.append(Delta(pack([6]), prompt_logprobs=scored(5)), 3.0)
+    assert sample.remaining() == SamplingParams(max_tokens=6), "they are here"
+    assert sample.take_prompt_logprobs() == scored(3), "the first attempt's output is no prompt to the caller"
+    assert sample.take_prompt_logprobs() is None
+    sample.append(Delta(pack([7]), prompt_logprobs=scored(6)), 4.0)
+    assert (sample.prompt_logprobs, sample.take_prompt_logprobs()) == (scored(3), None)

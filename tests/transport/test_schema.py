@@ -35,6 +35,9 @@ from preble.types import MAX_NAME, SamplingParams, TokenLogprob
 
 INFO = EngineInfo(model="m", vocab_size=8, context_limit=64, kv_tokens=128, block_size=4, max_running=2)
 
+STOPPED = Delta(pack([5]), None, "stop", 5, (TokenLogprob(5, -0.5, ((5, -0.5),)),))
+STOPPED.prompt_logprobs = (None, TokenLogprob(5, -0.5))
+
 TO_WORKER = [
     (
         Submit(EngineRequest(7, pack([1, 258]), SamplingParams(max_tokens=5, temperature=0.0), -1, "tent", 2.5, "sql")),
@@ -60,14 +63,15 @@ FROM_WORKER = [
             (Evicted(pack([1, 2]), 1, "s"),),
             (
                 (7, Delta(b"", cached_tokens=16)),
-                (8, Delta(pack([5]), None, "stop", 5, (TokenLogprob(5, -0.5, ((5, -0.5),)),))),
+                (8, STOPPED),
             ),
             (Failed(9, "too long", "seed"),),
             Load(2, 1, 96),
             (StepTiming(40, 100, 80, 3000, 2, 0.5),),
         ),
-        "96a47374657091" + "93c408010000000200000001a173" + "92" + "920796c40010c0c0c0c0"
-        "920896c40405000000c0a473746f70059193" + "05cbbfe0000000000000919205cbbfe0000000000000c0"
+        "96a47374657091" + "93c408010000000200000001a173" + "92" + "920798c40010c0c0c0c0c0c0"
+        "920898c40405000000c0a473746f70059193" + "05cbbfe0000000000000919205cbbfe0000000000000c0c0"
+        "92c09305cbbfe000000000000090"
         "919309a8746f6f206c6f6e67a473656564" + "93020160" + "9196286450cd0bb802cb3fe0000000000000",
     ),
     (ResetDone(3), "92aa72657365745f646f6e6503"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -15,10 +16,11 @@ from preble.backends.openai.sse import DONE
 from preble.backends.openai.stream_errors import decoded_event, raise_error_in
 from preble.errors import EngineError, InvalidRequestError
 from preble.tokens import MAX_TOKENS, pack, unpack
-from preble.types import SamplingParams, TokenLogprob
+from preble.types import PromptLogprobs, SamplingParams, TokenLogprob
 
 PATH = "/v1/completions"
 
+Logprobs: TypeAlias = tuple[TokenLogprob, ...]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 _STANDARD = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
@@ -75,13 +77,17 @@ class TokenCompletions:
         fields = _fields(self._model, list(unpack(request.tokens)), sampling)
         fields |= {name: getattr(sampling, name) for name in _EXTRA}
         fields |= {"return_token_ids": True}
-        if sampling.logprobs is not None:
-            fields |= {"logprobs": sampling.logprobs, "return_tokens_as_token_ids": True}
+        asked = [count for count in (sampling.logprobs, sampling.prompt_logprobs) if count is not None]
+        if asked:
+            fields |= {"logprobs": max(asked), "return_tokens_as_token_ids": True}
+        if sampling.prompt_logprobs is not None:
+            fields |= {"echo": True}  # vLLM streams them in no other way
         return msgspec.json.encode(fields | routing_fields(request))
 
     def reader(self, request: EngineRequest) -> CompletionReader:
         """Return what reads the events of the response."""
-        return CompletionReader(None, request.sampling)
+        prompt = request.tokens if request.sampling.prompt_logprobs is not None else b""
+        return CompletionReader(None, request.sampling, echoed=prompt)
 
 
 class TextCompletions:
@@ -101,8 +107,9 @@ class TextCompletions:
     def body(self, request: EngineRequest) -> bytes:
         """Return what to POST. Raises InvalidRequestError for log-probabilities, which need ids."""
         sampling = request.sampling
-        if sampling.logprobs is not None:
-            raise InvalidRequestError("this server does not tell token ids", field="logprobs")
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(sampling, name) is not None:
+                raise InvalidRequestError("this server does not tell token ids", field=name)
         ids = list(unpack(request.tokens))
         fields = _fields(self._model, ids if self._ids else prompt_text(self._text, ids), sampling)
         extra = {name: getattr(sampling, name) for name in _EXTRA}
@@ -121,9 +128,12 @@ class CompletionReader:
     reason.
     """
 
-    def __init__(self, retokenizer: Retokenizer | None, sampling: SamplingParams) -> None:
+    def __init__(self, retokenizer: Retokenizer | None, sampling: SamplingParams, *, echoed: bytes = b"") -> None:
+        """The first log-probabilities are those of the packed tokens that are `echoed`, if any are."""
         self._retokenizer = retokenizer
         self._top = sampling.logprobs
+        self._prompt_top = sampling.prompt_logprobs or 0
+        self._echoed = echoed
         self._ending = Ending(sampling.token_limit)
         self._stop: int | None = None
         self._cached: int | None = None
@@ -164,7 +174,8 @@ class CompletionReader:
         self._ending.answered(len(ids), reason)
         if reason is not None:
             self._stop = choice.stop_reason if type(choice.stop_reason) is int else None
-        return Delta(pack(ids), logprobs=self._logprobs(choice, ids)) if ids else None
+        prompt, logprobs = self._logprobs(choice, ids) if ids or self._echoed else (None, None)
+        return Delta(pack(ids), logprobs=logprobs, prompt_logprobs=prompt) if ids or prompt else None
 
     def _token_ids(self, choice: _Choice) -> list[int]:
         if self._retokenizer is not None:
@@ -173,17 +184,28 @@ class CompletionReader:
             raise EngineError("the server sent text without token ids")
         return choice.token_ids or []
 
-    def _logprobs(self, choice: _Choice, ids: list[int]) -> tuple[TokenLogprob, ...] | None:
-        if self._top is None:
-            return None
+    def _logprobs(self, choice: _Choice, ids: list[int]) -> tuple[PromptLogprobs | None, Logprobs | None]:
+        """Return those of the prompt, if they are in front, and those of these ids, where asked for."""
+        if self._top is None and not self._echoed:
+            return None, None
+        prompt, self._echoed = list(unpack(self._echoed)), b""
         sent = decoded(choice.logprobs or b"null", _logprobs) or _Logprobs()
-        values, tops = sent.token_logprobs or [], sent.top_logprobs or [None] * len(ids)
-        if len(values) != len(ids) or len(tops) != len(ids):
+        values, tops = sent.token_logprobs or [], sent.top_logprobs or [None] * (len(prompt) + len(ids))
+        if not len(values) == len(tops) == len(prompt) + len(ids):
             raise EngineError("the server sent tokens without their log-probabilities")
-        return tuple(
-            TokenLogprob(id, 0.0 if logprob is None else logprob, _top(top or {}, self._top))
-            for id, logprob, top in zip(ids, values, tops, strict=True)
-        )
+        split = len(prompt)
+        before = (None, *_entries(prompt[1:], values[1:split], tops[1:split], self._prompt_top)) if prompt else None
+        top = self._top
+        return before, None if top is None else _entries(ids, values[split:], tops[split:], top)
+
+
+def _entries(
+    ids: Sequence[int], values: Sequence[float | None], tops: Sequence[dict[str, float] | None], most: int
+) -> Logprobs:
+    return tuple(
+        TokenLogprob(id, 0.0 if logprob is None else logprob, _top(top or {}, most))
+        for id, logprob, top in zip(ids, values, tops, strict=True)
+    )
 
 
 def routing_fields(request: EngineRequest) -> dict[str, Any]:
@@ -198,6 +220,8 @@ def _fields(model: str, prompt: list[int] | str, sampling: SamplingParams) -> di
     fields |= {"stream": True, "stream_options": {"include_usage": True}}
     if sampling.seed is not None:
         fields["seed"] = sampling.seed
+    if sampling.logit_bias:
+        fields["logit_bias"] = sampling.biases
     return fields
 
 

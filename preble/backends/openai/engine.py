@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load
+from preble.backends.checks import check_biases
 from preble.backends.openai.backoff import pause
 from preble.backends.openai.discovery import Described, Reader, describe
 from preble.backends.openai.events import KvEvents
@@ -234,6 +235,7 @@ class OpenAIEngine:
         _, described = self._started()
         if (top := highest(request.tokens)) >= described.info.vocab_size:
             raise InvalidRequestError(f"token id {top} is outside [0, {described.info.vocab_size})", field="prompt")
+        check_biases(request.sampling, described.info.vocab_size)
         if request.id in self._requests:
             raise InvalidRequestError(f"{request.id} is in use", field="id")
 

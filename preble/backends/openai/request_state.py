@@ -26,7 +26,7 @@ class RequestState:
         self.finished = False
         self._request = request
         self._output = bytearray()
-        self._counted = False
+        self._counted = self._prompt_told = False
         self._before = 0
         self._aborted = False
         self._scope: asyncio.Timeout | None = None
@@ -43,7 +43,10 @@ class RequestState:
         self._before = len(self._output) // TOKEN_BYTES
         done, sampling = len(self._output) // TOKEN_BYTES, self._request.sampling
         left = msgspec.structs.replace(
-            sampling, max_tokens=sampling.token_limit - done, min_tokens=max(0, sampling.min_tokens - done)
+            sampling,
+            max_tokens=sampling.token_limit - done,
+            min_tokens=max(0, sampling.min_tokens - done),
+            prompt_logprobs=None if self._prompt_told else sampling.prompt_logprobs,
         )
         tokens = self._request.tokens + bytes(self._output)
         return msgspec.structs.replace(self._request, tokens=tokens, sampling=left)
@@ -62,6 +65,7 @@ class RequestState:
             delta.prompt_tokens = None  # it counts the output of earlier attempts
         if self._counted:
             delta.cached_tokens = None
+        self._prompt_told = self._prompt_told or delta.prompt_logprobs is not None
         self._counted = self._counted or delta.cached_tokens is not None
         return delta
 

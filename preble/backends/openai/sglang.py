@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -16,7 +17,7 @@ from preble.backends.openai.status import error_of_event
 from preble.backends.openai.stream_errors import decoded_event, raise_error_in
 from preble.errors import EngineError
 from preble.tokens import pack, unpack
-from preble.types import FinishReason, SamplingParams, TokenLogprob
+from preble.types import FinishReason, PromptLogprobs, SamplingParams, TokenLogprob
 
 _SAMPLING = {
     "token_limit": "max_new_tokens",
@@ -46,6 +47,8 @@ class _Meta(msgspec.Struct):
     finish_reason: _Finish | str | None = None
     completion_tokens: Annotated[int, Meta(ge=0)] | None = None
     cached_tokens: int | None = None
+    input_token_logprobs: list[_Logprob] | None = None
+    input_top_logprobs: list[list[_Logprob] | None] | None = None
     output_token_logprobs: list[_Logprob] | None = None
     output_top_logprobs: list[list[_Logprob] | None] | None = None
 
@@ -70,9 +73,8 @@ class Generate:
             "input_ids": list(unpack(request.tokens)),
             "sampling_params": _sampling(request.sampling),
             "stream": True,
+            **_logprob_fields(request.sampling),
         }
-        if request.sampling.logprobs is not None:
-            fields |= {"return_logprob": True, "top_logprobs_num": request.sampling.logprobs}
         return msgspec.json.encode(fields | routing_fields(request))
 
     def reader(self, request: EngineRequest) -> GenerateReader:
@@ -84,7 +86,8 @@ class GenerateReader:
     """Reads the events of one response, whether each holds all ids so far or only new ones."""
 
     def __init__(self, request: EngineRequest) -> None:
-        self._logprobs = request.sampling.logprobs is not None
+        self._logprobs = request.sampling.logprobs
+        self._prompt_logprobs = request.sampling.prompt_logprobs
         self._stops = frozenset(request.sampling.stop_token_ids)
         # With `ignore_eos` SGLang ignores stop tokens too, so they are looked for here.
         self._looked_for = self._stops if request.sampling.ignore_eos else frozenset()
@@ -112,14 +115,23 @@ class GenerateReader:
         ids = output[-new:] if (new := (meta.completion_tokens or 0) - self._seen) > 0 else []
         cached = None if self._cached_known else meta.cached_tokens
         self._cached_known = True
-        logprobs = _logprobs(meta, len(ids)) if self._logprobs and ids else None
+        logprobs = _logprobs(meta, len(ids), self._logprobs) if self._logprobs is not None and ids else None
         said = _Finish(meta.finish_reason) if isinstance(meta.finish_reason, str) else meta.finish_reason or _Finish()
         finish, stop = _finish(said), self._stop(said)
         if end := self._stopped(ids):
             ids, logprobs, finish, stop = ids[:end], logprobs and logprobs[:end], "stop", ids[end - 1]
         self._seen += len(ids)
         self._ending.answered(len(ids), finish)
-        return Delta(pack(ids), cached, finish, stop, logprobs)
+        return Delta(pack(ids), cached, finish, stop, logprobs, prompt_logprobs=self._prompt_logprobs_once(meta))
+
+    def _prompt_logprobs_once(self, meta: _Meta) -> PromptLogprobs | None:
+        most, self._prompt_logprobs = self._prompt_logprobs, None
+        if most is None:
+            return None
+        if not meta.input_token_logprobs:
+            raise EngineError("the server sent a prompt without its log-probabilities")
+        tops = meta.input_top_logprobs or [None] * len(meta.input_token_logprobs)
+        return (None, *_entries(meta.input_token_logprobs[1:], tops[1:], most))
 
     def _stopped(self, ids: list[int]) -> int:
         """Return how many new ids there are up to a stop token that SGLang ignored; 0 if there is none."""
@@ -139,6 +151,8 @@ def _sampling(sampling: SamplingParams) -> dict[str, Any]:
         del fields["sampling_seed"]
     fields["top_k"] = sampling.top_k or -1
     fields["skip_special_tokens"] = False
+    if sampling.logit_bias:
+        fields["logit_bias"] = sampling.biases
     if sampling.stop_token_ids:
         fields["stop_token_ids"] = list(sampling.stop_token_ids)
     return fields
@@ -150,12 +164,22 @@ def _finish(finish: _Finish) -> FinishReason | None:
     return finish_reason(finish.type)
 
 
-def _logprobs(meta: _Meta, count: int) -> tuple[TokenLogprob, ...]:
+def _logprob_fields(sampling: SamplingParams) -> dict[str, Any]:
+    asked = [count for count in (sampling.logprobs, sampling.prompt_logprobs) if count is not None]
+    fields: dict[str, Any] = {"return_logprob": True, "top_logprobs_num": max(asked)} if asked else {}
+    return fields | ({} if sampling.prompt_logprobs is None else {"logprob_start_len": 0})
+
+
+def _logprobs(meta: _Meta, count: int, most: int) -> tuple[TokenLogprob, ...]:
     chosen = (meta.output_token_logprobs or [])[-count:]
     tops = (meta.output_top_logprobs or [])[-count:] or [None] * count
     if len(chosen) != count or len(tops) != count:
         raise EngineError("the server sent tokens without their log-probabilities")
+    return _entries(chosen, tops, most)
+
+
+def _entries(chosen: list[_Logprob], tops: Sequence[list[_Logprob] | None], most: int) -> tuple[TokenLogprob, ...]:
     return tuple(
-        TokenLogprob(id, logprob or 0.0, tuple((other, value or 0.0) for value, other, _ in top or ()))
-        for (logprob, id, _), top in zip(chosen, tops, strict=True)
+        TokenLogprob(id, logprob or 0.0, tuple((other, value or 0.0) for value, other, _ in (top or ())[:most]))
+        for (logprob, id, _), top in zip(chosen, tops, strict=False)
     )

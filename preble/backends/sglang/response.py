@@ -8,7 +8,7 @@ from typing import Any
 from preble.backends import Delta
 from preble.errors import EngineError
 from preble.tokens import pack
-from preble.types import FinishReason, SamplingParams, TokenLogprob
+from preble.types import FinishReason, PromptLogprobs, SamplingParams, TokenLogprob
 
 
 class Response:
@@ -23,6 +23,7 @@ class Response:
         # With `ignore_eos` SGLang ignores stop tokens too, so they are looked for here.
         self._stops = frozenset(sampling.stop_token_ids if sampling.ignore_eos else ())
         self._generated = 0
+        self._prompt_told = sampling.prompt_logprobs is None
         self._cached: int | None = None
         self.ended = False
 
@@ -38,8 +39,10 @@ class Response:
             tokens, finish, stop = tokens[:end], "stop", tokens[end - 1]
         self._generated += len(tokens)
         self.ended = finish is not None
-        logprobs = _logprobs(meta, len(tokens)) if self._sampling.logprobs is not None else None
-        return Delta(pack(tokens), self._cached_once(meta), finish, stop, logprobs)
+        most = self._sampling.logprobs
+        logprobs = _logprobs(meta, len(tokens), most) if most is not None else None
+        prompt_logprobs = self._prompt_logprobs_once(meta)
+        return Delta(pack(tokens), self._cached_once(meta), finish, stop, logprobs, prompt_logprobs=prompt_logprobs)
 
     def _finish(self, reason: Mapping[str, Any] | None) -> tuple[FinishReason | None, int | None]:
         if reason is None:
@@ -67,6 +70,15 @@ class Response:
         self._cached = int(meta["cached_tokens"])
         return self._cached
 
+    def _prompt_logprobs_once(self, meta: Mapping[str, Any]) -> PromptLogprobs | None:
+        """Return those of the first output that has them: SGLang repeats them with each one."""
+        if self._prompt_told or not meta.get("input_token_logprobs"):
+            return None
+        self._prompt_told = True
+        told = meta["input_token_logprobs"]
+        tops = meta.get("input_top_logprobs") or [None] * len(told)
+        return (None, *_entries(told[1:], tops[1:], self._sampling.prompt_logprobs or 0))
+
 
 def aborted(tokens: int) -> dict[str, Any]:
     """Return the output that ends a request after `tokens` tokens because we want it to."""
@@ -77,10 +89,14 @@ def aborted(tokens: int) -> dict[str, Any]:
     }
 
 
-def _logprobs(meta: Mapping[str, Any], count: int) -> tuple[TokenLogprob, ...]:
+def _logprobs(meta: Mapping[str, Any], count: int, most: int) -> tuple[TokenLogprob, ...]:
     chosen = meta.get("output_token_logprobs", ())[:count]
-    tops = meta.get("output_top_logprobs") or [None] * len(chosen)
+    return _entries(chosen, meta.get("output_top_logprobs") or [None] * len(chosen), most)
+
+
+def _entries(chosen: Sequence[Any], tops: Sequence[Any], most: int) -> tuple[TokenLogprob, ...]:
+    """From SGLang's (logprob, id, text) to ours, with the `most` likely tokens of each."""
     return tuple(
-        TokenLogprob(token, logprob, tuple((id, value) for value, id, _ in top or ()))
+        TokenLogprob(token, logprob, tuple((id, value) for value, id, _ in (top or ())[:most]))
         for (logprob, token, _), top in zip(chosen, tops, strict=False)
     )

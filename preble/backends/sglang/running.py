@@ -15,7 +15,7 @@ from preble.backends.event_feed import EventFeed
 from preble.backends.sglang.options import TOPIC
 from preble.backends.sglang.process import Process
 from preble.backends.sglang.response import Response
-from preble.backends.sglang.sampling import Limits, check, parameters
+from preble.backends.sglang.sampling import Limits, check, logprob_fields, parameters
 from preble.backends.sglang.steps import Steps
 from preble.errors import EngineError
 from preble.tokens import TOKEN_BYTES, unpack
@@ -146,10 +146,9 @@ class Running:
             "rid": name,
             "input_ids": list(unpack(request.tokens)),
             "sampling_params": parameters(request, self._limits),
-            "return_logprob": request.sampling.logprobs is not None,
-            "top_logprobs_num": request.sampling.logprobs or 0,
             "priority": request.priority,
             "cache_salt": request.cache_salt or None,
+            **logprob_fields(request.sampling),
         }
 
     async def _until_cleared(self) -> None:

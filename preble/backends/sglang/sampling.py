@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from preble.backends import EngineInfo, EngineRequest
-from preble.backends.checks import check_prompt
+from preble.backends.checks import check_biases, check_prompt
 from preble.errors import InvalidRequestError
 from preble.tokens import TOKEN_BYTES
 from preble.types import SamplingParams
@@ -31,6 +31,7 @@ def check(request: EngineRequest, limits: Limits) -> None:
     """Raise InvalidRequestError or ContextLengthError if SGLang cannot serve this request, which might even end it."""
     info = limits.info
     check_prompt(request.tokens, context_limit=info.context_limit, kv_tokens=info.kv_tokens, vocab_size=info.vocab_size)
+    check_biases(request.sampling, info.vocab_size)
     _check_sampling(request.sampling, limits)
 
 
@@ -65,8 +66,19 @@ def parameters(request: EngineRequest, limits: Limits) -> dict[str, Any]:
         # An id outside the vocabulary never matches, and an index of one would end the scheduler.
         "stop_token_ids": [token for token in sampling.stop_token_ids if token < limits.info.vocab_size],
         "ignore_eos": sampling.ignore_eos,
+        "logit_bias": {str(id): bias for id, bias in sampling.biases.items()} or None,
         # Without a seed, deterministic requests would all draw the same random numbers.
         "sampling_seed": request.id if sampling.seed is None else sampling.seed,
+    }
+
+
+def logprob_fields(sampling: SamplingParams) -> dict[str, Any]:
+    """Return what asks SGLang for log-probabilities. It takes one number for prompt and output."""
+    asked = [count for count in (sampling.logprobs, sampling.prompt_logprobs) if count is not None]
+    return {
+        "return_logprob": bool(asked),
+        "top_logprobs_num": max(asked, default=0),
+        "logprob_start_len": -1 if sampling.prompt_logprobs is None else 0,
     }
 
 

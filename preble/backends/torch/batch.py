@@ -22,7 +22,8 @@ class Batch(msgspec.Struct, frozen=True):
     * `counts` and `lengths` [spans] are a span's number of rows, and the length of its sequence up to its end.
     * `table` [spans, blocks] has the KV blocks of each span's sequence, filled up with block 0.
     * The first `singles` spans have one row.
-    * `sampled` has the last row of each span that samples, in the order of the spans given to `arrange`.
+    * `sampled` has the last row of each span that samples, in the order of the spans given to `arrange`, and `scored`
+      the rows of each span at which a log-probability of the next prompt token is asked for.
     """
 
     tokens: Indexes
@@ -34,6 +35,7 @@ class Batch(msgspec.Struct, frozen=True):
     table: Indexes
     singles: int
     sampled: Indexes
+    scored: Indexes
 
 
 def arrange(spans: Sequence[TokenSpan], block_size: int) -> Batch:
@@ -46,6 +48,8 @@ def arrange(spans: Sequence[TokenSpan], block_size: int) -> Batch:
     ends = counts.cumsum()
     positions = np.arange(ends[-1]) + (starts - ends + counts).repeat(counts)
     table = _table(ordered, -(-lengths // block_size))
+    last = np.empty(len(spans), dtype=np.int64)
+    last[order] = ends - 1
     return Batch(
         tokens=np.frombuffer(b"".join([span.tokens for span in ordered]), dtype="<i4").astype(np.int64),
         positions=positions,
@@ -55,7 +59,8 @@ def arrange(spans: Sequence[TokenSpan], block_size: int) -> Batch:
         lengths=lengths,
         table=table,
         singles=int((counts == 1).sum()),
-        sampled=_sampled(spans, order, ends),
+        sampled=last[[span.samples for span in spans]],
+        scored=_scored(spans, last),
     )
 
 
@@ -86,7 +91,6 @@ def _table(spans: list[TokenSpan], widths: NDArray[Any]) -> Indexes:
     return table
 
 
-def _sampled(spans: Sequence[TokenSpan], order: list[int], ends: Indexes) -> Indexes:
-    last = np.empty(len(spans), dtype=np.int64)
-    last[order] = ends - 1
-    return last[[span.samples for span in spans]]
+def _scored(spans: Sequence[TokenSpan], last: Indexes) -> Indexes:
+    firsts = [(int(row) - span.count + 1, span.scored) for row, span in zip(last, spans, strict=True) if span.scored]
+    return np.array([row for first, count in firsts for row in range(first, first + count)], dtype=np.int64)

@@ -21,9 +21,10 @@ from preble.backends.torch.config import ModelConfig, read_config
 from preble.backends.torch.dummy import dummy_weights
 from preble.backends.torch.linear import packs
 from preble.backends.torch.model import Model
-from preble.backends.torch.sampling import Draw, draw_for, sample
+from preble.backends.torch.sampling import Draw, Scored, draw_for, sample, score, scored_by
 from preble.backends.torch.weights import Weights, load_weights
 from preble.errors import ConfigurationError, InvalidRequestError, ModelError, NotStartedError
+from preble.types import TokenLogprob
 from preble.wait_queue.disciplines import DEFAULT, Discipline
 from preble.wait_queue.local import LocalScheduler
 
@@ -199,12 +200,20 @@ class TorchEngine:
             for span in spans
             if span.samples
         ]
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, batch, draws)
+        scored = [scored_by(span) for span in spans if span.scored]
+        loop = asyncio.get_running_loop()
+        sampled, entries = await loop.run_in_executor(self._executor, self._compute, batch, draws, scored)
+        for part, found in zip(scored, entries, strict=True):
+            part.into.extend(found)
+        return sampled
 
-    def _compute(self, batch: Batch, draws: list[Draw]) -> list[SampledToken]:
+    def _compute(
+        self, batch: Batch, draws: list[Draw], scored: list[Scored]
+    ) -> tuple[list[SampledToken], list[list[TokenLogprob]]]:
         if self._model is None:
             raise NotStartedError("the engine has no model")
-        return sample(self._model.forward(batch), draws)
+        logits = self._model.forward(batch)
+        return sample(logits[: len(draws)], draws), score(logits[len(draws) :], scored)
 
 
 def _device(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -26,18 +27,18 @@ class Model:
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
-        """Compute a batch, storing its K and V; return the logits of its sampled rows, [sampled, vocab]."""
+        """Compute a batch, storing its K and V; return logits [sampled + scored, vocab]."""
         metadata = self._attention.metadata(batch)
         positions = torch.from_numpy(batch.positions).to(self._device)
         factors = rotation(self._frequencies, self._rope_length, positions)
         hidden = self._weights.embedding.index_select(0, torch.from_numpy(batch.tokens).to(self._device))
-        sampled = torch.from_numpy(batch.sampled).to(self._device)
+        needed = torch.from_numpy(np.concatenate([batch.sampled, batch.scored])).to(self._device)
         last = len(self._weights.layers) - 1
         for number, layer in enumerate(self._weights.layers):
             attended = self._attended(number, layer, hidden, factors, metadata)
             if number == last:
                 # Rows are independent after the last attention, so only those whose logits are needed go on.
-                attended, hidden = attended.index_select(0, sampled), hidden.index_select(0, sampled)
+                attended, hidden = attended.index_select(0, needed), hidden.index_select(0, needed)
             hidden = self._mixed(layer, hidden, attended)
         return self._weights.head(self._norm(hidden, self._weights.norm))
 

@@ -36,6 +36,26 @@ class Draw(msgspec.Struct, frozen=True):
         return self.sampling.temperature < _GREEDY_BELOW
 
 
+class Scored(msgspec.Struct, frozen=True):
+    """A part of a prompt whose log-probabilities are asked for, with the `count` most likely tokens of each.
+
+    `tokens` (packed int32) are those that follow the rows of logits. The entries go to the end of the list `into`.
+    """
+
+    tokens: bytes
+    count: int
+    into: list[TokenLogprob | None]
+
+
+def scored_by(span: batching.TokenSpan) -> Scored:
+    """Return what a step tells of the prompt that `span` is a part of."""
+    sequence, first = span.sequence, span.start + 1
+    tokens = bytes(sequence.tokens[first * 4 : (first + span.scored) * 4])
+    entries = sequence.prompt_logprobs
+    assert entries is not None
+    return Scored(tokens, sequence.sampling.prompt_logprobs or 0, entries)
+
+
 def draw_for(sequence: batching.Sequence, *, seed: int, eos_token_ids: tuple[int, ...]) -> Draw:
     """Return what is needed to sample the next token of `sequence`; `seed` is for requests that have no own one."""
     sampling = sequence.sampling
@@ -69,6 +89,18 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> list[batching.SampledToken]
     return _with_logprobs(raw, tokens, draws)
 
 
+@torch.inference_mode()
+def score(logits: Tensor, parts: Sequence[Scored]) -> list[list[TokenLogprob]]:
+    """Return the log-probabilities of each part's tokens, whose rows follow each other in `logits` [rows, vocab]."""
+    found, first = [], 0
+    for part in parts:
+        tokens = torch.from_numpy(np.frombuffer(part.tokens, dtype="<i4").astype(np.int64)).to(logits.device)
+        rows = logits[first : first + len(tokens)].float()
+        found.append(_token_logprobs(rows, tokens, [part.count] * len(tokens)))
+        first += len(tokens)
+    return found
+
+
 def uniform(seed: int, position: int) -> float:
     """Return a number in [0, 1) that is a fixed random function of its arguments."""
     return (_mix(seed, position) >> 11) * 2.0**-53
@@ -89,6 +121,10 @@ def _penalizes(sampling: SamplingParams) -> bool:
     return bool(sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0)
 
 
+def _changes(sampling: SamplingParams) -> bool:
+    return sampling.logit_bias is not None or _penalizes(sampling)
+
+
 def _cuts(sampling: SamplingParams) -> bool:
     return sampling.top_k > 0 or sampling.top_p < 1.0
 
@@ -102,11 +138,13 @@ def _forbidden(sequence: batching.Sequence, eos_token_ids: tuple[int, ...]) -> t
 
 
 def _adjusted(raw: Tensor, draws: Sequence[Draw]) -> Tensor:
-    rows = [row for row, draw in enumerate(draws) if draw.forbidden or _penalizes(draw.sampling)]
+    rows = [row for row, draw in enumerate(draws) if draw.forbidden or _changes(draw.sampling)]
     if not rows:
         return raw
     scores = raw.clone()
     for row in rows:
+        if biases := draws[row].sampling.biases:
+            scores[row, list(biases)] += torch.tensor(list(biases.values()), dtype=scores.dtype).to(scores.device)
         _penalize(scores[row], draws[row])
         scores[row, [token for token in draws[row].forbidden if token < raw.shape[1]]] = -torch.inf
     return scores
@@ -160,11 +198,18 @@ def _with_logprobs(raw: Tensor, tokens: Tensor, draws: Sequence[Draw]) -> list[b
     samples: list[batching.SampledToken] = [(token, None) for token in chosen]
     rows = [row for row, draw in enumerate(draws) if draw.sampling.logprobs is not None]
     if rows:
-        logprobs = raw[rows].log_softmax(-1)
-        count = min(max(draws[row].sampling.logprobs or 0 for row in rows), raw.shape[1])
-        best, ids = (tensor.tolist() for tensor in logprobs.topk(count))
-        own = logprobs.gather(1, tokens[rows].unsqueeze(1)).squeeze(1).tolist()
-        for index, row in enumerate(rows):
-            top = list(zip(ids[index], best[index], strict=True))[: draws[row].sampling.logprobs]
-            samples[row] = chosen[row], TokenLogprob(chosen[row], own[index], tuple(top))
+        entries = _token_logprobs(raw[rows], tokens[rows], [draws[row].sampling.logprobs or 0 for row in rows])
+        for row, entry in zip(rows, entries, strict=True):
+            samples[row] = chosen[row], entry
     return samples
+
+
+def _token_logprobs(logits: Tensor, tokens: Tensor, counts: Sequence[int]) -> list[TokenLogprob]:
+    """The entry of each of `tokens` [rows] in its row of `logits` [rows, vocab], with so many most likely tokens."""
+    logprobs = logits.log_softmax(-1)
+    best, ids = (tensor.tolist() for tensor in logprobs.topk(min(max(counts), logits.shape[1])))
+    own = logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
+    return [
+        TokenLogprob(token, own[row], tuple(zip(ids[row][:count], best[row][:count], strict=True)))
+        for row, (token, count) in enumerate(zip(tokens.tolist(), counts, strict=True))
+    ]

@@ -10,7 +10,7 @@ from vllm.sampling_params import RequestOutputKind
 from preble.backends import Delta
 from preble.errors import EngineError
 from preble.tokens import pack
-from preble.types import FinishReason, SamplingParams, TokenLogprob
+from preble.types import FinishReason, PromptLogprobs, SamplingParams, TokenLogprob
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "repetition": "stop"}
 _UNSEEDED = -1
@@ -36,6 +36,8 @@ def sampling_params(sampling: SamplingParams) -> VllmSamplingParams:
         ignore_eos=sampling.ignore_eos,
         seed=_INSTEAD if sampling.seed == _UNSEEDED else sampling.seed,  # vLLM takes -1 for no seed
         logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
+        logit_bias=sampling.biases or None,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
@@ -55,6 +57,7 @@ def delta(output: Any, sampling: SamplingParams, *, first: bool) -> Delta:
         finish,
         stopped_by if stopped_by in sampling.stop_token_ids else None,
         _logprobs(completion, sampling.logprobs),
+        prompt_logprobs=_prompt_logprobs(output, sampling.prompt_logprobs),
     )
 
 
@@ -71,6 +74,13 @@ def _logprobs(completion: Any, count: int | None) -> tuple[TokenLogprob, ...] | 
         return None
     pairs = zip(completion.token_ids, completion.logprobs, strict=True)
     return tuple(_logprob(token, position, count) for token, position in pairs)
+
+
+def _prompt_logprobs(output: Any, count: int | None) -> PromptLogprobs | None:
+    if count is None or not output.prompt_logprobs:
+        return None
+    pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
+    return tuple(_logprob(token, position, count) if position else None for token, position in pairs)
 
 
 def _logprob(token: int, position: dict[int, Any], count: int) -> TokenLogprob:

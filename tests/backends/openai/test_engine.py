@@ -96,6 +96,37 @@ async def test_cached_tokens_are_told_once(engine: OpenAIEngine):
     assert [d.cached_tokens for d in second if d.cached_tokens is not None] == [96]
 
 
+@pytest.mark.parametrize("logprobs", [None, 1])
+async def test_biases_and_logprobs_of_the_prompt_come_over(engine: OpenAIEngine, logprobs: int | None):
+    sampling = SamplingParams(
+        max_tokens=12, temperature=0.0, prompt_logprobs=3, logprobs=logprobs, logit_bias={7: 6.0, 8: -2.0}
+    )
+    wanted, got = await expected(sampling), await run(engine, sampling)
+    assert tokens(got) == tokens(wanted)
+    assert 7 in tokens(got)
+    prompts = [[delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs] for deltas in (got, wanted)]
+    assert prompts[0] == prompts[1]
+    assert len(prompts[0]) == 1
+    told = sum(len(delta.logprobs or ()) for delta in got)
+    assert told == (0 if logprobs is None else 12)
+
+
+async def test_a_bias_outside_the_vocabulary_is_not_sent(engine: OpenAIEngine, server: OpenAIServer):
+    with pytest.raises(InvalidRequestError, match="logit_bias: token id 4096"):
+        await run(engine, SamplingParams(logit_bias={4096: 1}))
+    assert not server.bodies
+
+
+async def test_a_broken_stream_tells_the_logprobs_of_the_prompt_once(engine: OpenAIEngine, server: OpenAIServer):
+    sampling = SamplingParams(max_tokens=30, temperature=0.0, prompt_logprobs=1)
+    server.cuts.append(12)
+    deltas = await run(engine, sampling)
+    assert len(server.bodies) == 2
+    assert tokens(deltas) == tokens(await expected(sampling))
+    (told,) = [delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs]
+    assert told == next(delta.prompt_logprobs for delta in await expected(sampling) if delta.prompt_logprobs)
+
+
 async def test_logprobs_and_stop_tokens_come_over(engine: OpenAIEngine):
     sampling = SamplingParams(max_tokens=12, temperature=0.0, logprobs=3)
     wanted = await expected(sampling)

@@ -72,7 +72,11 @@ async def test_a_broken_stream_counts_what_came_before_it(
 
 
 async def test_what_needs_ids_or_is_not_known_there_is_refused(engine: OpenAIEngine, tokenizer: Tokenizer):
-    for sampling, match in ((SamplingParams(logprobs=1), "logprobs"), (SamplingParams(top_k=3), "unknown field")):
+    for sampling, match in (
+        (SamplingParams(logprobs=1), "^logprobs"),
+        (SamplingParams(prompt_logprobs=1), "^prompt_logprobs"),
+        (SamplingParams(top_k=3), "unknown field"),
+    ):
         with pytest.raises(InvalidRequestError, match=match):
             async for _ in engine.generate(EngineRequest(1, pack([7, 8]), sampling)):
                 pass

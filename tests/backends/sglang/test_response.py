@@ -76,3 +76,24 @@ def test_logprobs_are_those_of_the_tokens_told():
     delta = response(logprobs=2, stop_token_ids=(7,), ignore_eos=True).delta(output([8, 7, 9], **meta))
     assert delta.logprobs == (TokenLogprob(8, -0.5, ((8, -0.5), (3, -2.0))), TokenLogprob(7, -0.7))
     assert response().delta(output([8], **meta)).logprobs is None
+
+
+PROMPT = {
+    "input_token_logprobs": [(None, 8, None), (-1.5, 9, None)],
+    "input_top_logprobs": [None, [(-0.5, 4, None), (-1.5, 9, None), (-2.0, 3, None)]],
+    "output_token_logprobs": [(-0.25, 5, None)],
+    "output_top_logprobs": [[(-0.25, 5, None), (-3.0, 6, None), (-4.0, 7, None)]],
+}
+
+
+def test_logprobs_of_the_prompt_are_told_once_and_of_each_as_many_as_asked_for():
+    one = response(logprobs=1, prompt_logprobs=2)
+    first, second = one.delta(output([], total=0)), one.delta(output([5], total=1, **PROMPT))
+    assert (first.prompt_logprobs, one.delta(output([5], total=2, **PROMPT)).prompt_logprobs) == (None, None)
+    assert second.prompt_logprobs == (None, TokenLogprob(9, -1.5, ((4, -0.5), (9, -1.5))))
+    assert second.logprobs == (TokenLogprob(5, -0.25, ((5, -0.25),)),)
+
+
+def test_nobody_gets_the_logprobs_that_only_the_prompt_was_asked_for():
+    delta = response(prompt_logprobs=0).delta(output([5], total=1, **PROMPT))
+    assert (delta.logprobs, delta.prompt_logprobs) == (None, (None, TokenLogprob(9, -1.5)))

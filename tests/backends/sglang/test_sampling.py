@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from preble.backends import EngineInfo, EngineRequest
-from preble.backends.sglang.sampling import Limits, check, parameters
+from preble.backends.sglang.sampling import Limits, check, logprob_fields, parameters
 from preble.errors import InvalidRequestError
 from preble.tokens import pack
 from preble.types import SamplingParams
@@ -26,7 +26,7 @@ def given(length: int = 10, limits: Limits = LIMITS, **sampling: Any) -> dict[st
 
 def test_every_parameter_of_ours_is_mapped_or_the_clusters_business():
     of_text = {"stop", "include_stop_str_in_output", "skip_special_tokens"}
-    ours = set(SamplingParams.__struct_fields__) - of_text - {"n", "logprobs"}
+    ours = set(SamplingParams.__struct_fields__) - of_text - {"n", "logprobs", "prompt_logprobs"}
     renamed = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
     assert {renamed.get(name, name) for name in given()} == ours
 
@@ -56,12 +56,26 @@ def test_nothing_is_forbidden_at_the_beginning_where_nothing_can_end_it():
         ("repetition_penalty", {"repetition_penalty": 2.1}, {}),
         ("seed", {"seed": 1}, {}),
         ("min_tokens", {"min_tokens": 1}, {"tokenizer": False}),
+        ("logit_bias", {"logit_bias": {50: 1}}, {}),
     ],
 )
 def test_what_sglang_cannot_do_is_refused_by_name(field, sampling, changes):
     with pytest.raises(InvalidRequestError) as caught:
         given(limits=msgspec.structs.replace(LIMITS, **changes), **sampling)
     assert caught.value.field == field
+
+
+def test_biases_are_named_as_in_json():
+    assert given(logit_bias={49: -1.5, 0: 100})["logit_bias"] == {"0": 100.0, "49": -1.5}
+    assert given()["logit_bias"] is None
+
+
+@pytest.mark.parametrize(
+    ("sampling", "asked"),
+    [({}, (False, 0, -1)), ({"logprobs": 2}, (True, 2, -1)), ({"logprobs": 2, "prompt_logprobs": 4}, (True, 4, 0))],
+)
+def test_one_number_of_logprobs_is_asked_for(sampling: dict[str, int], asked: tuple[bool, int, int]):
+    assert tuple(logprob_fields(SamplingParams(**sampling)).values()) == asked
 
 
 def test_a_seed_that_changes_nothing_is_taken_and_others_where_they_count():

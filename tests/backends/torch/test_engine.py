@@ -23,11 +23,14 @@ class Output:
 
     def __init__(self):
         self.tokens, self.logprobs = [], []
-        self.cached = self.finish = self.stop = None
+        self.cached = self.finish = self.stop = self.prompt_logprobs = None
 
     def take(self, delta):
         self.tokens += unpack(delta.tokens)
         self.logprobs += delta.logprobs or ()
+        if delta.prompt_logprobs is not None:
+            assert self.prompt_logprobs is None, "those of the prompt are told once"
+            self.prompt_logprobs = delta.prompt_logprobs
         if delta.cached_tokens is not None:
             assert self.cached is None, "cached tokens are told once"
             self.cached = delta.cached_tokens
@@ -186,6 +189,36 @@ async def test_logprobs(build, reference):
         assert logprob.logprob == pytest.approx(float(row[logprob.token_id]), abs=5e-3)
         assert [token for token, _ in logprob.top] == row.topk(4).indices.tolist()
         assert [value for _, value in logprob.top] == pytest.approx(row.topk(4).values.tolist(), abs=5e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_batched_tokens": 24, "max_running": 8}], ids=["at once", "in chunks"])
+async def test_prompt_logprobs_are_those_of_the_whole_prompt_whatever_is_cached(build, reference, options):
+    tokens = prompt(60)
+    async with running(build("llama"), **options) as engine:
+        await generate(engine, tokens, 1)
+        others = asyncio.create_task(generate(engine, prompt(33, 5), 3, prompt_logprobs=0))
+        output = await generate(engine, tokens, 2, prompt_logprobs=3, logprobs=2)
+        again = await generate(engine, tokens, 4)
+        other = await others
+    with torch.inference_mode():
+        raw = reference("llama")(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    first, *rest = output.prompt_logprobs
+    assert (first, output.cached, again.cached) == (None, 0, 48)
+    assert [entry.token_id for entry in rest] == tokens[1:]
+    for row, entry in zip(raw, rest, strict=False):
+        assert entry.logprob == pytest.approx(float(row[entry.token_id]), abs=5e-3)
+        assert [value for _, value in entry.top] == pytest.approx(row.topk(3).values.tolist(), abs=5e-3)
+    assert output.tokens == again.tokens
+    assert [len(entry.top) for entry in output.logprobs] == [2] * 12
+    assert [entry.token_id for entry in other.prompt_logprobs[1:]] == prompt(33, 5)[1:]
+    assert {entry.top for entry in other.prompt_logprobs[1:]} == {()}
+
+
+async def test_a_bias_is_about_tokens_that_there_are(build):
+    async with running(build("llama")) as engine:
+        assert (await generate(engine, prompt(9), logit_bias={319: 100})).tokens == [319] * 12
+        with pytest.raises(InvalidRequestError, match=r"logit_bias: token id 320 is outside \[0, 320\)"):
+            await generate(engine, prompt(9), logit_bias={320: 1})
 
 
 async def test_context_limit_ends_generation(build):

@@ -112,6 +112,30 @@ def test_penalties():
     assert torch.equal(logits, torch.tensor([[2.0, 1.0, -1.0, 0.5]])), "logits are the caller's"
 
 
+def test_a_bias_is_added_before_penalties_and_leaves_other_rows_alone():
+    logits = torch.tensor([[2.0, 1.0, -1.0, 0.5]])
+
+    def chosen(**sampling):
+        return tokens(logits.expand(2, -1), [draw(temperature=0.0, **sampling), draw(temperature=0.0)])
+
+    assert chosen(logit_bias={1: 0.9}) == [0, 0]
+    assert chosen(logit_bias={1: 1.1}) == [1, 0]
+    assert chosen(logit_bias={0: -100, 1: -100}) == [3, 0]
+    assert chosen(logit_bias={1: 1.1}, repetition_penalty=2.0, prompt=(1,)) == [0, 0], "(1 + 1.1) / 2 < 2"
+    assert chosen(logit_bias={2: 100.0}, forbidden=(2,)) == [0, 0]
+    assert torch.equal(logits, torch.tensor([[2.0, 1.0, -1.0, 0.5]])), "logits are the caller's"
+
+
+def test_a_bias_multiplies_the_odds():
+    found = frequencies(logit_bias={7: 2.0, 9: -100.0})
+    odds = LOGITS[0].exp()
+    odds[7] *= torch.tensor(2.0).exp()
+    odds[9] = 0
+    wanted = odds / odds.sum()
+    assert (found - wanted).abs().max() < 0.03
+    assert found[9] == 0
+
+
 def test_repetition_penalty_lowers_negative_logits():
     logits = torch.tensor([[-1.0, -1.5]])
     assert tokens(logits, [draw(prompt=(0,), temperature=0.0, repetition_penalty=2.0)]) == [1]
