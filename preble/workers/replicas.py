@@ -23,6 +23,7 @@ from preble.errors import (
 )
 from preble.transport.schema import Abort, Step, Submit, ToWorker
 from preble.workers.binding import Device
+from preble.workers.gather_or_cancel import gather_or_cancel
 from preble.workers.pool import Listener
 
 PATIENCE = 3
@@ -238,14 +239,19 @@ class ReplicaPool:
                     await replica.gone.wait()
                     return "it cannot be reached"
             try:
-                await replica.engine.poll()
+                await gather_or_cancel((replica.engine.ping(), self._read_load(replica)))
                 failures = 0
-                self._tell(replica)
             except Exception as error:  # whatever goes wrong in a check, the next ones must take place
                 failures = 0 if replica.delivering else failures + 1
                 if failures >= PATIENCE:
                     return str(error)
             replica.delivering.clear()
+
+    async def _read_load(self, replica: _Replica) -> None:
+        """Ask for the load beside the health, for which SGLang takes a second, and tell it as soon as it is here."""
+        with contextlib.suppress(PrebleError):  # a server that tells no load is well all the same
+            await replica.engine.read_load()
+        self._tell(replica)
 
     async def _until_back(self, replica: _Replica) -> EngineInfo:
         """Wait until a replica can serve, asking ever less often."""

@@ -29,6 +29,8 @@ CONTEXT = 1024
 MAX_RUNNING = 8
 MAX_BATCHED = 256
 VOCAB = 4096
+PATIENCE = 120
+"""So many seconds may anything take that is waited for: it is only used up where something is wrong."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +83,7 @@ _SGLANG_SERVER = (
     "--page-size", str(BLOCK), "--max-total-tokens", str(BLOCKS * BLOCK), "--context-length", str(CONTEXT + 6),
     "--max-running-requests", str(MAX_RUNNING), "--chunked-prefill-size", str(MAX_BATCHED),
     "--enable-priority-scheduling", "--schedule-low-priority-values-first", "--disable-priority-preemption",
+    "--load-snapshot-publish-interval", "1",  # it would tell of every 15th step only
 )  # fmt: skip
 _SERVERS = {"vllm": _VLLM_SERVER, "sglang": _SGLANG_SERVER}
 _REPLICA = {"context_limit": CONTEXT, "kv_tokens": BLOCKS * BLOCK, "max_running": MAX_RUNNING}
@@ -229,7 +232,7 @@ class Running:
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until the condition holds; fail if it does not."""
         try:
-            async with asyncio.timeout(60 if self.case.server else 10):
+            async with asyncio.timeout(PATIENCE):
                 while not condition():
                     await self._ask()
                     await asyncio.sleep(0.01)
@@ -241,9 +244,12 @@ class Running:
         await self.until(lambda: self.engine.load().running == 0, "something runs although nothing was asked")
 
     async def _ask(self) -> None:
-        """Let a replica be asked for its load; others know it. An idle SGLang renews what it tells with a request."""
+        """Let a replica be asked for its load; others know it. An idle SGLang renews what it tells with a request.
+
+        Nothing else is asked, as health is: SGLang takes a second for that, in which a quick machine does it all.
+        """
         if self.case.server:
-            await self.engine.poll()  # type: ignore[attr-defined]
+            await self.engine.read_load()  # type: ignore[attr-defined]
             if self.case.server == "sglang" and not self.engine._requests:  # type: ignore[attr-defined]
                 await self.generate(prompt(999, 4), max_tokens=1)
 

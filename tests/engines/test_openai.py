@@ -162,7 +162,7 @@ async def test_an_abort_reaches_the_server(server: Server, model: Path):
         while engine.load().running or engine.load().waiting:
             await asyncio.sleep(0.1)
             await run(engine, PROMPT[:20])  # an idle SGLang does not renew what it tells of its load
-            await engine.poll()
+            await engine.read_load()
     await engine.close()
 
 

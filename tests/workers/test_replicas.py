@@ -258,6 +258,17 @@ async def test_load_is_what_the_servers_tell(pair: Pair):
     await task
 
 
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+async def test_load_is_told_while_health_takes_its_time(kind: str):
+    async with OpenAIServer(kind, **SIM, **SLOW) as server:
+        cluster = await connected(server, options={"health_timeout": 3600.0})
+        server.healthy.clear()
+        task = asyncio.create_task(cluster.generate(prompt(1), LONG))
+        await eventually(lambda: cluster.stats().workers[0].used_tokens >= 64)
+        await task
+        await cluster.close()
+
+
 async def test_a_request_counts_as_waiting_until_its_first_token_only():
     """vLLM tells what was cached at the end: until then nothing must be moved that runs."""
     async with OpenAIServer("vllm", **SIM, **SLOW) as server:

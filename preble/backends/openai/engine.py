@@ -140,11 +140,17 @@ class OpenAIEngine:
         except (OverloadedError, EngineError) as error:
             raise UnreachableError(str(error)) from None
 
-    async def poll(self) -> None:
-        """Ask the server for its health, as `ping` does, and for its load."""
-        await self.ping()
-        with contextlib.suppress(PrebleError):
-            await self._read_load()
+    async def read_load(self) -> None:
+        """Ask the server for the load that it publishes, if it is of a kind that does; `load` returns it from then on.
+
+        Raises UnreachableError if it does not answer in time, and another PrebleError if it answers something else.
+        """
+        _, described = self._started()
+        if described.protocol == "sglang":
+            self._load = sglang_load(await self._get("/v1/loads"))
+        elif described.vllm:
+            page = (await self._get("/metrics")).decode(errors="replace")
+            self._load = vllm_load(page, described.info.kv_tokens)
 
     async def reset_cache(self) -> None:
         """Let the server forget all cached prefixes that no running request uses.
@@ -203,14 +209,6 @@ class OpenAIEngine:
                 raise error
             raise EngineError(f"failed {failures} times, last: {error}")
         await asyncio.sleep(self._pause(failures, error))
-
-    async def _read_load(self) -> None:
-        _, described = self._started()
-        if described.protocol == "sglang":
-            self._load = sglang_load(await self._get("/v1/loads"))
-        elif described.vllm:
-            page = (await self._get("/metrics")).decode(errors="replace")
-            self._load = vllm_load(page, described.info.kv_tokens)
 
     async def _get(self, path: str) -> bytes:
         assert self._http is not None

@@ -293,7 +293,7 @@ async def test_load_is_what_the_server_tells(kind: str):
         ]
         tasks = [asyncio.create_task(anext(stream)) for stream in streams]
         await until(lambda: server.engine.load().running + server.engine.load().waiting == 2)
-        await engine.poll()
+        await engine.read_load()
         load = engine.load()
         assert (load.running, load.waiting) == (1, 1)
         assert load.used_tokens >= 96
@@ -315,7 +315,9 @@ async def test_a_server_that_is_gone_is_unreachable(engine: OpenAIEngine, server
     with pytest.raises(UnreachableError):
         await run(engine)
     with pytest.raises(UnreachableError):
-        await engine.poll()
+        await engine.ping()
+    with pytest.raises(UnreachableError):
+        await engine.read_load()
 
 
 async def test_a_start_waits_until_the_server_is_there():
