@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
@@ -24,26 +23,25 @@ from preble.cluster.arguments import (
     folder,
 )
 from preble.cluster.driver import Driver
+from preble.cluster.forgotten import caller, end_when_forgotten
 from preble.cluster.gate import Gate
+from preble.cluster.intake import Intake
 from preble.cluster.log_file import LogFile
 from preble.cluster.many import Batch, Many, ManyKeywords, Progress, check_many, jobs
 from preble.cluster.members import Members
 from preble.cluster.output import chunks
-from preble.cluster.prompt import Prompt, PromptReader, open_ended
-from preble.cluster.reader import Reader
+from preble.cluster.prompt import Prompt, PromptReader
+from preble.cluster.state import State
 from preble.core.cost import CostModel
 from preble.core.fleet import served_namespaces
 from preble.core.policy import Policy
 from preble.core.receipt import Receipt
 from preble.core.scheduler import Scheduler
-from preble.dispatch.request import InFlightRequest
 from preble.errors import (
     ClosedError,
-    NotStartedError,
     PrebleError,
     WorkerLostError,
     WorkerStartError,
-    WrongLoopError,
 )
 from preble.text import ChatTokenizer
 from preble.types import (
@@ -61,8 +59,6 @@ from preble.workers.launchers.in_loop import InLoopLauncher
 from preble.workers.launchers.local import LocalLauncher
 from preble.workers.pool import Listener, Pool
 from preble.workers.replicas import ReplicaPool
-
-_DEFAULT_SAMPLING = SamplingParams()
 
 
 class PrebleCluster:
@@ -127,14 +123,15 @@ class PrebleCluster:
         self.scheduler = Scheduler(policy, seed=seed, log=None if self._log is None else self._log.write)
         self._start_timeout = start_timeout
         self._close_grace = close_grace
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
+        self._made = caller()
+        self._state = State()
         self._gate = Gate()
-        self._ready = False
-        self._ids = itertools.count(1)
-        self._reader = PromptReader(None)
+        self._prompts = PromptReader()
         self._driver = Driver(self.scheduler, max_in_flight)
-        self._members = Members(self.scheduler, self._driver, cost, lambda infos: self._reader.bound(infos))
+        self._members = Members(self.scheduler, self._driver, cost, self._prompts.bound)
+        self._end = partial(_end, self._driver, self._gate, self._log)
+        self._call_off: Callable[[], object]
+        self._intake = Intake(self._prompts, self._gate, self._driver, self._members, self.backend)
         if find_backend(self.backend).remote or not processes:
             check_unbound(cpus, devices)
         self._pool: Pool = (
@@ -203,40 +200,52 @@ class PrebleCluster:
         Raises ModelError, ConfigurationError, WorkerStartError, ClosedError if the cluster is closed meanwhile, or
         OSError for the decision log.
         """
-        if self._loop is not None or self._closed:
+        if self._state.loop is not None or self._state.closed:
             raise ClosedError("a cluster starts once")
-        self._loop = asyncio.get_running_loop()
-        self._driver.start(self._loop, self._pool.send)
+        loop = self._state.loop = asyncio.get_running_loop()
+        self._driver.start(loop, self._pool.send)
+        self._call_off = end_when_forgotten(
+            self, self._pool, loop, partial(self._end, "the cluster was forgotten"), self._made
+        )
         try:
             if self._log is not None:
                 self._log.open()
             if self.model is not None:
-                self._reader = await asyncio.to_thread(PromptReader, self.model)
-            self._require_unclosed()
-            infos = await self._pool.start(self._listener(), self._start_timeout, self._reader.tokenizer)
-            self._require_unclosed()
+                await asyncio.to_thread(self._prompts.load, self.model)
+            self._state.require_unclosed()
+            listener = _listener(self._driver, self._members, self._pool)
+            infos = await self._pool.start(listener, self._start_timeout, self._prompts.tokenizer)
+            self._state.require_unclosed()
             self._members.add(infos)
         except BaseException as error:
-            closed, self._closed = self._closed, True
-            self._end(ClosedError("the cluster did not start"))
+            closed, self._state.closed = self._state.closed, True
+            self._call_off()
+            self._end("the cluster did not start")
             await self._pool.stop(0.0)
             if closed and isinstance(error, PrebleError):
                 raise ClosedError("the cluster was closed") from None
             raise
-        self._ready = True
+        self._state.ready = True
 
     async def close(self) -> None:
         """End open requests with ClosedError, stop the workers, and leave nothing behind. Closing twice is harmless.
 
-        The workers get `close_grace` seconds to end. If this call is cancelled, they are killed at once.
+        The workers get `close_grace` seconds to end. If this call is cancelled, they are killed at once, and so they
+        are if the event loop of the cluster has ended before.
         """
-        if self._closed or self._loop is None:
-            self._closed = True
-            return
-        self._require_loop()
-        self._closed = True
-        self._end(ClosedError("the cluster was closed"))
-        await self._pool.stop(self._close_grace)
+        closed, loop = self._state.closed, self._state.loop
+        if closed or loop is None:
+            self._state.closed = True
+        elif loop.is_closed():
+            self._state.closed = True
+            self._call_off()
+            self._pool.kill()
+        else:
+            self._state.require_loop()
+            self._state.closed = True
+            self._call_off()
+            self._end("the cluster was closed")
+            await self._pool.stop(self._close_grace)
 
     async def generate(
         self,
@@ -263,7 +272,8 @@ class PrebleCluster:
         Raises InvalidRequestError, also for an option that does not exist and for a `request_id` in flight;
         DeadlineExceededError, OverloadedError, NoWorkersError, WorkerError, StateError.
         """
-        self._require_open()
+        self._state.require_started()
+        self._gate.check()
         return await self._generate(prompt, sampling, request_options(options))
 
     def stream(
@@ -277,7 +287,8 @@ class PrebleCluster:
         The chunks of `n` samples come interleaved; `index` says whose a chunk is. Closing the stream cancels the
         request. The prompt is checked when the first chunk is asked for.
         """
-        self._require_open()
+        self._state.require_started()
+        self._gate.check()
         return self._stream(prompt, sampling, request_options(options))
 
     @overload
@@ -348,7 +359,7 @@ class PrebleCluster:
         Where the cluster drains, or has `max_in_flight` samples already, prompts wait. Raises what `generate` does, and
         InvalidRequestError if there are not as many `sampling` or `options` as prompts.
         """
-        self._require_started()
+        self._state.require_started()
         check_many(prompts, common, concurrency)
         batch = Batch(
             partial(self._generate, patient=True),
@@ -363,28 +374,32 @@ class PrebleCluster:
     @property
     def tokenizer(self) -> ChatTokenizer | None:
         """The model's tokenizer and chat template, None if the model has none. The cluster must be started."""
-        self._require_ready()
-        return self._reader.public
+        self._state.require_ready()
+        return self._prompts.public
 
     def stats(self) -> ClusterStats:
-        """Return the counters since the start, and the state of every worker now."""
-        self._require_started()
-        return self._driver.stats()
+        """Return the counters since the start, and the state of every worker now. Any thread may call it.
+
+        Another thread than the event loop's waits until that has a moment: what it gets is the state of one moment.
+        """
+        self._state.require_ready()
+        return self._state.call(self._driver.stats)
 
     def explain(self, id: str) -> Receipt:
         """Return the receipt of a recent request, which says why it went where it went.
 
         `id` is its `Generation.id`, or the `Chunk.request_id` of a stream. Of several samples it is about the first.
-        Raises KeyError if the request is unknown or too long ago.
+        Any thread may call it. Raises KeyError if the request is unknown or too long ago.
         """
-        return self.scheduler.explain(f"{id}.0")
+        return self._state.call(partial(self.scheduler.explain, f"{id}.0"))
 
     def check(self) -> None:
         """Raise AssertionError if the books of samples, of worker request ids and of the scheduler disagree.
 
-        Changes nothing. It walks all that is in flight or believed cached, so it is slow: for tests and debugging.
+        Changes nothing. It walks all that is in flight or believed cached, so it is slow: for tests and debugging. Any
+        thread may call it.
         """
-        self._driver.check()
+        self._state.call(self._driver.check)
 
     async def drain(self, *, reopen: bool = True) -> None:
         """Wait until nothing is in flight. Meanwhile new requests raise OverloadedError; later they are accepted.
@@ -392,13 +407,13 @@ class PrebleCluster:
         With `reopen=False` they are refused until `reopen` is called. So the weights of a model can be replaced between
         two requests. Prompts of `generate_many` wait and are not refused.
         """
-        self._require_started()
-        with self._gate.draining(reopen=reopen):
+        self._state.require_started()
+        with self._gate.drain(reopen=reopen):
             await self._driver.idle()
 
     def reopen(self) -> None:
         """Accept requests again after `drain(reopen=False)`. If the cluster is open, this changes nothing."""
-        self._require_started()
+        self._state.require_started()
         self._gate.reopen()
 
     async def add_worker(
@@ -416,15 +431,15 @@ class PrebleCluster:
         workers have theirs. Raises ConfigurationError for a wrong argument, WorkerStartError, or ClosedError if the
         cluster is closed meanwhile; then nothing is left of the worker.
         """
-        self._require_started()
+        self._state.require_started()
         served = served_namespaces(namespaces)
         try:
             worker, info = await self._pool.add(self._start_timeout, url=url, cpus=cpus, devices=devices)
         except WorkerStartError:
-            self._require_started()
+            self._state.require_started()
             raise
         try:
-            self._require_started()
+            self._state.require_started()
             self._members.add({worker: info}, served)
         except PrebleError:
             await self._pool.remove(worker)
@@ -437,7 +452,7 @@ class PrebleCluster:
         The worker stays drained, also if this call is cancelled; call `remove_worker` next. Raises ConfigurationError
         if there is no such worker.
         """
-        self._require_started()
+        self._state.require_started()
         self._members.drain(worker)
         await self._driver.idle(worker)
 
@@ -446,7 +461,7 @@ class PrebleCluster:
 
         Raises ConfigurationError if there is no such worker.
         """
-        self._require_started()
+        self._state.require_started()
         if not self._pool.awaits(worker):
             self._driver.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
         self._members.forget(worker)
@@ -454,20 +469,23 @@ class PrebleCluster:
 
     async def reset_cache(self) -> None:
         """Empty the KV caches of all workers, except for what running requests use, and tell the scheduler."""
-        self._require_started()
+        self._state.require_started()
         await asyncio.gather(*map(self._pool.reset_cache, self.scheduler.workers))
 
     def worker_pids(self) -> dict[str, int]:
-        """Return the process id of each worker's supervisor by worker name; workers that are no processes have none."""
-        return self._pool.pids()
+        """Return the process id of each worker's supervisor by worker name; workers that are no processes have none.
+
+        Any thread may call it.
+        """
+        return self._state.call(self._pool.pids)
 
     async def _generate(
         self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions, *, patient: bool = False
     ) -> Generation:
         texts: dict[int, str] = {}
-        reader = await self._open(prompt, sampling, options, patient=patient)
+        reader = await self._intake.submit(prompt, sampling, options, patient=patient)
         try:
-            async for chunk in chunks(reader, self._reader.tokenizer, self._driver.stop):
+            async for chunk in chunks(reader, self._prompts.tokenizer, self._driver.stop):
                 texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
             samples = reader.request.samples
             choices = tuple(sample.choice(texts[sample.index]) for sample in samples)
@@ -478,91 +496,33 @@ class PrebleCluster:
     async def _stream(
         self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions
     ) -> AsyncGenerator[Chunk, None]:
-        reader = await self._open(prompt, sampling, options, streaming=True)
+        reader = await self._intake.submit(prompt, sampling, options, streaming=True)
         try:
-            async for chunk in chunks(reader, self._reader.tokenizer, self._driver.stop):
+            async for chunk in chunks(reader, self._prompts.tokenizer, self._driver.stop):
                 yield chunk
         finally:
             self._driver.release(reader.request)
 
-    async def _open(
-        self,
-        prompt: Prompt,
-        sampling: SamplingParams | None,
-        options: RequestOptions,
-        *,
-        streaming: bool = False,
-        patient: bool = False,
-    ) -> Reader:
-        """Submit a request, if `patient` once it is let in; whoever gets the reader must release its request."""
-        assert self._loop is not None
-        chosen = _DEFAULT_SAMPLING if sampling is None else sampling
-        self._reader.check(chosen)
-        self._members.check_adapter(options.lora, self.backend)
-        until = options.until(self._loop.time())
-        tokens = await self._reader.tokens(prompt, options)
-        if patient:
-            await self._let_in(chosen.n)
-        self._require_open()
-        request = InFlightRequest(
-            options.request_id or self._new_id(),
-            tokens,
-            self._reader.limited(chosen, prompt, tokens),
-            options,
-            now=self._loop.time(),
-            deadline=until,
-            streaming=streaming or bool(chosen.stop),
-            open_ended=open_ended(chosen, prompt),
-        )
-        return self._driver.submit(request)
 
-    async def _let_in(self, samples: int) -> None:
-        while self._gate.closed or self._driver.full(samples):
-            self._require_unclosed()
-            await self._gate.opened()
-            await self._driver.room(samples)
+def _listener(driver: Driver, members: Members, pool: Pool) -> Listener:
+    """What a pool calls. It must not refer to the cluster, which would then live as long as its event loop."""
+    return Listener(
+        on_step=driver.on_step,
+        on_failed=driver.on_failed,
+        on_lost=partial(_lost, driver, members, pool),
+        on_found=members.found,
+        on_stopping=members.drain,
+    )
 
-    def _new_id(self) -> str:
-        """The next number that no caller has given to a request in flight."""
-        return next(id for number in self._ids if not self._driver.knows(id := f"r{number}"))
 
-    def _listener(self) -> Listener:
-        return Listener(
-            on_step=self._driver.on_step,
-            on_failed=self._driver.on_failed,
-            on_lost=self._lost,
-            on_found=self._members.found,
-            on_stopping=self._members.drain,
-        )
+def _lost(driver: Driver, members: Members, pool: Pool, worker: str, error: WorkerLostError) -> None:
+    driver.on_lost(worker, error)
+    if not pool.awaits(worker):
+        members.forget(worker)
 
-    def _lost(self, worker: str, error: WorkerLostError) -> None:
-        self._driver.on_lost(worker, error)
-        if not self._pool.awaits(worker):
-            self._members.forget(worker)
 
-    def _end(self, error: ClosedError) -> None:
-        self._driver.close(error)
-        self._gate.release()
-        if self._log is not None:
-            self._log.close()
-
-    def _require_open(self) -> None:
-        self._require_started()
-        self._gate.check()
-
-    def _require_unclosed(self) -> None:
-        if self._closed:
-            raise ClosedError("the cluster is closed")
-
-    def _require_started(self) -> None:
-        self._require_ready()
-        self._require_loop()
-
-    def _require_ready(self) -> None:
-        self._require_unclosed()
-        if not self._ready:
-            raise NotStartedError("the cluster is not started: use `async with`, or await start()")
-
-    def _require_loop(self) -> None:
-        if asyncio.get_running_loop() is not self._loop:
-            raise WrongLoopError("the cluster belongs to another event loop")
+def _end(driver: Driver, gate: Gate, log: LogFile | None, reason: str) -> None:
+    driver.close(ClosedError(reason))
+    gate.close()
+    if log is not None:
+        log.close()

@@ -32,14 +32,21 @@ MAX_PROMPT_LOGPROBS = 1 << 21
 class PromptReader:
     """Reads prompts for one model: its tokenizer and chat template, where it has them, and its bounds."""
 
-    def __init__(self, model: str | None) -> None:
-        """Read the model's folder or GGUF file, which may take a moment. Raises ModelError if a file is malformed."""
-        local = model is not None and Path(model).exists()
-        self.tokenizer = Tokenizer.load(model) if model and local else None
-        self._template = ChatTemplate.load(model) if model and local else None
+    def __init__(self, model: str | None = None) -> None:
+        """Read the model, if it is given, as `load` does."""
+        self.tokenizer: Tokenizer | None = None
+        self._template: ChatTemplate | None = None
         self._warned = False
         self._vocab_size = 0
         self._room = 0
+        if model is not None:
+            self.load(model)
+
+    def load(self, model: str) -> None:
+        """Read the model's folder or GGUF file, which may take a moment. Raises ModelError if a file is malformed."""
+        if Path(model).exists():
+            self.tokenizer = Tokenizer.load(model)
+            self._template = ChatTemplate.load(model)
 
     def bound(self, infos: Iterable[EngineInfo]) -> None:
         """Take the bounds that all workers can serve."""

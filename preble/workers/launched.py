@@ -192,7 +192,7 @@ class LaunchedPool:
             if exits:
                 await asyncio.wait(exits, timeout=grace + _STOPPED_WITHIN)
         finally:
-            self._kill()
+            self.kill()
         await _gone(self._workers.values())
 
     def pids(self) -> dict[str, int]:
@@ -200,8 +200,8 @@ class LaunchedPool:
         pids = {name: worker.handle.pid for name, worker in self._workers.items()}
         return {name: pid for name, pid in pids.items() if pid is not None}
 
-    def _kill(self) -> None:
-        """End all workers now and free the transport."""
+    def kill(self) -> None:
+        """As `Pool.kill`."""
         self._stopping = True
         for worker in self._workers.values():
             worker.handle.kill()
@@ -231,7 +231,7 @@ class LaunchedPool:
     async def _abandon(self) -> None:
         for worker in self._workers.values():
             worker.ready.cancel()
-        self._kill()
+        self.kill()
         await _gone(self._workers.values())
 
     async def _launch(self, name: str, binding: Binding) -> None:

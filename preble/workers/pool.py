@@ -70,5 +70,8 @@ class Pool(Protocol):
     async def stop(self, grace: float) -> None:
         """Let requests finish within `grace` seconds, then end all workers. If cancelled, they are ended at once."""
 
+    def kill(self) -> None:
+        """End all workers now and free what they used, without an event loop: the cluster's has ended."""
+
     def pids(self) -> dict[str, int]:
         """Return the process ids of those workers that are processes on this machine, by name, for operators."""

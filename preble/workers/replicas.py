@@ -151,6 +151,10 @@ class ReplicaPool:
         self._replicas.clear()
         await asyncio.gather(*(self._leave(replica, grace) for replica in replicas))
 
+    def kill(self) -> None:
+        """As `Pool.kill`: the connections ended with their event loop."""
+        self._replicas.clear()
+
     def pids(self) -> dict[str, int]:
         """Return nothing: a replica is no process of ours."""
         return {}

@@ -94,8 +94,11 @@ class Child:
         if self._pipe is not None:
             _close_pipe(self._pipe)
             self._pipe = None
-            if not self.exited.done():
-                self.exited.get_loop().call_later(_KILL_PATIENCE, self._kill_group)
+            loop = self.exited.get_loop()
+            if loop.is_closed():
+                self._output.abandon()
+            elif not self.exited.done():
+                loop.call_later(_KILL_PATIENCE, self._kill_group)
 
     def _sweep(self, exited: asyncio.Future[int]) -> None:
         self.kill()
@@ -139,6 +142,12 @@ class _Output(asyncio.SubprocessProtocol):
     def tail(self) -> str:
         last = [self._partial.decode(errors="replace")] if self._partial else []
         return "\n".join([*self._lines, *last])
+
+    def abandon(self) -> None:
+        """The event loop has ended: nobody will read the pipes."""
+        if self._transport is not None:
+            with contextlib.suppress(RuntimeError):  # closing it, asyncio wants to tell the loop
+                self._transport.close()
 
     def _keep(self, line: bytes) -> None:
         text = line[:_LONGEST_LINE].decode(errors="replace").rstrip("\r")
