@@ -151,7 +151,8 @@ class OpenAIServer:
     async def _info(self, request: web.Request) -> web.Response:
         options = self.engine.options
         sizes = {"max_total_num_tokens": options.kv_tokens, "page_size": options.block_size}
-        return web.json_response({**sizes, "max_running_requests": options.max_running, "internal_states": [{}]})
+        priority = {"enable_priority_scheduling": True, "schedule_low_priority_values_first": True}
+        return web.json_response({**sizes, **priority, "max_running_requests": options.max_running})
 
     async def _loads(self, request: web.Request) -> web.Response:
         load = self.engine.load()

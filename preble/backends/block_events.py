@@ -27,12 +27,18 @@ class Stored(msgspec.Struct, frozen=True, tag="BlockStored"):
 
     block_hashes: list[Hash]
     token_ids: list[int]
-    block_size: int
+    block_size: int | None = None
     parent_block_hash: Hash | None = None
     medium: str | None = None
     cache_salt: str | None = None
     extra_keys: list[list[Any] | None] | None = None
     group_idx: int | None = None
+
+    @property
+    def size(self) -> int:
+        """The tokens in each block; 0 if the blocks are not whole, or none."""
+        size = self.block_size or len(self.token_ids) // max(1, len(self.block_hashes))
+        return size if size > 0 and len(self.token_ids) == size * len(self.block_hashes) else 0
 
     @property
     def salt(self) -> str:
@@ -134,10 +140,14 @@ class HeldBlocks:
     its event. A block counts as held if it and all blocks before it have a copy. If one before it is missing, it counts
     again as soon as that is computed again. Blocks in other memories than the device's, and those of KV groups other
     than the first, are ignored.
+
+    `block_size` is what is expected; the first blocks of an empty cache tell what it really is. `misfits` counts the
+    events that were left out since, because their blocks are of another size or not whole.
     """
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
+        self.misfits = 0
         self._blocks: dict[Hash, _Block] = {}
         self._trees: dict[str, RadixTree] = {}
         self._gone: list[Evicted] = []
@@ -200,9 +210,10 @@ class HeldBlocks:
 
     def _store(self, event: Stored) -> None:
         parent = None if event.parent_block_hash is None else self._blocks.get(event.parent_block_hash)
-        size = event.block_size
-        whole = len(event.token_ids) == size * len(event.block_hashes) and size == self.block_size
-        if not whole or not event.block_hashes or (parent is None and event.parent_block_hash is not None):
+        if not self._fits(size := event.size):
+            self.misfits += 1
+            return
+        if parent is None and event.parent_block_hash is not None:
             return  # it follows blocks that are not known, so that no prompt could be compared with it
         packed = pack(event.token_ids)
         revived = []
@@ -216,6 +227,12 @@ class HeldBlocks:
         if block is not None and _reachable(block):
             self._hold([block])
             self._hold_below(revived)
+
+    def _fits(self, size: int) -> bool:
+        """Whether blocks are of the size of the others. If there are no others, theirs is that size from now on."""
+        if size and not self._blocks:
+            self.block_size = size
+        return size == self.block_size
 
     def _block(self, name: Hash, parent: _Block | None, tokens: bytes, salt: str) -> _Block:
         block = self._blocks.get(name)

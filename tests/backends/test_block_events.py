@@ -119,6 +119,36 @@ def test_what_cannot_be_placed_is_not_held():
     assert blocks.evicted() == []
 
 
+@pytest.mark.parametrize("told", [4, None])
+def test_the_blocks_of_an_empty_cache_tell_their_size(told: int | None):
+    blocks = held(Stored([1, 2], [10, 11, 12, 13, 20, 21, 22, 23], told))
+    assert blocks.block_size == 4
+    assert blocks.match(pack([10, 11, 12, 13, 20, 21, 99])) == 4
+    blocks.apply([Removed([2])])
+    blocks.check()
+    assert blocks.evicted() == [Evicted(pack([10, 11, 12, 13, 20, 21, 22, 23]), 4)]
+    assert blocks.misfits == 0
+    blocks.apply([Cleared(), stored([3], [1, 1])])
+    blocks.check()
+    assert blocks.block_size == SIZE
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Stored([2], [2, 2, 2, 2], 4),
+        Stored([2], [2, 2, 2], 2),
+        Stored([2, 3], [2, 2, 2], None),
+        Stored([2], [], 0),
+        Stored([2], [2, 2], -2),
+    ],
+)
+def test_blocks_of_another_size_than_those_that_are_held_are_counted(odd: Stored):
+    blocks = held(stored([1], [1, 1]), odd)
+    assert blocks.misfits == 1
+    assert blocks.held() == {("", pack([1, 1]))}
+
+
 def test_maps_and_arrays_are_read_and_anything_else_is_refused():
     stored_map = {"type": "BlockStored", "block_hashes": [2**63 + 1], "parent_block_hash": None, "token_ids": [1, 2]}
     maps = [0.5, [stored_map | {"block_size": 2, "lora_id": None, "lora_name": None}, {"type": "AllBlocksCleared"}], 0]

@@ -82,7 +82,7 @@ class TokenCompletions:
             fields |= {"logprobs": max(asked), "return_tokens_as_token_ids": True}
         if sampling.prompt_logprobs is not None:
             fields |= {"echo": True}  # vLLM streams them in no other way
-        return msgspec.json.encode(fields | routing_fields(request))
+        return msgspec.json.encode(fields | _routing_fields(request))
 
     def reader(self, request: EngineRequest) -> CompletionReader:
         """Return what reads the events of the response."""
@@ -208,8 +208,8 @@ def _entries(
     )
 
 
-def routing_fields(request: EngineRequest) -> dict[str, Any]:
-    """Return priority and cache salt under vLLM's and SGLang's names, if they are set: not every server takes them."""
+def _routing_fields(request: EngineRequest) -> dict[str, Any]:
+    """Priority and cache salt under vLLM's names, if they are set: not every server takes them."""
     fields = {"priority": request.priority, "cache_salt": request.cache_salt}
     return {name: value for name, value in fields.items() if value}
 

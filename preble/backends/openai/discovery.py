@@ -11,11 +11,13 @@ import msgspec
 from preble.backends import EngineInfo
 from preble.backends.openai.completions import PATH, CompletionReader, TextCompletions, TokenCompletions
 from preble.backends.openai.http import Http, decoded
-from preble.backends.openai.metrics import Sizes, sglang_sizes, vllm_sizes
+from preble.backends.openai.models import PATH as MODELS
+from preble.backends.openai.models import ModelCard, chosen, model_cards
 from preble.backends.openai.options import Protocol, ReplicaOptions
+from preble.backends.openai.published import Published, published, published_context
 from preble.backends.openai.retokenize import TextTokenizer
 from preble.backends.openai.sglang import Generate, GenerateReader
-from preble.errors import ConfigurationError, EngineError, InvalidRequestError, PrebleError
+from preble.errors import ConfigurationError, EngineError, InvalidRequestError
 
 CompletionApi: TypeAlias = TokenCompletions | TextCompletions | Generate
 """The endpoint to which requests are sent."""
@@ -31,14 +33,6 @@ _ANY_ID = 1 << 31
 _logger = logging.getLogger("preble.openai")
 
 
-class ModelCard(msgspec.Struct):
-    """One entry of `/v1/models`."""
-
-    id: str
-    owned_by: str = ""
-    max_model_len: int | None = None
-
-
 class Described(msgspec.Struct, frozen=True):
     """What `describe` found out about a server; `vllm` is True if it has vLLM's metrics."""
 
@@ -48,60 +42,70 @@ class Described(msgspec.Struct, frozen=True):
     vllm: bool
 
 
-class _Models(msgspec.Struct):
-    data: list[ModelCard] = []
-
-
 class _Config(msgspec.Struct):
     vocab_size: int | None = None
     text_config: _Config | None = None
 
 
+class _ProbeChoice(msgspec.Struct):
+    token_ids: list[int] | None = None
+
+
 class _Probe(msgspec.Struct):
-    class Choice(msgspec.Struct):
-        token_ids: list[int] | None = None
-
-    choices: list[Choice] = []
+    choices: list[_ProbeChoice | None] | None = None
 
 
-_models = msgspec.json.Decoder(_Models)
-_probe = msgspec.json.Decoder(_Probe)
+_probe = msgspec.json.Decoder(_Probe, strict=False)
 
 
 async def describe(http: Http, options: ReplicaOptions, *, model: str | None, text: TextTokenizer | None) -> Described:
     """Ask a healthy server what it is. `model` is the folder with its config.json, if there is one.
 
-    `text` is the model's tokenizer. Raises ConfigurationError if the server has no such model, or if it knows no token
-    ids and `text` is None.
+    `text` is the model's tokenizer. Raises ConfigurationError if the server has no such model or lists none, or if it
+    knows no token ids and `text` is None.
     """
     card = await _card(http, options)
     protocol = options.protocol
     if protocol == "auto":
         protocol = "sglang" if card.owned_by == "sglang" else await _protocol(http, card.id)
-    sizes, vllm = await _sizes(http, protocol, options.health_timeout)
-    info = EngineInfo(
+    found = await published(http, protocol, options.health_timeout)
+    context = options.context_limit or card.context_limit or await published_context(http, options.health_timeout)
+    info = _info(options, card, found, vocabulary=_vocabulary(model), context=context)
+    _warn(http, protocol, info, context)
+    return Described(info, await _api(http, protocol, card.id, text, found.priority), protocol, found.vllm)
+
+
+def _info(
+    options: ReplicaOptions, card: ModelCard, found: Published, *, vocabulary: int | None, context: int | None
+) -> EngineInfo:
+    """What is told in the options, or else published, or else assumed."""
+    return EngineInfo(
         model=card.id,
-        vocab_size=options.vocab_size or _vocabulary(model) or _ANY_ID,
-        context_limit=options.context_limit or card.max_model_len or _CONTEXT_LIMIT,
-        kv_tokens=options.kv_tokens or sizes.kv_tokens or _KV_TOKENS,
-        block_size=options.block_size or sizes.block_size or _BLOCK_SIZE,
-        max_running=options.max_running or sizes.max_running or _MAX_RUNNING,
+        vocab_size=options.vocab_size or vocabulary or _ANY_ID,
+        context_limit=context or _CONTEXT_LIMIT,
+        kv_tokens=options.kv_tokens or found.sizes.kv_tokens or _KV_TOKENS,
+        block_size=options.block_size or found.sizes.block_size or _BLOCK_SIZE,
+        max_running=options.max_running or found.sizes.max_running or _MAX_RUNNING,
         reports_evictions=options.kv_events is not None,
         reports_steps=False,
         cost=options.cost,
     )
+
+
+def _warn(http: Http, protocol: Protocol, info: EngineInfo, context: int | None) -> None:
+    if context is None:
+        _logger.warning("%s: publishes no context; %d is assumed: give context_limit=", http.url, _CONTEXT_LIMIT)
     if protocol == "sglang" and info.vocab_size == _ANY_ID:
         _logger.warning("%s: give model= or vocab_size, since SGLang dies of ids outside its vocabulary", http.url)
-    return Described(info, await _api(http, protocol, card.id, text), protocol, vllm)
 
 
 async def _card(http: Http, options: ReplicaOptions) -> ModelCard:
-    cards = decoded(await http.get("/v1/models", timeout=options.health_timeout), _models).data
-    wanted = [card for card in cards if options.served_model in (None, card.id)]
-    if not wanted:
-        names = ", ".join(card.id for card in cards[:10]) or "none"
-        raise ConfigurationError(f"served_model: {http.url} has no {options.served_model!r}, it has: {names}")
-    return wanted[0]
+    cards = model_cards(await http.get(MODELS, timeout=options.health_timeout), http.url)
+    card = chosen(cards, options.served_model, http.url)
+    others = [other.id for other in cards if not other.adapter and other.id != card.id]
+    if others and options.served_model is None:
+        _logger.warning("%s: serves %s; give served_model= for another: %s", http.url, card.id, ", ".join(others[:10]))
+    return card
 
 
 async def _protocol(http: Http, model: str) -> Protocol:
@@ -109,9 +113,9 @@ async def _protocol(http: Http, model: str) -> Protocol:
     return "tokens" if await _answers_ids(http, model, return_token_ids=True) else "text"
 
 
-async def _api(http: Http, protocol: Protocol, model: str, text: TextTokenizer | None) -> CompletionApi:
+async def _api(http: Http, protocol: Protocol, model: str, text: TextTokenizer | None, priority: int) -> CompletionApi:
     if protocol == "sglang":
-        return Generate()
+        return Generate(http.url, priority=priority)
     if protocol == "tokens":
         return TokenCompletions(model)
     if text is None:
@@ -127,22 +131,10 @@ async def _answers_ids(http: Http, model: str, **extra: bool) -> bool | None:
     body = msgspec.json.encode({"model": model, "prompt": [1], "max_tokens": 1, "temperature": 0.0, **extra})
     try:
         events = [event async for event in http.stream(PATH, body)]
+        choices = decoded(events[0], _probe).choices if events else None
     except (InvalidRequestError, EngineError):
         return None
-    choices = decoded(events[0], _probe).choices if events else []
-    return bool(choices and choices[0].token_ids)
-
-
-async def _sizes(http: Http, protocol: Protocol, timeout: float) -> tuple[Sizes, bool]:
-    """Return the sizes that a server publishes, and whether it has vLLM's metrics."""
-    try:
-        if protocol == "sglang":
-            return sglang_sizes(await http.get("/server_info", timeout=timeout)), False
-        sizes = vllm_sizes((await http.get("/metrics", timeout=timeout)).decode(errors="replace"))
-        return sizes, sizes.kv_tokens is not None
-    except PrebleError as error:
-        _logger.info("%s publishes no sizes: %s", http.url, error)
-        return Sizes(), False
+    return bool(choices and choices[0] and choices[0].token_ids)
 
 
 def _vocabulary(model: str | None) -> int | None:

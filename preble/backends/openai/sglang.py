@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from preble.backends import Delta, EngineRequest
-from preble.backends.openai.completions import TokenId, routing_fields
+from preble.backends.openai.completions import TokenId
 from preble.backends.openai.explanation import Explanation
 from preble.backends.openai.finish import Ending, finish_reason
 from preble.backends.openai.sse import DONE
@@ -59,13 +60,23 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
+_logger = logging.getLogger("preble.openai")
 _events = msgspec.json.Decoder(_Event, strict=False)
 
 
 class Generate:
-    """SGLang's native endpoint."""
+    """SGLang's native endpoint.
+
+    A priority is multiplied by `priority` (see `metrics.sglang_priority`), since servers differ in what number goes
+    first. If that is 0, none is sent, and a warning that names the `server` says so once.
+    """
 
     path = "/generate"
+
+    def __init__(self, server: str = "SGLang", *, priority: int = 0) -> None:
+        self._server = server
+        self._priority = priority
+        self._warned = False
 
     def body(self, request: EngineRequest) -> bytes:
         """Return what to POST."""
@@ -75,11 +86,21 @@ class Generate:
             "stream": True,
             **_logprob_fields(request.sampling),
         }
-        return msgspec.json.encode(fields | routing_fields(request))
+        if request.cache_salt:
+            fields["cache_salt"] = request.cache_salt
+        return msgspec.json.encode(fields | self._priority_field(request.priority))
 
     def reader(self, request: EngineRequest) -> GenerateReader:
         """Return what reads the events of the response."""
         return GenerateReader(request)
+
+    def _priority_field(self, priority: int) -> dict[str, int]:
+        if self._priority:
+            return {"priority": priority * self._priority}  # also 0: SGLang takes a request without one last
+        if priority and not self._warned:
+            self._warned = True
+            _logger.warning("%s: priorities are ignored; start it with --enable-priority-scheduling", self._server)
+        return {}
 
 
 class GenerateReader:

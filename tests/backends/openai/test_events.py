@@ -85,10 +85,49 @@ async def test_a_restarted_server_counts_its_events_anew(publisher: Publisher):
 async def test_events_that_are_not_understood_forget_everything(publisher: Publisher, caplog: pytest.LogCaptureFixture):
     events = KvEvents(publisher.endpoint, replay=None, block_size=16)
     publisher.subscribed()
-    publisher.publish(STORED)
-    publisher.publish({"type": "BlockPainted"})
-    assert await evictions(events) == [Evicted(b"", 0)]
-    assert "KV events" in caplog.text
+    for _ in range(2):
+        publisher.publish(STORED)
+        publisher.publish({"type": "BlockPainted"})
+        assert await evictions(events) == [Evicted(b"", 0)]
+    assert caplog.text.count("not understood, so that what is cached is forgotten") == 1
+    events.close()
+
+
+@pytest.mark.parametrize("told", [16, 64])
+async def test_blocks_of_another_size_than_the_server_told_are_used(
+    publisher: Publisher, caplog: pytest.LogCaptureFixture, told: int
+):
+    events = KvEvents(publisher.endpoint, replay=None, block_size=told)
+    publisher.subscribed()
+    stored = {**STORED, "block_hashes": [1], "block_size": 32}
+    for name in (1, 2):
+        publisher.publish(stored | {"block_hashes": [name]})
+        publisher.publish({**REMOVED, "block_hashes": [name]})
+        assert await evictions(events) == [Evicted(pack(IDS), 0)]
+    assert caplog.text.count("give block_size=32") == 1
+    events.close()
+
+
+async def test_blocks_of_different_sizes_are_warned_of(publisher: Publisher, caplog: pytest.LogCaptureFixture):
+    events = KvEvents(publisher.endpoint, replay=None, block_size=16)
+    publisher.subscribed()
+    odd = {**STORED, "block_hashes": [3], "block_size": 32}
+    publisher.publish(STORED, odd)
+    publisher.publish(odd, REMOVED)
+    assert await evictions(events) == [Evicted(pack(IDS), 16)]
+    assert caplog.text.count("left out: their blocks do not have 16 tokens") == 1
+    events.close()
+
+
+async def test_events_that_are_missing_are_warned_of(publisher: Publisher, caplog: pytest.LogCaptureFixture):
+    events = KvEvents(publisher.endpoint, replay=None, block_size=16)
+    publisher.subscribed()
+    for _ in range(2):
+        publisher.publish(STORED)
+        publisher.number += 1
+        publisher.publish(STORED)
+        assert await evictions(events) == [Evicted(b"", 0)]
+    assert caplog.text.count("lost, so that what is cached is forgotten") == 1
     events.close()
 
 

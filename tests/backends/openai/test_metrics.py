@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from preble.backends import Load
-from preble.backends.openai.metrics import Sizes, sglang_load, sglang_sizes, value, vllm_load, vllm_sizes
+from preble.backends.openai.metrics import (
+    Sizes,
+    sglang_load,
+    sglang_priority,
+    sglang_sizes,
+    value,
+    vllm_load,
+    vllm_sizes,
+)
 from preble.errors import EngineError
 
 VLLM = """\
@@ -41,7 +49,14 @@ def test_vllm_s_load_and_sizes():
 
 
 @pytest.mark.parametrize(
-    "page", ["", "llamacpp:requests_processing 3", 'vllm:cache_config_info{block_size="None"} 1.0']
+    "page",
+    [
+        "",
+        "llamacpp:requests_processing 3",
+        'vllm:cache_config_info{block_size="None"} 1.0',
+        f'vllm:cache_config_info{{block_size="{"9" * 5000}",num_gpu_blocks="1"}} 1.0',
+        f"vllm:num_requests_running {'9' * 5000}",
+    ],
 )
 def test_pages_of_others_tell_nothing(page: str):
     assert vllm_load(page, 5120) is None
@@ -54,3 +69,22 @@ def test_sglang_s_load_and_sizes():
     assert sglang_sizes(body) == Sizes(5120, 16, 8)
     with pytest.raises(EngineError, match="not understood"):
         sglang_load(b"<html>")
+    assert sglang_sizes(b'{"max_total_num_tokens": "5120", "page_size": null, "more": {}}') == Sizes(5120)
+    assert sglang_load(b'{"loads": [{"num_running_reqs": null, "num_waiting_reqs": "1"}]}') == Load(0, 1, 0)
+    assert sglang_load(b'{"loads": null}') == Load(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sign"),
+    [
+        ('"enable_priority_scheduling": true, "schedule_low_priority_values_first": false', -1),
+        ('"enable_priority_scheduling": true, "schedule_low_priority_values_first": true', 1),
+        ('"enable_priority_scheduling": true, "schedule_low_priority_values_first": null', -1),
+        ('"enable_priority_scheduling": true', -1),
+        ('"enable_priority_scheduling": "true", "schedule_low_priority_values_first": "true"', 1),
+        ('"enable_priority_scheduling": false, "schedule_low_priority_values_first": true', 0),
+        ('"schedule_low_priority_values_first": true', 0),
+    ],
+)
+def test_sglang_tells_what_its_priorities_mean(fields: str, sign: int):
+    assert sglang_priority(f"{{{fields}}}".encode()) == sign
