@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from preble.errors import ConfigurationError as ConfigurationError
     from preble.errors import ContextLengthError as ContextLengthError
     from preble.errors import DeadlineExceededError as DeadlineExceededError
+    from preble.errors import EngineDeadError as EngineDeadError
     from preble.errors import EngineError as EngineError
     from preble.errors import InvalidRequestError as InvalidRequestError
     from preble.errors import ModelError as ModelError
@@ -56,10 +57,10 @@ _HOMES = {
     "core.policy": ("Decision", "Policy", "Query"),
     "core.scheduler": ("Placement", "Scheduler"),
     "errors": (
-        "ClosedError", "ConfigurationError", "ContextLengthError", "DeadlineExceededError", "EngineError",
-        "InvalidRequestError", "ModelError", "NamespaceNotServedError", "NoWorkersError", "NotStartedError",
-        "OverloadedError", "PrebleError", "StateError", "WorkerError", "WorkerLostError", "WorkerStartError",
-        "WrongLoopError",
+        "ClosedError", "ConfigurationError", "ContextLengthError", "DeadlineExceededError", "EngineDeadError",
+        "EngineError", "InvalidRequestError", "ModelError", "NamespaceNotServedError", "NoWorkersError",
+        "NotStartedError", "OverloadedError", "PrebleError", "StateError", "WorkerError", "WorkerLostError",
+        "WorkerStartError", "WrongLoopError",
     ),
     "tree": ("RadixTree",),
     "types": ("Choice", "Chunk", "Generation", "SamplingParams", "Timings", "TokenLogprob", "Usage"),

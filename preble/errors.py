@@ -19,6 +19,7 @@
     │   ├── WorkerStartError                it did not start; carries its last log lines
     │   ├── WorkerLostError                 it died or went silent; carries the tokens so far
     │   └── EngineError                     its engine failed this one request
+    │       └── EngineDeadError             its engine can serve nothing any more, and the worker ends
     └── TransportError                      bytes could not be delivered or understood
         ├── FrameError (ValueError)         malformed, oversized or unknown frame
         └── UnreachableError                the peer is gone
@@ -128,7 +129,10 @@ class WorkerStartError(WorkerError):
 
 
 class WorkerLostError(WorkerError):
-    """The worker died with this request on it; `token_ids` are those already generated."""
+    """The worker died with this request on it; `token_ids` are those already generated.
+
+    `log` holds the last lines that the worker wrote, where it is a process or runs in this one.
+    """
 
     retryable = True
 
@@ -139,13 +143,19 @@ class WorkerLostError(WorkerError):
         worker: str | None = None,
         request_id: str | None = None,
         token_ids: tuple[int, ...] = (),
+        log: str = "",
     ) -> None:
         super().__init__(message, worker=worker, request_id=request_id)
         self.token_ids = token_ids
+        self.log = log
 
 
 class EngineError(WorkerError):
     """The engine failed this request; others on the same worker go on."""
+
+
+class EngineDeadError(EngineError):
+    """The engine can serve nothing any more. An engine that raises it takes its worker out of service."""
 
 
 class TransportError(PrebleError):

@@ -12,7 +12,7 @@ from preble.tokens import pack
 
 
 class AdapterEngine:
-    """The `sim` engine with the adapters `sql` and `chat`: a request's output is the letters of its adapter's name."""
+    """The `sim` engine with the adapters `sql` and `chat`: each token is the first letter of the adapter's name."""
 
     def __init__(self, **options: object) -> None:
         self._engine = SimEngine()
@@ -22,8 +22,8 @@ class AdapterEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         async for delta in self._engine.generate(request):
-            tokens = pack([ord(letter) for letter in request.lora or "-"]) if delta.tokens else b""
-            yield Delta(tokens, delta.cached_tokens, delta.finish_reason)
+            letter = pack([ord((request.lora or "-")[0])])
+            yield Delta(letter * (len(delta.tokens) // len(letter)), delta.cached_tokens, delta.finish_reason)
 
     def abort(self, id: int) -> None:
         self._engine.abort(id)

@@ -69,5 +69,6 @@ def test_a_failed_start_shows_the_log_and_a_lost_worker_the_tokens():
     error = errors.WorkerStartError("no start", worker="w0", log="Traceback\nboom\n")
     assert (str(error), error.log) == ("no start\nTraceback\nboom", "Traceback\nboom\n")
     assert str(errors.WorkerStartError("no start")) == "no start"
-    lost = errors.WorkerLostError("gone", worker="w0", request_id="r1", token_ids=(1, 2))
-    assert (lost.token_ids, lost.worker, lost.request_id) == ((1, 2), "w0", "r1")
+    lost = errors.WorkerLostError("gone", worker="w0", request_id="r1", token_ids=(1, 2), log="boom\n")
+    assert (lost.token_ids, lost.worker, lost.request_id, lost.log) == ((1, 2), "w0", "r1", "boom\n")
+    assert str(lost) == "gone"

@@ -180,6 +180,13 @@ class Batcher:
             self._finish(sequence)
             self._deltas.append((id, Delta(b"", finish_reason="abort")))
 
+    def drop(self, spans: Iterable[TokenSpan]) -> list[int]:
+        """End the requests of a step that failed, without a delta, and return their ids."""
+        sequences = [span.sequence for span in spans if not span.sequence.done]
+        for sequence in sequences:
+            self._finish(sequence)
+        return [sequence.id for sequence in sequences]
+
     def plan(self, now: float) -> list[TokenSpan]:
         """Return the spans of the next step, at most `max_batched_tokens` tokens; empty if there is nothing to do."""
         spans = self._decodes()

@@ -86,7 +86,7 @@ class Delta(msgspec.Struct, array_like=True):
     """
 
     tokens: bytes
-    cached_tokens: int | None = None
+    cached_tokens: Tokens | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -130,6 +130,9 @@ class Engine(Protocol):
 
     An engine that measures its steps may also have `timings() -> list[StepTiming]`, which returns and forgets the steps
     since the last call: the scheduler learns from them what the engine's work costs.
+
+    What raises EngineDeadError takes the worker out of service, and its requests go to other workers. Any other error
+    fails one request if `generate` raises it, and all that run if `cache_events`, `load` or `timings` do.
     """
 
     async def start(self) -> EngineInfo:

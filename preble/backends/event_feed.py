@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import zmq
 
-from preble.errors import EngineError
+from preble.errors import EngineDeadError, EngineError
 
 _NOBLOCK = int(zmq.NOBLOCK)
 _NUMBER_BYTES = 8
@@ -24,8 +24,8 @@ class EventFeed:
     Nothing happens by itself: `drain` reads the batches that have arrived. If one is missing, it is requested from
     `replay` (an address), and newer batches wait for it. A batch is lost if there is no `replay`, if that does not have
     it either, or if more than `patience` newer batches would have to wait. Then `lost()` is called once, before the
-    first batch after the gap. When `take` has raised EngineError, every later `drain` raises the same error, because
-    the content of the cache is not known any more.
+    first batch after the gap. When `take` raises EngineError, `drain` raises EngineDeadError from then on, because the
+    content of the cache is not known any more.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class EventFeed:
         self._take = take
         self._lost = lost
         self._patience = patience
-        self._broken: EngineError | None = None
+        self._broken: EngineDeadError | None = None
         self._next = 0
         self._held: deque[tuple[int, bytes]] = deque()
         self._asked = False
@@ -56,7 +56,7 @@ class EventFeed:
         return not self._held
 
     def drain(self) -> None:
-        """Take in all batches that have arrived, without waiting. Raises EngineError if `take` does, or did before."""
+        """Take in all batches that have arrived, without waiting. Raises EngineDeadError if `take` fails, or did."""
         if self._broken is not None:
             raise self._broken
         while (frames := _received(self._live, _LIVE_FRAMES)) is not None:
@@ -77,8 +77,8 @@ class EventFeed:
         try:
             self._take(body)
         except EngineError as error:
-            self._broken = error
-            raise
+            self._broken = EngineDeadError(str(error))
+            raise self._broken from error
 
     def _heal(self) -> None:
         if self._replay is None or len(self._held) > self._patience:

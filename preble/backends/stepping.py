@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from preble.backends import Delta, EngineRequest, Evicted, Load, StepTiming
 from preble.backends.batching import Batcher, SampledToken, TokenSpan, step_timing
-from preble.errors import EngineError, InvalidRequestError
+from preble.errors import EngineDeadError, EngineError, InvalidRequestError
+from preble.tokens import pack
+from preble.types import SamplingParams
 
 Execute = Callable[[list[TokenSpan]], Awaitable[list[SampledToken]]]
 """Compute the spans of a step; return one sample for each span that samples, in order."""
 
+FAILURES = 3
+"""Steps that fail one after the other before the engine is tried with a prompt of its own."""
 
 _TIMINGS_KEPT = 256
+_TRIAL = EngineRequest(
+    -1, pack([0]), SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True), priority=-(1 << 31)
+)
+_logger = logging.getLogger("preble.backends.stepping")
 
 
 class _Unread:
@@ -64,8 +73,10 @@ def _merge(first: Delta, second: Delta) -> Delta:
 class StepLoop:
     """Runs a batcher's steps while there is work, and has the methods of an `Engine` except `start`.
 
-    `execute` computes a step, and `clock` returns the time in seconds. If a step raises, every open request and all
-    later ones fail with EngineError, because the state of the engine is then unknown.
+    `execute` computes a step, and `clock` returns the time in seconds. If a step raises, the requests that it computed
+    fail with EngineError, and the others go on. After `FAILURES` steps that failed one after the other, one token of a
+    prompt that nobody sent is computed. If that fails too, or `execute` raises EngineDeadError, the engine is dead: all
+    open and later requests and `load` raise EngineDeadError, which ends the worker.
     """
 
     def __init__(self, batcher: Batcher, execute: Execute, clock: Callable[[], float]) -> None:
@@ -76,20 +87,24 @@ class StepLoop:
         self._work = asyncio.Event()
         self._unread: dict[int, _Unread] = {}
         self._task: asyncio.Task[None] | None = None
-        self._broken: str | None = None
+        self._failures = 0
+        self._dead: str | None = None
+        self._closed = False
 
     def start(self) -> None:
         """Start stepping, in the running event loop."""
         self._task = asyncio.create_task(self._run(), name="preble-engine-steps")
+        self._task.add_done_callback(self._ended)
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. A slow reader gets the tokens of several steps in one delta.
 
-        Closing the iterator aborts the request. Raises InvalidRequestError if the request can never run, and
-        EngineError if a step fails.
+        Closing the iterator aborts the request. Raises InvalidRequestError if the request can never run, EngineError if
+        its step fails, and EngineDeadError if the engine is dead.
         """
-        if self._broken is not None:
-            raise EngineError(self._broken)
+        self._require_alive()
+        if self._closed:
+            raise EngineError("the engine is closed")
         if request.id in self._unread:
             raise InvalidRequestError(f"{request.id} is in use", field="id")
         self.batcher.add(request, self._clock())
@@ -122,7 +137,8 @@ class StepLoop:
         return timings
 
     def load(self) -> Load:
-        """Return the present load."""
+        """Return the present load. Raises EngineDeadError if the engine is dead."""
+        self._require_alive()
         return self.batcher.load()
 
     async def reset_cache(self) -> None:
@@ -131,7 +147,7 @@ class StepLoop:
 
     async def close(self) -> None:
         """Abort everything and stop stepping. A step in progress is cancelled."""
-        self._broken = self._broken or "the engine is closed"
+        self._closed = True
         for request_id in list(self._unread):
             self.abort(request_id)
         if self._task is not None:
@@ -139,15 +155,12 @@ class StepLoop:
             await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
-        try:
-            while True:
-                began = self._clock()
-                while (ended := await self._step(began)) is not None:
-                    began = ended
-                self._work.clear()
-                await self._work.wait()
-        except Exception as error:  # whatever a step raises must reach those who wait for it
-            self._fail(error)
+        while True:
+            began = self._clock()
+            while (ended := await self._step(began)) is not None:
+                began = ended
+            self._work.clear()
+            await self._work.wait()
 
     async def _step(self, began: float) -> float | None:
         """Take a step and return when it ended; None if there is nothing to do.
@@ -159,14 +172,61 @@ class StepLoop:
         self._deliver()
         if not spans:
             return None
-        sampled = await self._execute(spans)
-        ended = self._clock()
-        self.batcher.commit(spans, sampled, ended)
+        try:
+            sampled = await self._execute(spans)
+            ended = self._clock()
+            self.batcher.commit(spans, sampled, ended)
+        except EngineDeadError:
+            raise
+        except Exception as error:  # whatever a step raises must reach those who wait for it
+            await self._failed(spans, error)
+            return self._clock()
+        self._failures = 0
         self._timings.append(step_timing(spans, ended - began))
         self._deliver()
         # Requests and aborts must get a turn of the loop even if `execute` never waits.
         await asyncio.sleep(0)
         return ended
+
+    async def _failed(self, spans: list[TokenSpan], error: Exception) -> None:
+        """A step failed, and with it its requests. Raises EngineDeadError if no step succeeds any more."""
+        _logger.error("a step failed", exc_info=error)
+        self._deliver()
+        self._failures += 1
+        ended = self.batcher.drop(spans)
+        if self._failures >= FAILURES:
+            await self._try()
+        for id in ended:
+            self._fail(id, EngineError(f"a step failed: {_in_words(error)}"), error)
+        await asyncio.sleep(0)
+
+    async def _try(self) -> None:
+        """Compute one token of a prompt that nobody sent, to see whether the engine is at fault or the requests are."""
+        now = self._clock()
+        self.batcher.add(_TRIAL, now)
+        try:
+            spans = [span for span in self.batcher.plan(now) if span.sequence.id == _TRIAL.id]
+            if spans:  # else there was no room for it, and the next failure tries again
+                self.batcher.commit(spans, await self._execute(spans), now)
+                self._failures = 0
+        except Exception as error:
+            reason = f"{self._failures} steps failed one after the other, the last of them: {_in_words(error)}"
+            raise EngineDeadError(reason) from error
+        finally:
+            self.batcher.abort(_TRIAL.id)
+
+    def _require_alive(self) -> None:
+        if self._dead is not None:
+            raise EngineDeadError(self._dead)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """The task of the steps has ended. If nobody closed it, nothing can be served any more."""
+        if self._closed:
+            return
+        error = asyncio.CancelledError("the steps were cancelled") if task.cancelled() else task.exception()
+        self._dead = str(error) if isinstance(error, EngineDeadError) else _in_words(error)
+        for id in self._unread:
+            self._fail(id, EngineDeadError(self._dead), error)
 
     def _deliver(self) -> None:
         for request_id, delta in self.batcher.deltas():
@@ -174,9 +234,11 @@ class StepLoop:
             if unread is not None:
                 unread.put(delta)
 
-    def _fail(self, error: Exception) -> None:
-        self._broken = f"a step failed: {type(error).__name__}: {error}"
-        for unread in self._unread.values():
-            failure = EngineError(self._broken)
-            failure.__cause__ = error
+    def _fail(self, id: int, failure: EngineError, cause: BaseException | None) -> None:
+        failure.__cause__ = cause
+        if (unread := self._unread.get(id)) is not None:
             unread.fail(failure)
+
+
+def _in_words(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -411,4 +411,6 @@ def _typed(error: Exception) -> PrebleError:
 
 def _lost(sample: Sample, error: WorkerLostError) -> WorkerLostError:
     tokens = unpack(bytes(sample.output))
-    return WorkerLostError(str(error), worker=sample.worker, request_id=sample.request.id, token_ids=tokens)
+    return WorkerLostError(
+        str(error), worker=sample.worker, request_id=sample.request.id, token_ids=tokens, log=error.log
+    )

@@ -115,6 +115,19 @@ class ResetDone(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     id: Id
 
 
+class ResetFailed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="reset_failed"):
+    """From worker: the engine could not do what `ResetCache` of this id asks."""
+
+    id: Id
+    reason: Text
+
+
+class Broken(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="broken"):
+    """From worker, last: its engine can serve nothing any more, and it exits. What it has goes elsewhere."""
+
+    reason: Text
+
+
 class Stopping(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stopping"):
     """From worker: the cluster or a signal told it to stop. It aborts the requests that it gets from now on."""
 
@@ -124,7 +137,17 @@ class Stopped(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 ToWorker: TypeAlias = Submit | Abort | ResetCache | Stop
-FromWorker: TypeAlias = Hello | Ready | StartFailed | Step | ResetDone | Stopping | Stopped
+FromWorker: TypeAlias = Hello | Ready | StartFailed | Step | ResetDone | ResetFailed | Broken | Stopping | Stopped
+
+
+class _RequestId(msgspec.Struct, frozen=True, array_like=True):
+    """The beginning of an EngineRequest: whatever follows is not looked at."""
+
+    id: Id
+
+
+class _SubmitId(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
+    request: _RequestId
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,6 +181,14 @@ def decode_to_worker(frame: bytes) -> ToWorker:
     return _decode(_to_worker, frame)
 
 
+def submitted_id(frame: bytes) -> int | None:
+    """Return the id of the request in a `Submit` that `decode_to_worker` refuses; None if the frame has none."""
+    try:
+        return _decode(_submit_id, frame).request.id
+    except FrameError:
+        return None
+
+
 def decode_from_worker(frame: bytes) -> FromWorker:
     """Return the message of a frame from a worker. Raises FrameError, and nothing else, if it is not one."""
     return _decode(_from_worker, frame)
@@ -189,6 +220,7 @@ _Message = TypeVar("_Message")
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_submit_id: msgspec.msgpack.Decoder[_SubmitId] = msgspec.msgpack.Decoder(_SubmitId)
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 

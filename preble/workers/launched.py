@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from preble.backends import EngineInfo, find_backend
 from preble.backends.openai.retokenize import TextTokenizer
 from preble.errors import (
     ConfigurationError,
+    EngineError,
     FrameError,
     ModelError,
     PrebleError,
@@ -24,11 +26,13 @@ from preble.errors import (
 from preble.transport.memory import MemoryRouter
 from preble.transport.schema import (
     VERSION,
+    Broken,
     FromWorker,
     Hello,
     Ready,
     ResetCache,
     ResetDone,
+    ResetFailed,
     StartFailed,
     Step,
     Stop,
@@ -47,6 +51,8 @@ from preble.workers.pool import Listener
 
 _STOPPED_WITHIN = 1.0
 _KILLED_WITHIN = 5.0
+_LINES_LOGGED = 20
+_logger = logging.getLogger("preble.workers")
 
 
 class _Worker:
@@ -57,11 +63,15 @@ class _Worker:
         self.binding = binding
         self.handle = handle
         self.greeted = self.serving = False
+        self.fault = ""
         self.ready: asyncio.Future[EngineInfo] = asyncio.get_running_loop().create_future()
 
 
 class LaunchedPool:
     """A `Pool` of workers that `launcher` starts. They are called w0, w1 and so on, and a lost one does not come back.
+
+    That one is lost is logged as a warning, with how it ended and the last lines that it wrote. One that says what
+    cannot be understood is ended, because what it said of its requests is lost.
 
     `bindings` says what each is bound to, and so how many there are at first. `random_hex(bytes)` makes the secrets
     by which a worker proves that it holds its ticket. Raises ConfigurationError if the options do not fit the bindings.
@@ -163,6 +173,7 @@ class LaunchedPool:
         try:
             self._router.send(target.ticket.identity, encode(message))
         except UnreachableError:
+            target.fault = target.fault or "it could not be reached"
             target.handle.kill()
             raise WorkerLostError("the worker cannot be reached", worker=worker) from None
 
@@ -178,6 +189,7 @@ class LaunchedPool:
             del self._resets[id]
         if not answered.done():
             raise WorkerLostError("the worker died", worker=worker)
+        answered.result()
 
     async def stop(self, grace: float) -> None:
         """As `Pool.stop`."""
@@ -221,7 +233,7 @@ class LaunchedPool:
             _serve(worker)
             return info
         except BaseException as error:
-            del self._workers[worker.ticket.worker]
+            self._workers.pop(worker.ticket.worker, None)  # it may be removed already
             worker.handle.kill()
             await _gone((worker,))
             if isinstance(error, TimeoutError):
@@ -259,29 +271,52 @@ class LaunchedPool:
         worker = self._by_identity.get(peer)
         if worker is None:
             raise FrameError("unknown peer")
-        self._understand(worker, decode_from_worker(frame))
+        try:
+            message = decode_from_worker(frame)
+        except FrameError as error:
+            self._refuse(worker, error)
+            raise
+        self._understand(worker, message)
+
+    def _refuse(self, worker: _Worker, error: FrameError) -> None:
+        """End a worker that says what cannot be understood: what it said of its requests is lost."""
+        if worker.greeted and not worker.fault:
+            worker.fault = f"it said what cannot be understood: {error}"
+            if not worker.ready.done():
+                worker.ready.set_exception(WorkerStartError(worker.fault, worker=worker.ticket.worker))
+            worker.handle.kill()
 
     def _understand(self, worker: _Worker, message: FromWorker) -> None:
         if isinstance(message, Hello):
             worker.greeted = message.version == VERSION and message.nonce == worker.ticket.nonce
         elif not worker.greeted:
             raise FrameError("no valid greeting")
-        elif isinstance(message, Step | Stopping):
+        elif isinstance(message, Step | Stopping | Broken):
             self._take_news(worker, message)
         elif isinstance(message, Ready) and not worker.ready.done():
             worker.ready.set_result(message.info)
         elif isinstance(message, StartFailed) and not worker.ready.done():
             worker.ready.set_exception(_start_error(message, worker))
-        elif isinstance(message, ResetDone):
-            future = self._resets.get(message.id)
-            if future is not None and not future.done():
-                future.set_result(None)
+        elif isinstance(message, ResetDone | ResetFailed):
+            self._answer_reset(worker, message)
         elif not isinstance(message, Stopped):
             raise FrameError(f"unexpected {type(message).__name__}")
 
-    def _take_news(self, worker: _Worker, news: Step | Stopping) -> None:
+    def _answer_reset(self, worker: _Worker, answer: ResetDone | ResetFailed) -> None:
+        future = self._resets.get(answer.id)
+        if future is None or future.done():
+            return
+        if isinstance(answer, ResetFailed):
+            future.set_exception(EngineError(answer.reason, worker=worker.ticket.worker))
+        else:
+            future.set_result(None)
+
+    def _take_news(self, worker: _Worker, news: Step | Stopping | Broken) -> None:
         """Pass on what a worker in use says: not one that is starting still, or finishes what it had when removed."""
         name = worker.ticket.worker
+        if isinstance(news, Broken):
+            worker.fault = news.reason
+            asyncio.get_running_loop().call_later(_STOPPED_WITHIN, worker.handle.kill)
         if worker.serving and self._workers.get(name) is worker:
             if isinstance(news, Step):
                 self._listener.on_step(name, news)
@@ -289,13 +324,15 @@ class LaunchedPool:
                 self._listener.on_stopping(name)
 
     def _exited(self, worker: _Worker) -> None:
-        name, status = worker.ticket.worker, worker.handle.exited.result()
+        name = worker.ticket.worker
         self._by_identity.pop(worker.ticket.identity, None)
         if not worker.ready.done():
             worker.ready.set_exception(_exit_error(worker))
         elif worker.serving and not self._stopping and name in self._workers:
             del self._workers[name]
-            self._listener.on_lost(name, WorkerLostError(f"the worker died (status {status})", worker=name))
+            error = _lost(worker)
+            _logger.warning("worker %s is lost: %s%s", name, error, _last_lines(error.log))
+            self._listener.on_lost(name, error)
 
 
 def _serve(worker: _Worker) -> None:
@@ -310,8 +347,18 @@ def _stopped(name: str) -> WorkerStartError:
 
 
 def _exit_error(worker: _Worker) -> WorkerStartError:
-    status, log = worker.handle.exited.result(), worker.handle.log_tail()
-    return WorkerStartError(f"exited with status {status}", worker=worker.ticket.worker, log=log)
+    reason = f"ended before it was ready ({worker.handle.how_it_ended()})"
+    return WorkerStartError(reason, worker=worker.ticket.worker, log=worker.handle.log_tail())
+
+
+def _lost(worker: _Worker) -> WorkerLostError:
+    reason = f"the worker died ({worker.handle.how_it_ended()})" + (f": {worker.fault}" if worker.fault else "")
+    return WorkerLostError(reason, worker=worker.ticket.worker, log=worker.handle.log_tail())
+
+
+def _last_lines(log: str) -> str:
+    lines = log.splitlines()[-_LINES_LOGGED:]
+    return "\n".join(["; its last lines:", *lines]) if lines else ""
 
 
 def _late(worker: _Worker, timeout: float) -> WorkerStartError:

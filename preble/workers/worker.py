@@ -10,15 +10,17 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
-from preble.backends import Delta, Engine, EngineInfo, EngineRequest, StepTiming, find_backend
+from preble.backends import Delta, Engine, EngineInfo, EngineRequest, Load, StepTiming, find_backend
 from preble.errors import (
     ConfigurationError,
+    EngineDeadError,
     EngineError,
     FrameError,
     InvalidRequestError,
@@ -28,16 +30,17 @@ from preble.errors import (
 )
 from preble.transport.memory import MemoryDealer
 from preble.transport.schema import (
-    MAX_BATCH,
     MAX_TICKET,
     VERSION,
     Abort,
+    Broken,
     Failed,
     FromWorker,
     Hello,
     Ready,
     ResetCache,
     ResetDone,
+    ResetFailed,
     StartFailed,
     Stop,
     Stopped,
@@ -47,8 +50,10 @@ from preble.transport.schema import (
     decode_ticket,
     decode_to_worker,
     encode,
+    submitted_id,
 )
 from preble.transport.zeromq import Dealer
+from preble.workers import engine_output
 from preble.workers.outbox import Outbox
 
 HEARTBEAT = 0.5
@@ -57,10 +62,14 @@ HEARTBEAT = 0.5
 GRACE = 5.0
 """Seconds that running requests get after SIGTERM."""
 
+BROKEN = 3
+"""Exit status of a worker that broke while it served, as when its engine died."""
+
 _RETRY = 0.01
 _PATIENCE = 1.0
 _LONGEST_MESSAGE = 2000
 _LONGEST_FIELD = 100
+_METHODS = ("start", "generate", "abort", "cache_events", "load", "reset_cache", "close")
 _logger = logging.getLogger("preble.workers.worker")
 
 
@@ -74,6 +83,7 @@ class Worker:
         self._stopping: asyncio.Future[float] = self._loop.create_future()
         self._outbox = Outbox()
         self._requests: dict[int, asyncio.Task[None]] = {}
+        self._failed: set[int] = set()  # of those, they were told that they failed, and end
         self._resets: set[asyncio.Task[None]] = set()
         self._flush_due: asyncio.Handle | None = None
         self._heartbeat: asyncio.Handle | None = None
@@ -81,6 +91,8 @@ class Worker:
         self._link: Dealer | MemoryDealer | None = None
         self._made: Engine | None = None
         self._engine: Engine | None = None
+        self._load = Load(0, 0, 0)
+        self._fault = ""
 
     async def run(self, link: Dealer | MemoryDealer, on_ready: Callable[[], None] = lambda: None) -> bool:
         """Say hello, start the engine, serve until `stop`. Return False if the engine did not start.
@@ -92,7 +104,7 @@ class Worker:
         self._say(Hello(VERSION, self._ticket.worker, self._ticket.incarnation, self._ticket.nonce))
         try:
             engine = self._made = self._make_engine(self._ticket)
-            info = await self._unless_stopped(engine.start())
+            info = await self._unless_stopped(_started(engine))
         except Exception as error:
             _logger.exception("the engine did not start")
             self._say(StartFailed(_kind(error), _message(error)))
@@ -131,8 +143,13 @@ class Worker:
                 self._say(Stopping())
 
     def receive(self, frame: bytes) -> None:
-        """Act on a frame from the cluster. Raises FrameError if it makes no sense."""
-        message = decode_to_worker(frame)
+        """Act on a frame from the cluster. Raises FrameError if it makes no sense; a request in it fails."""
+        try:
+            message = decode_to_worker(frame)
+        except FrameError as error:
+            if (id := submitted_id(frame)) is not None:
+                self._fail(id, InvalidRequestError(f"the worker cannot read it: {error}", field="request"))
+            raise
         match message:
             case Submit():
                 self._submit(message.request)
@@ -147,6 +164,7 @@ class Worker:
         """Raise AssertionError if news wait that nothing will send, or requests are held without an engine."""
         assert self._flush_due or not self._outbox or self._stopping.done(), "news wait and no flush is due"
         assert self._engine or not self._requests, "requests without an engine"
+        assert self._failed <= self._requests.keys(), "one that failed has ended, and is kept"
 
     async def _unless_stopped(self, start: Coroutine[Any, Any, EngineInfo]) -> EngineInfo | None:
         starting = self._loop.create_task(start)
@@ -164,7 +182,10 @@ class Worker:
     async def _close_engine(self) -> None:
         engine, self._made = self._made, None
         if engine is not None:
-            await engine.close()
+            try:
+                await engine.close()
+            except Exception:
+                _logger.exception("the engine did not close")
 
     async def _serve(self) -> None:
         self._beat()
@@ -193,23 +214,42 @@ class Worker:
         task.add_done_callback(partial(self._ended, request.id))
 
     async def _answer(self, engine: Engine, request: EngineRequest) -> None:
-        ended = False
-        async for delta in engine.generate(request):
-            self._outbox.deltas.append((request.id, delta))
-            if len(self._requests) == 1 and self._flush_due is None:  # no other stream's news to wait for
-                self._flush()
-            else:
-                self._flush_soon()
-            ended = delta.finish_reason is not None
+        stream, room, ended = None, request.sampling.token_limit, False
+        try:
+            stream = engine.generate(request)
+            async for delta in stream:
+                room -= engine_output.tokens_in(delta, request, room)
+                self._outbox.deltas.append((request.id, delta))
+                if len(self._requests) == 1 and self._flush_due is None:  # no other stream's news to wait for
+                    self._flush()
+                else:
+                    self._flush_soon()
+                ended = delta.finish_reason is not None
+        except SystemExit as error:  # which would end the worker
+            raise EngineError(f"the engine raised SystemExit: {error}") from error
+        finally:
+            if not ended:
+                await _close(stream)
         if not ended:
             raise EngineError("the engine's stream ended without a finish reason")
 
     def _ended(self, id: int, task: asyncio.Task[None]) -> None:
         del self._requests[id]
-        if task.cancelled():
-            self._aborted(id)
-        elif error := task.exception():
+        error = None if task.cancelled() else task.exception()
+        if id in self._failed:
+            self._failed.discard(id)
+        elif isinstance(error, EngineDeadError):
+            self._break(error)
+        elif error:
             self._fail(id, error)
+        elif task.cancelled():
+            self._cancelled(id, task)
+
+    def _cancelled(self, id: int, task: asyncio.Task[None]) -> None:
+        if task.cancelling():
+            self._aborted(id)
+        else:
+            self._fail(id, EngineError("the engine raised CancelledError, though nobody had cancelled the request"))
 
     def _aborted(self, id: int) -> None:
         self._outbox.deltas.append((id, Delta(b"", finish_reason="abort")))
@@ -224,9 +264,16 @@ class Worker:
     def _abort(self, ids: tuple[int, ...]) -> None:
         """End requests. Cancelling covers those whose task has not begun, which the engine does not know yet."""
         for request in ids:
-            if self._engine and (task := self._requests.get(request)):
-                self._engine.abort(request)
-                task.cancel()
+            if task := self._requests.get(request):
+                self._give_up(request, task)
+
+    def _give_up(self, id: int, task: asyncio.Task[None]) -> None:
+        try:
+            if self._engine:
+                self._engine.abort(id)
+        except Exception:
+            _logger.exception("the engine did not abort a request")
+        task.cancel()
 
     def _reset(self, id: int) -> None:
         if self._engine is None:
@@ -238,16 +285,22 @@ class Worker:
     async def _reset_cache(self, engine: Engine, id: int) -> None:
         try:
             await engine.reset_cache()
-            await self._say_last(ResetDone(id))
-        except Exception as error:
+        except EngineDeadError as error:
             self._break(error)
+        except Exception as error:
+            _logger.exception("the engine did not reset its cache")
+            await self._say_last(ResetFailed(id, _message(error)))
+        else:
+            await self._say_last(ResetDone(id))
 
     def _break(self, error: Exception) -> None:
-        """Let `run` raise `error`, or log it if it is ending already."""
-        if self._stopping.done():
-            _logger.error("while stopping", exc_info=error)
-        else:
+        """Let `run` raise `error`, and the cluster know of it, unless it is ending already."""
+        if not self._stopping.done():
             self._stopping.set_exception(error)
+            with contextlib.suppress(PrebleError):  # it is only the sooner known
+                self._say(Broken(_message(error)))
+        elif not isinstance(error, EngineDeadError):
+            _logger.error("while stopping", exc_info=error)
 
     def _beat(self) -> None:
         self._beating = True
@@ -273,14 +326,35 @@ class Worker:
     def _send_step(self) -> None:
         """Send one step; what does not fit or cannot be queued now stays in the outbox."""
         if self._engine:
-            self._outbox.evicted += self._engine.cache_events()
-            # What steps took is no hurry: telling it once a heartbeat keeps it off the way of the requests.
-            timings = _timings(self._engine) if self._beating else ()
-            step = self._outbox.step(self._engine.load(), timings)
+            timings = self._ask(self._engine)
+            step = self._outbox.step(self._load, timings)
             self._say(step)
             self._outbox.sent(step)
             if self._outbox:
                 self._flush_soon()
+
+    def _ask(self, engine: Engine) -> Iterable[StepTiming]:
+        """Take in what the engine tells of itself. If it cannot, all that run fail: nothing would be known of them."""
+        try:
+            self._outbox.evicted += engine_output.evictions(engine)
+            self._load = engine_output.load(engine)
+            # What steps took is no hurry: telling it once a heartbeat keeps it off the way of the requests.
+            return engine_output.timings(engine) if self._beating else ()
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            self._fail_all(error)
+            return ()
+
+    def _fail_all(self, error: Exception) -> None:
+        if self._fault != (fault := _message(error)):  # once, and not with every heartbeat
+            self._fault = fault
+            _logger.error("the engine cannot tell of itself", exc_info=error)
+        for id, task in self._requests.items():
+            if id not in self._failed:
+                self._failed.add(id)
+                self._outbox.failed.append(_failed(id, error))
+                self._give_up(id, task)
 
     async def _say_last(self, message: FromWorker) -> None:
         """Send `message` after all news so far, waiting for room in the queue."""
@@ -310,15 +384,23 @@ def make_engine(ticket: Ticket) -> Engine:
 def construct(engine: Callable[..., Engine], ticket: Ticket) -> Engine:
     """Return an engine of this class, not yet started. Raises ConfigurationError for an option that it lacks."""
     try:
-        return engine(model=ticket.model, **ticket.options)
+        made = engine(model=ticket.model, **ticket.options)
     except TypeError as error:
         raise ConfigurationError(f"backend {ticket.backend!r}: {error}") from error
+    missing = [name for name in _METHODS if not callable(getattr(made, name, None))]
+    if missing:
+        raise ConfigurationError(f"backend {ticket.backend!r}: an engine needs the methods {', '.join(missing)}")
+    return made
 
 
-def _timings(engine: Engine) -> list[StepTiming]:
-    """The engine's steps since the last call, if it tells of them: what a frame may hold."""
-    tell = getattr(engine, "timings", None)
-    return [timing for timing in tell()[-MAX_BATCH:] if timing.plausible] if tell else []
+async def _started(engine: Engine) -> EngineInfo:
+    return engine_output.checked_info(await engine.start())
+
+
+async def _close(stream: Any) -> None:
+    """Close an engine's stream that did not come to its end: the request must not go on."""
+    if close := getattr(stream, "aclose", None):
+        await close()
 
 
 def _kind(error: Exception) -> Literal["model", "configuration", "crash"]:
@@ -338,13 +420,16 @@ def _failed(id: int, error: BaseException) -> Failed:
     return Failed(id, _message(error))
 
 
-async def _main(ticket: Ticket) -> bool:
+async def _main(ticket: Ticket) -> int:
     worker = Worker(ticket, make_engine)
     listen = partial(asyncio.get_running_loop().add_signal_handler, signal.SIGTERM, worker.stop, GRACE)
     listen()
     link = Dealer(ticket.address, ticket.identity, worker.receive)
     try:
-        return await worker.run(link, on_ready=listen)  # again: engines put handlers of their own there
+        return 0 if await worker.run(link, on_ready=listen) else 1  # again: engines put handlers of their own there
+    except Exception:
+        _logger.exception("the worker is broken")
+        return BROKEN
     finally:
         link.close(linger=_PATIENCE)
 
@@ -359,7 +444,10 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def main() -> int:
-    """Read the ticket and serve; return the exit status: 0 stopped, 1 the engine did not start, 2 no ticket."""
+    """Read the ticket and serve; return the exit status: 0 stopped, 1 the engine did not start, 2 no ticket.
+
+    A worker that breaks exits at once with status 3.
+    """
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         ticket = decode_ticket(sys.stdin.buffer.readline(MAX_TICKET + 1))
@@ -367,7 +455,18 @@ def main() -> int:
         _logger.error("no ticket on standard input: %s", error)
         return 2
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        return 0 if runner.run(_main(ticket)) else 1
+        status = runner.run(_main(ticket))
+        if status == BROKEN:
+            _exit_at_once(status)
+    return status
+
+
+def _exit_at_once(status: int) -> NoReturn:
+    """End without waiting for threads, which may be those of an engine that hangs."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from preble.backends.event_feed import EventFeed
-from preble.errors import EngineError
+from preble.errors import EngineDeadError, EngineError
 
 
 class Publisher:
@@ -155,9 +155,9 @@ async def test_after_a_batch_that_makes_no_sense_every_drain_says_so(publisher: 
     feed = EventFeed(publisher.endpoint, take=take, lost=lambda: None)
     publisher.subscribed()
     publisher.publish(0, 1)
-    with pytest.raises(EngineError, match="not understood"):
+    with pytest.raises(EngineDeadError, match="not understood"):
         await drained(feed, [], "batch 0")
-    with pytest.raises(EngineError, match="not understood"):
+    with pytest.raises(EngineDeadError, match="not understood"):
         feed.drain()
     assert seen == [b"batch 0"]
     feed.close()

@@ -8,8 +8,8 @@ import pytest
 
 from preble.backends import Delta, EngineRequest, Load, StepTiming
 from preble.backends.batching import Batcher, SampledToken, TokenSpan
-from preble.backends.stepping import StepLoop
-from preble.errors import EngineError, InvalidRequestError
+from preble.backends.stepping import FAILURES, StepLoop
+from preble.errors import EngineDeadError, EngineError, InvalidRequestError
 from preble.tokens import pack, unpack
 from preble.types import SamplingParams
 from tests.backends.hash_model import HashModel, expected_output, make_batcher
@@ -165,18 +165,110 @@ async def test_a_refused_prompt_leaves_nothing_behind(loop):
     assert (await read(loop.generate(request(0, [1], max_tokens=2))))[0] == expected_output((1,), 2)
 
 
-async def test_a_failed_step_fails_every_open_request_and_later_ones(loop, gate):
+class Poisoned:
+    """Executes with the hash model; a step with token 99 in it fails."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.model = HashModel(batcher)
+        self.steps: list[list[int]] = []
+
+    async def execute(self, spans: list[TokenSpan]) -> list[SampledToken]:
+        self.steps.append([span.sequence.id for span in spans])
+        if any(99 in unpack(span.tokens) for span in spans):
+            raise RuntimeError("poison")
+        return self.model.execute(spans)
+
+
+async def test_a_failed_step_fails_its_requests_alone():
+    batcher = make_batcher(max_running=3, discipline="fcfs")
+    poisoned = Poisoned(batcher)
+    loop = StepLoop(batcher, poisoned.execute, itertools.count().__next__)
+    loop.start()
+    prompts = [(1,), (2, 99), (3,), (4,)]
+    *together, other = await asyncio.gather(
+        *(read(loop.generate(request(key, prompt, max_tokens=3))) for key, prompt in enumerate(prompts)),
+        return_exceptions=True,
+    )
+    for error in together:
+        assert type(error) is EngineError
+        assert str(error) == "a step failed: RuntimeError: poison"
+        assert isinstance(error.__cause__, RuntimeError)
+    assert other[0] == expected_output((4,), 3)
+    batcher.check()
+    assert batcher.idle
+    await loop.close()
+
+
+async def test_requests_that_fail_their_steps_again_and_again_do_not_end_an_engine_that_works():
+    batcher = make_batcher(max_running=1)
+    poisoned = Poisoned(batcher)
+    loop = StepLoop(batcher, poisoned.execute, itertools.count().__next__)
+    loop.start()
+    for key in range(2 * FAILURES):
+        with pytest.raises(EngineError, match="poison"):
+            await read(loop.generate(request(key, [1, 99], max_tokens=3)))
+        batcher.check()
+    assert poisoned.steps == [[0], [1], [2], [-1], [3], [4], [5], [-1]]
+    assert (await read(loop.generate(request(50, [1], max_tokens=3))))[0] == expected_output((1,), 3)
+    assert loop.load() == Load(0, 0, 0)
+    await loop.close()
+    assert batcher.idle
+
+
+async def test_a_success_in_between_starts_the_count_of_failures_again(loop, gate):
+    for key in range(FAILURES):
+        gate.error = RuntimeError("no memory")
+        with pytest.raises(EngineError):
+            await read(loop.generate(request(key, [key], max_tokens=1)))
+        gate.error = None
+        await read(loop.generate(request(key, [key], max_tokens=1)))
+    assert gate.steps == 2 * FAILURES, "no step of a prompt that nobody sent"
+
+
+async def test_an_engine_all_of_whose_steps_fail_is_dead(loop, gate):
+    gate.error = RuntimeError("illegal access")
+    for key in range(FAILURES - 1):
+        with pytest.raises(EngineError, match="a step failed"):
+            await read(loop.generate(request(key, [key], max_tokens=3)))
     gate.open.clear()
-    tasks = [asyncio.create_task(read(loop.generate(request(key, [key], max_tokens=3)))) for key in range(3)]
+    gate.inside.clear()
+    inside = asyncio.create_task(read(loop.generate(request(8, [1], max_tokens=3))))
     await gate.entered()
-    gate.error = RuntimeError("no memory")
+    waiting = asyncio.create_task(read(loop.generate(request(9, [1], max_tokens=3))))
+    await asyncio.sleep(0)
     gate.open.set()
-    for error in await asyncio.gather(*tasks, return_exceptions=True):
-        assert isinstance(error, EngineError)
-        assert "RuntimeError: no memory" in str(error)
-        assert error.__cause__ is gate.error
-    with pytest.raises(EngineError, match="no memory"):
-        await following(loop.generate(request(9, [1], max_tokens=3)))
+    for error in await asyncio.gather(inside, waiting, return_exceptions=True):
+        assert isinstance(error, EngineDeadError)
+        assert str(error) == "3 steps failed one after the other, the last of them: RuntimeError: illegal access"
+        assert error.__cause__.__cause__ is gate.error
+    for dead in (lambda: following(loop.generate(request(10, [1]))), loop.load):
+        with pytest.raises(EngineDeadError, match="illegal access"):
+            await dead()
+
+
+async def test_an_engine_that_says_it_is_dead_is_believed_at_once(loop, gate):
+    gate.error = EngineDeadError("the device is gone")
+    with pytest.raises(EngineDeadError, match="the device is gone"):
+        await read(loop.generate(request(0, [1], max_tokens=3)))
+    with pytest.raises(EngineDeadError, match="the device is gone"):
+        loop.load()
+
+
+async def test_a_step_that_cannot_be_planned_ends_the_engine(loop, gate, monkeypatch):
+    monkeypatch.setattr(gate.batcher, "plan", lambda now: 1 // 0)
+    with pytest.raises(EngineDeadError, match="ZeroDivisionError"):
+        await read(loop.generate(request(0, [1], max_tokens=3)))
+
+
+async def test_steps_that_are_cancelled_from_outside_end_the_engine(loop, gate):
+    gate.open.clear()
+    reading = asyncio.create_task(read(loop.generate(request(0, [1], max_tokens=3))))
+    await gate.entered()
+    for task in asyncio.all_tasks():
+        if task.get_name() == "preble-engine-steps":
+            task.cancel()
+    with pytest.raises(EngineDeadError, match="the steps were cancelled"):
+        await reading
 
 
 async def test_too_few_samples_are_a_failed_step_not_a_hang():

@@ -13,11 +13,13 @@ from preble.tokens import MAX_TOKENS, pack
 from preble.transport import schema
 from preble.transport.schema import (
     Abort,
+    Broken,
     Failed,
     Hello,
     Ready,
     ResetCache,
     ResetDone,
+    ResetFailed,
     StartFailed,
     Step,
     Stop,
@@ -30,6 +32,7 @@ from preble.transport.schema import (
     decode_to_worker,
     encode,
     encode_ticket,
+    submitted_id,
 )
 from preble.types import MAX_NAME, SamplingParams, TokenLogprob
 
@@ -75,6 +78,8 @@ FROM_WORKER = [
         "919309a8746f6f206c6f6e67a473656564" + "93020160" + "9196286450cd0bb802cb3fe0000000000000",
     ),
     (ResetDone(3), "92aa72657365745f646f6e6503"),
+    (ResetFailed(3, "busy"), "93ac72657365745f6661696c656403a462757379"),
+    (Broken("no device"), "92a662726f6b656ea96e6f20646576696365"),
     (Stopping(), "91a873746f7070696e67"),
     (Stopped(), "91a773746f70706564"),
 ]
@@ -97,6 +102,16 @@ def test_every_message_has_golden_bytes():
     from_worker = {type(message) for message, _ in FROM_WORKER}
     assert to_worker == set(schema.ToWorker.__args__)
     assert from_worker == set(schema.FromWorker.__args__)
+
+
+def test_a_submit_that_is_refused_still_tells_its_id():
+    wrong = encode(Submit(EngineRequest(300, pack([1]), SamplingParams(), True)))
+    with pytest.raises(FrameError, match="got `bool`"):
+        decode_to_worker(wrong)
+    assert submitted_id(wrong) == 300
+    assert submitted_id(encode(Abort((300,)))) is None
+    assert submitted_id(wrong[:9]) is None
+    assert submitted_id(encode(Submit(EngineRequest(-1, pack([1]), SamplingParams())))) is None
 
 
 def test_directions_are_apart():

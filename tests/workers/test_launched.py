@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from typing import Any
 
 import pytest
 
-from preble import ConfigurationError, PrebleCluster, WorkerLostError, WorkerStartError
+from preble import ConfigurationError, EngineError, PrebleCluster, WorkerLostError, WorkerStartError
 from preble.backends import Delta, EngineInfo, EngineRequest, Load
 from preble.tokens import pack
 from preble.transport.memory import MemoryDealer, MemoryRouter
 from preble.transport.schema import (
     VERSION,
+    Broken,
     Hello,
     Ready,
     ResetCache,
     ResetDone,
+    ResetFailed,
     StartFailed,
     Step,
     Stop,
@@ -29,9 +32,13 @@ from preble.transport.schema import (
 )
 from preble.workers.binding import Binding, Bindings
 from preble.workers.launched import LaunchedPool
+from preble.workers.launchers.exit_status import in_words
 from preble.workers.launchers.in_loop import InLoopLauncher
 from preble.workers.pool import Listener
 from tests.cluster.cases import GREEDY, prompt
+
+TOKENS = b"\xc4\x04" + pack([1])
+"""The tokens of `step()` in its frame."""
 
 INFO = EngineInfo(model="m", vocab_size=9, context_limit=9, kv_tokens=9, block_size=1, max_running=9)
 
@@ -43,6 +50,7 @@ class Puppet:
 
     def __init__(self, ticket: Ticket, router: MemoryRouter) -> None:
         self.ticket = ticket
+        self.log = f"last words of {ticket.worker}"
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.heard: list[object] = []
         self._link = MemoryDealer(router, ticket.identity, lambda frame: self.heard.append(decode_to_worker(frame)))
@@ -50,6 +58,9 @@ class Puppet:
     def say(self, *messages: Any) -> None:
         for message in messages:
             self._link.send(encode(message))
+
+    def say_bytes(self, frame: bytes) -> None:
+        self._link.send(frame)
 
     def greet(self, **changes: object) -> None:
         words = {"version": VERSION, "worker": self.ticket.worker, "incarnation": "i", "nonce": self.ticket.nonce}
@@ -62,8 +73,11 @@ class Puppet:
     def kill(self) -> None:
         self.exit(-9)
 
+    def how_it_ended(self) -> str:
+        return in_words(self.exited.result())
+
     def log_tail(self) -> str:
-        return f"last words of {self.ticket.worker}"
+        return self.log
 
 
 class Puppets:
@@ -172,12 +186,74 @@ async def test_a_pool_tells_what_its_workers_say_and_that_one_is_lost():
     await until_delivered()
     *news, (name, worker, error) = heard.news
     assert news == [("on_step", "w1", step()), ("on_stopping", "w1")]
-    assert (name, worker, str(error)) == ("on_lost", "w1", "the worker died (status 3)")
+    assert (name, worker, str(error)) == ("on_lost", "w1", "the worker died (exit status 3)")
+    assert error.log == "last words of w1"
     assert not pool.awaits("w1")
     with pytest.raises(WorkerLostError):
         pool.send("w1", ResetCache(1))
     await pool.stop(0.0)
     assert len(heard.news) == 3, "that it stops its workers, it need not tell"
+
+
+async def test_a_loss_is_logged_with_the_last_lines(caplog):
+    puppets = Puppets()
+    pool = await serving(puppets, Heard(), workers=2)
+    puppets["w0"].log = "\n".join(map(str, range(100)))
+    with caplog.at_level(logging.WARNING, logger="preble"):
+        puppets["w0"].exit(-11)
+        await until_delivered()
+        await pool.stop(0.0)
+    (record,) = caplog.records
+    first, *lines = record.getMessage().splitlines()
+    assert (record.name, record.levelname) == ("preble.workers", "WARNING")
+    assert first == "worker w0 is lost: the worker died (killed by SIGSEGV); its last lines:"
+    assert lines == [str(number) for number in range(80, 100)]
+
+
+async def test_a_worker_whose_engine_broke_gets_nothing_more_and_is_lost_with_the_reason():
+    puppets, heard = Puppets(), Heard()
+    pool = await serving(puppets, heard, workers=2)
+    puppets["w1"].say(Broken("the device is gone"))
+    await until_delivered()
+    assert heard.news == [("on_stopping", "w1")]
+    puppets["w1"].exit(3)
+    await until_delivered()
+    assert str(heard.news[-1][2]) == "the worker died (exit status 3): the device is gone"
+    await pool.stop(0.0)
+
+
+async def test_a_worker_that_broke_and_does_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr("preble.workers.launched._STOPPED_WITHIN", 0.01)
+    puppets, heard = Puppets(), Heard()
+    pool = await serving(puppets, heard)
+    puppets["w0"].say(Broken("the device is gone"))
+    async with asyncio.timeout(5):
+        while heard.news[-1:] == [] or heard.news[-1][0] != "on_lost":
+            await asyncio.sleep(0)
+    assert str(heard.news[-1][2]) == "the worker died (killed by SIGKILL): the device is gone"
+    await pool.stop(0.0)
+
+
+async def test_a_worker_that_says_what_cannot_be_understood_is_lost():
+    puppets, heard = Puppets(), Heard()
+    pool = await serving(puppets, heard, workers=2)
+    puppets["w1"].say_bytes(encode(step()).replace(TOKENS, b"\xc4\x03abc"))
+    await until_delivered()
+    assert puppets.router.rejected == 1
+    ((name, worker, error),) = heard.news
+    assert (name, worker) == ("on_lost", "w1")
+    assert str(error).startswith("the worker died (killed by SIGKILL): it said what cannot be understood: 3 bytes are")
+    await pool.stop(0.0)
+
+
+async def test_a_worker_whose_start_cannot_be_understood_does_not_start():
+    puppets = Puppets()
+    starting = asyncio.create_task(pool_of(puppets).start(Heard().listener, 5.0))
+    await until_delivered()
+    puppets["w0"].greet()
+    puppets["w0"].say_bytes(encode(Ready(INFO)).replace(b"\xa1m", b"\xc0"))
+    with pytest.raises(WorkerStartError, match="it said what cannot be understood: Expected `str`, got `None`"):
+        await starting
 
 
 async def test_a_removed_worker_is_told_to_stop_and_not_heard():
@@ -207,6 +283,36 @@ async def test_a_cache_is_reset_when_the_worker_says_so_or_dies():
     puppets["w1"].exit(1)
     assert isinstance((await asyncio.gather(*resets, return_exceptions=True))[1], WorkerLostError)
     await pool.stop(0.0)
+
+
+async def test_a_cache_that_could_not_be_reset_is_an_error_of_its_worker():
+    puppets = Puppets()
+    pool = await serving(puppets, Heard())
+    reset = asyncio.create_task(pool.reset_cache("w0"))
+    await until_delivered()
+    puppets["w0"].say(ResetFailed(1, "busy"))
+    with pytest.raises(EngineError, match="busy") as caught:
+        await reset
+    assert caught.value.worker == "w0"
+    await pool.stop(0.0)
+
+
+@pytest.mark.parametrize("how", ["removed", "stopped"])
+async def test_a_worker_that_is_ended_while_it_starts_leaves_nothing(how):
+    puppets, heard = Puppets(), Heard()
+    pool = await serving(puppets, heard)
+    adding = asyncio.create_task(pool.add(5.0))
+    await until_delivered()
+    ending = asyncio.create_task(pool.remove("w1") if how == "removed" else pool.stop(0.0))
+    await until_delivered()
+    for puppet in puppets.started.values():
+        puppet.exit(0)
+    with pytest.raises(WorkerStartError, match=r"ended before it was ready \(exit status 0\)"):
+        await adding
+    await ending
+    assert all(worker != "w1" for _, worker, *_ in heard.news)
+    await pool.stop(0.0)
+    assert pool.pids() == {}
 
 
 async def test_one_more_worker_that_is_late_is_killed():

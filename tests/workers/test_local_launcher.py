@@ -106,6 +106,19 @@ def test_status_output_and_ticket_on_either_loop(new_loop, mark):
         runner.run(main())
 
 
+async def test_a_worker_that_was_killed_says_by_what(mark, monkeypatch):
+    kills = iter((4, 4, 4, 5, 5, 6))
+    monkeypatch.setattr("preble.workers.launchers.local.kills_for_memory", lambda: next(kills))
+    for expected in ("killed by SIGKILL", "killed by SIGKILL, probably because memory ran out"):
+        child = await Child.start(ticket(), env=mark.env, command=python("import os; os.kill(os.getpid(), 9)"))
+        assert await ended(child) == -9
+        assert child.how_it_ended() == expected
+    child = await Child.start(ticket(), env=mark.env, command=python("import time; time.sleep(600)"))
+    child.kill()
+    assert await ended(child) == -9
+    assert child.how_it_ended() == "killed by SIGKILL"
+
+
 async def test_the_ticket_is_on_standard_input_and_nowhere_else(mark):
     given = ticket()
     script = "import sys, time; print(sys.stdin.readline(), flush=True); time.sleep(600)"

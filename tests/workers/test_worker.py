@@ -7,22 +7,32 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
-from preble.errors import ConfigurationError, EngineError, InvalidRequestError, ModelError, OverloadedError
+from preble.errors import (
+    ConfigurationError,
+    EngineDeadError,
+    EngineError,
+    InvalidRequestError,
+    ModelError,
+    OverloadedError,
+)
 from preble.tokens import pack
 from preble.transport.memory import MemoryDealer, MemoryRouter
 from preble.transport.schema import (
     VERSION,
     Abort,
+    Broken,
     Failed,
     Hello,
     Ready,
     ResetCache,
     ResetDone,
+    ResetFailed,
     StartFailed,
     Step,
     Stop,
@@ -36,7 +46,7 @@ from preble.transport.schema import (
 from preble.transport.zeromq import Router
 from preble.types import SamplingParams
 from preble.workers.launchers.local import Child
-from preble.workers.worker import Worker, make_engine
+from preble.workers.worker import BROKEN, Worker, make_engine
 
 GREEDY = SamplingParams(max_tokens=3, temperature=0.0)
 
@@ -180,7 +190,7 @@ async def bench():
     yield bench
     bench.worker.check()
     bench.worker.stop(0.0)
-    with contextlib.suppress(ZeroDivisionError):
+    with contextlib.suppress(EngineDeadError):
         await bench.end()
 
 
@@ -410,12 +420,200 @@ async def test_a_full_queue_delays_and_loses_nothing(bench):
     assert refused > 3
 
 
-async def test_an_engine_that_cannot_tell_its_load_breaks_the_worker(bench):
-    await bench.ready()
-    bench.engine.load_error = ZeroDivisionError()
-    bench.desk.send(submit(1, pack([5, 1]), GREEDY))
-    with pytest.raises(ZeroDivisionError):
+async def test_an_engine_that_cannot_tell_its_load_fails_what_runs_and_goes_on(bench):
+    desk = await bench.ready()
+    desk.send(submit(1, pack([Counter.HANGS, 1]), GREEDY), submit(2, pack([Counter.HANGS, 1]), GREEDY))
+    while len(bench.engine.running) < 2:
+        await desk.next(Step)
+    bench.engine.load_error = ZeroDivisionError("by zero")
+    desk.send(ResetCache(1))
+    for number in (1, 2):
+        assert await desk.result(number) == ((), "the engine's load() raised ZeroDivisionError: by zero")
+    assert sorted(bench.engine.aborted) == [1, 2]
+    bench.engine.load_error = None
+    desk.send(submit(3, pack([5, 2]), GREEDY))
+    assert await desk.result(3) == ((5, 6), "length")
+    assert [failed.id for step in desk.steps for failed in step.failed] == [1, 2]
+    assert not [id for step in desk.steps for id, delta in step.deltas if delta.finish_reason == "abort"]
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "reason"),
+    [
+        ("load", None, "the engine's load() returned NoneType, not a Load"),
+        ("load", Load(1, 0, 0.5), "the engine's load() returned Load(running=1, waiting=0, used_tokens=0.5)"),  # type: ignore[arg-type]
+        ("cache_events", None, "the engine's cache_events() returned NoneType, not a list"),
+        ("cache_events", [Evicted(b"abc", 0)], "the engine's cache_events() returned Evicted(tokens=b'abc'"),
+        ("cache_events", [Evicted(b"", -1)], "no right Evicted"),
+    ],
+)
+async def test_what_an_engine_tells_of_itself_is_looked_at_before_it_is_sent(bench, method, returned, reason):
+    desk = await bench.ready()
+    good = getattr(bench.engine, method)
+    setattr(bench.engine, method, lambda: returned)
+    desk.send(submit(1, pack([5, 2]), GREEDY))
+    assert reason in (await desk.result(1))[1]
+    setattr(bench.engine, method, good)
+    desk.send(submit(2, pack([5, 2]), GREEDY))
+    assert await desk.result(2) == ((5, 6), "length")
+
+
+def yielding(*deltas: object, error: BaseException | None = None):
+    async def generate(request: EngineRequest) -> AsyncIterator[object]:
+        for delta in deltas:
+            yield delta
+        if error:
+            raise error
+
+    return generate
+
+
+@pytest.mark.parametrize(
+    ("generate", "reason"),
+    [
+        (yielding("hello"), "the engine yielded str, not a Delta"),
+        (yielding(None), "the engine yielded NoneType, not a Delta"),
+        (yielding(Delta([5, 6])), "the engine yielded tokens as list, not as bytes packed by preble.tokens.pack"),  # type: ignore[arg-type]
+        (yielding(Delta(b"abc")), "the engine yielded b'abc', which are no token ids packed as int32"),
+        (yielding(Delta(b"\xff" * 4)), "which are no token ids packed as int32"),
+        (yielding(Delta(pack([5] * 4), None, "length")), "the engine yielded more than the 3 tokens"),
+        (yielding(*[Delta(pack([5]))] * 4), "the engine yielded more than the 3 tokens"),
+        (
+            yielding(Delta(b"", None, "nonsense")),
+            "the engine yielded a Delta that is wrong: Invalid enum value 'nonsense'",
+        ),  # type: ignore[arg-type]
+        (yielding(Delta(b"", 10**30)), "the engine yielded a Delta that is wrong"),
+        (yielding(Delta(b"", -7)), "the engine yielded a Delta that is wrong"),
+        (yielding(Delta(b"", 3)), "the engine says that 3 tokens of a prompt of 2 were cached"),
+        (yielding(Delta(b"", None, "stop", object())), "the engine yielded a Delta that is wrong"),  # type: ignore[arg-type]
+        (yielding(error=SystemExit(3)), "the engine raised SystemExit: 3"),
+        (yielding(error=asyncio.CancelledError()), "the engine raised CancelledError"),
+        (yielding(error=BaseException("odd")), "BaseException: odd"),
+        (lambda request: None, "TypeError"),
+        (lambda request: [][0], "IndexError"),
+    ],
+)
+async def test_an_engine_that_breaks_the_protocol_fails_that_request_and_no_other(bench, generate, reason):
+    desk = await bench.ready()
+    desk.send(submit(1, pack([Counter.HANGS, 1]), GREEDY))
+    while 1 not in bench.engine.running:
+        await desk.next(Step)
+    good, bench.engine.generate = bench.engine.generate, generate
+    desk.send(submit(2, pack([5, 2]), GREEDY))
+    assert reason in (await desk.result(2))[1]
+    bench.engine.generate = good
+    desk.send(submit(3, pack([5, 2]), GREEDY), Abort((1,)))
+    assert await desk.result(3) == ((5, 6), "length")
+    assert await desk.result(1) == ((), "abort")
+
+
+async def test_a_stream_that_breaks_the_protocol_is_closed(bench):
+    closed = asyncio.Event()
+
+    async def generate(request: EngineRequest) -> AsyncIterator[Delta]:
+        try:
+            while True:
+                yield Delta(pack([5]))
+        finally:
+            closed.set()
+
+    desk = await bench.ready()
+    bench.engine.generate = generate
+    desk.send(submit(1, pack([5, 2]), GREEDY))
+    assert await desk.result(1) == ((5, 5, 5), "the engine yielded more than the 3 tokens that were asked for")
+    assert closed.is_set()
+
+
+async def test_a_request_that_the_worker_cannot_read_fails(bench):
+    desk = await bench.ready()
+    desk.send(submit(1, pack([5, 2]), GREEDY, True), submit(2, pack([5, 2]), GREEDY, 0, "", -1.0))
+    assert "the worker cannot read it: Expected `int`, got `bool`" in (await desk.result(1))[1]
+    assert "the worker cannot read it: Expected `float` >= 0" in (await desk.result(2))[1]
+    assert {failed.field for step in desk.steps for failed in step.failed} == {"request"}
+    assert bench.link.rejected == 2
+
+
+async def test_a_cache_that_cannot_be_reset_is_told_of(bench):
+    async def reset_cache() -> None:
+        raise ZeroDivisionError("by zero")
+
+    desk = await bench.ready()
+    bench.engine.reset_cache = reset_cache
+    desk.send(ResetCache(5))
+    assert await desk.next(ResetFailed) == ResetFailed(5, "ZeroDivisionError: by zero")
+
+
+async def test_an_engine_that_dies_breaks_the_worker_at_once(bench):
+    desk = await bench.ready()
+    desk.send(submit(1, pack([Counter.HANGS, 1]), GREEDY))
+    while 1 not in bench.engine.running:
+        await desk.next(Step)
+    bench.engine.generate = yielding(error=EngineDeadError("the device is gone"))
+    desk.send(submit(2, pack([5, 1]), GREEDY))
+    assert await desk.next(Broken) == Broken("the device is gone")
+    with pytest.raises(EngineDeadError):
         await bench.end()
+    assert not any(step.failed for step in desk.steps), "what it had goes elsewhere"
+    await bench.worker.abandon()
+
+
+@pytest.mark.parametrize("method", ["load", "cache_events"])
+async def test_an_idle_engine_that_is_dead_breaks_the_worker(bench, monkeypatch, method):
+    monkeypatch.setattr("preble.workers.worker.HEARTBEAT", 0.01)
+
+    def dead() -> None:
+        raise EngineDeadError("the device is gone")
+
+    desk = await bench.ready()
+    setattr(bench.engine, method, dead)
+    assert await desk.next(Broken) == Broken("the device is gone")
+    with pytest.raises(EngineDeadError):
+        await bench.end()
+
+
+async def test_an_engine_that_cannot_close_ends_all_the_same(bench):
+    async def close() -> None:
+        raise ZeroDivisionError
+
+    desk = await bench.ready()
+    bench.engine.close = close
+    desk.send(Stop(0.0))
+    await desk.next(Stopped)
+    assert await bench.end() is True
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        (None, "the engine's start() returned NoneType, not an EngineInfo"),
+        ({"block_size": 0}, "the engine's start() returned an EngineInfo with block_size=0"),
+        ({"kv_tokens": -5}, "the engine's start() returned an EngineInfo with kv_tokens=-5"),
+        ({"vocab_size": 9.0}, "the engine's start() returned an EngineInfo with vocab_size=9.0"),
+        ({"cost": None}, "the engine's start() returned an EngineInfo that is wrong: Expected `str`, got `None`"),
+    ],
+)
+async def test_a_start_that_returns_nonsense_says_so(info, message):
+    good = {"model": "m", "vocab_size": 9, "context_limit": 9, "kv_tokens": 9, "block_size": 1, "max_running": 9}
+
+    async def start() -> EngineInfo | None:
+        return EngineInfo(**{**good, **info}) if info else None
+
+    bench = Bench()
+    bench.engine.start = start
+    failed = await bench.desk.next(StartFailed)
+    assert failed.kind == "crash"
+    assert failed.message.startswith(message)
+    assert await bench.end() is False
+
+
+class Halfway:
+    """An engine that lacks methods."""
+
+    def __init__(self, *, model: str | None = None) -> None: ...
+
+    async def start(self) -> None: ...
+
+    abort = close = reset_cache = start
 
 
 @pytest.mark.parametrize(
@@ -425,6 +623,7 @@ async def test_an_engine_that_cannot_tell_its_load_breaks_the_worker(bench):
         ({"backend": "no.such.module:Engine"}, "cannot be imported: No module named 'no'"),
         ({"backend": "preble.backends.sim:Nothing"}, "cannot be imported"),
         ({"options": {"no_such_option": 1}}, "no_such_option"),
+        ({"backend": "tests.workers.test_worker:Halfway"}, "needs the methods generate, cache_events, load$"),
     ],
 )
 def test_engines_that_cannot_be_made(changes, message):
@@ -468,6 +667,31 @@ async def test_a_process_that_cannot_start_says_why_and_leaves_its_log():
     assert await child.exited == 1
     assert "RuntimeError: out of memory" in child.log_tail()
     assert "Traceback" in child.log_tail()
+    desk.router.close()
+
+
+class Dying(Counter):
+    """Dies with its first request, and leaves a thread that never ends."""
+
+    async def start(self) -> EngineInfo:
+        threading.Thread(target=threading.Event().wait).start()
+        return await super().start()
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
+        yield Delta(b"")
+        raise EngineDeadError("the device is gone")
+
+
+async def test_a_process_whose_engine_dies_ends_whatever_its_threads_do():
+    desk = Desk()
+    child = await _started(desk, backend="tests.workers.test_worker:Dying")
+    await desk.next(Ready)
+    desk.send(submit(1, pack([5, 1]), GREEDY))
+    assert await desk.next(Broken) == Broken("the device is gone")
+    assert await child.exited == BROKEN
+    assert child.how_it_ended() == "exit status 3"
+    assert "the worker is broken" in child.log_tail()
+    assert "EngineDeadError: the device is gone" in child.log_tail()
     desk.router.close()
 
 

@@ -21,7 +21,7 @@ from preble.backends.scratch import scratch_folder
 from preble.backends.vllm.configuration import TOPIC, check_options, configure, describe
 from preble.backends.vllm.environment import forget, prepare
 from preble.backends.vllm.steps import Steps
-from preble.errors import ConfigurationError, EngineError, InvalidRequestError, NotStartedError
+from preble.errors import ConfigurationError, EngineDeadError, EngineError, InvalidRequestError, NotStartedError
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.wait_queue.disciplines import DEFAULT, Discipline
 from preble.wait_queue.local import LocalScheduler
@@ -94,7 +94,8 @@ class VllmEngine:
     async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.
 
-        Raises InvalidRequestError if the request can never run, and EngineError if vLLM fails it or has died.
+        Raises InvalidRequestError if the request can never run, EngineError if vLLM fails it, and EngineDeadError if
+        vLLM has died.
         """
         if self._info is None:
             raise NotStartedError("the engine has not been started")
@@ -123,18 +124,18 @@ class VllmEngine:
         task.add_done_callback(self._aborts.discard)
 
     def cache_events(self) -> list[Evicted]:
-        """Return and forget the evictions since the last call, in order. Raises EngineError for malformed events."""
+        """Return and forget the evictions since the last call, in order. Raises EngineDeadError for malformed ones."""
         if self._info is None or self._closed:
             return []
         self._drain()
         return self._held.evicted()
 
     def load(self) -> Load:
-        """Return the load after vLLM's last step. Raises EngineError if vLLM has died, which ends the worker."""
+        """Return the load after vLLM's last step. Raises EngineDeadError if vLLM has died."""
         if self._info is None or self._closed:
             return Load(0, 0, 0)
         if self._llm.errored:
-            raise EngineError("vLLM's engine has died")
+            raise EngineDeadError("vLLM's engine has died")
         inside, queued = self._admission.inside, self._admission.waiting
         if not inside:
             return Load(0, queued, 0)
@@ -211,15 +212,17 @@ class VllmEngine:
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Raise vLLM's errors as InvalidRequestError and EngineError."""
+    """Raise vLLM's errors as InvalidRequestError, EngineError and EngineDeadError."""
     from vllm.exceptions import VLLMClientError
-    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+    from vllm.v1.engine import exceptions
 
     try:
         yield
     except VLLMClientError as error:
         raise InvalidRequestError(str(error), field=getattr(error, "parameter", None) or "sampling") from error
-    except (EngineDeadError, EngineGenerateError) as error:
+    except exceptions.EngineDeadError as error:
+        raise EngineDeadError(f"vLLM: {error}") from error
+    except exceptions.EngineGenerateError as error:
         raise EngineError(f"vLLM: {error}") from error
 
 

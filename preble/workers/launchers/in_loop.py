@@ -17,8 +17,9 @@ from preble.errors import ConfigurationError
 from preble.transport.memory import MemoryDealer, MemoryRouter
 from preble.transport.schema import Ticket
 from preble.workers.binding import Binding
+from preble.workers.launchers.exit_status import in_words
 from preble.workers.launchers.launcher import Receive
-from preble.workers.worker import Worker, make_engine
+from preble.workers.worker import BROKEN, Worker, make_engine
 
 _logger = logging.getLogger("preble.workers.worker")
 
@@ -43,7 +44,7 @@ class InLoopLauncher:
 
 
 class InLoopWorker:
-    """The `Handle` of one worker. Its status is 0 when it was told to stop, 1 when it failed, -9 when it was killed."""
+    """The `Handle` of one worker, with the exit statuses of a process: 0, 1, `BROKEN`, and -9 when it was killed."""
 
     pid = None
 
@@ -63,6 +64,10 @@ class InLoopWorker:
             self._killed = True
             self._task.cancel()
 
+    def how_it_ended(self) -> str:
+        """As `Handle.how_it_ended`, in the words of a process."""
+        return in_words(self.exited.result())
+
     def log_tail(self) -> str:
         """Return what broke the worker."""
         return self._log
@@ -73,7 +78,7 @@ class InLoopWorker:
         except Exception as error:
             _logger.error("worker %s broke", self._name, exc_info=error)
             self._log = "".join(traceback.format_exception(error))
-            return 1
+            return BROKEN
         finally:
             self._link.close()
             await self._worker.abandon()

@@ -29,6 +29,9 @@ class Handle(Protocol):
     def kill(self) -> None:
         """End the worker with all that it started, now. Killing twice, or after the end, is harmless."""
 
+    def how_it_ended(self) -> str:
+        """Say how it ended, such as "exit status 3" or "killed by SIGSEGV". Called after the end."""
+
     def log_tail(self) -> str:
         """Return the last lines that the worker wrote."""
 

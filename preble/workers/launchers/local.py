@@ -20,6 +20,7 @@ from typing import cast
 from preble.transport.schema import Ticket, encode_ticket
 from preble.transport.zeromq import Router
 from preble.workers.binding import Binding
+from preble.workers.launchers.exit_status import in_words, kills_for_memory
 from preble.workers.launchers.launcher import Receive
 
 LOG_LINES = 200
@@ -59,6 +60,8 @@ class Child:
         self.exited = output.exited
         self._output = output
         self._pipe: int | None = pipe
+        self._given_up = False
+        self._kills_before = kills_for_memory()
         self.exited.add_done_callback(self._sweep)
 
     @classmethod
@@ -85,6 +88,12 @@ class Child:
         _hand_over(transport, line)
         return cls(write, output, transport.get_pid())
 
+    def how_it_ended(self) -> str:
+        """As `Handle.how_it_ended`. That memory ran out is a guess: some process was killed for that meanwhile."""
+        status = self.exited.result()
+        killed = status == -signal.SIGKILL and not self._given_up
+        return in_words(status, out_of_memory=killed and kills_for_memory() > self._kills_before)
+
     def log_tail(self) -> str:
         """Return the last lines the worker wrote to standard output and error."""
         return self._output.tail()
@@ -98,6 +107,7 @@ class Child:
             if loop.is_closed():
                 self._output.abandon()
             elif not self.exited.done():
+                self._given_up = True
                 loop.call_later(_KILL_PATIENCE, self._kill_group)
 
     def _sweep(self, exited: asyncio.Future[int]) -> None:
