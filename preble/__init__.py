@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from preble.backends import Engine as Engine
     from preble.backends import EngineInfo as EngineInfo
     from preble.cluster.cluster import PrebleCluster as PrebleCluster
+    from preble.cluster.sync import SyncCluster as SyncCluster
     from preble.core.cost import CostModel as CostModel
     from preble.core.policies import POLICIES as POLICIES
     from preble.core.policy import Decision as Decision
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "backends": ("Engine", "EngineInfo"),
     "cluster.cluster": ("PrebleCluster",),
+    "cluster.sync": ("SyncCluster",),
     "core.cost": ("CostModel",),
     "core.policies": ("POLICIES",),
     "core.policy": ("Decision", "Policy", "Query"),
