@@ -8,8 +8,10 @@ from typing import Any, TypeAlias
 import msgspec
 
 from preble.backends.sglang.binding import bind as bind_sglang
+from preble.backends.sglang.binding import seed as seed_sglang
 from preble.backends.torch.binding import bind as bind_torch
 from preble.backends.vllm.binding import bind as bind_vllm
+from preble.backends.vllm.binding import seed as seed_vllm
 from preble.errors import ConfigurationError
 
 Bind: TypeAlias = Callable[[Mapping[str, Any], int, int], dict[str, Any]]
@@ -20,8 +22,21 @@ Raises ConfigurationError if the options ask for another number of GPUs.
 """
 
 
+Seed: TypeAlias = Callable[[int, int], dict[str, Any]]
+"""`seed(seed, worker)` returns the options by which the worker of this number draws for requests without a seed."""
+
+
 def _as_given(options: Mapping[str, Any], devices: int, threads: int) -> dict[str, Any]:
     return dict(options)
+
+
+def _unseeded(seed: int, worker: int) -> dict[str, Any]:
+    return {}
+
+
+def _same_for_all(seed: int, worker: int) -> dict[str, Any]:
+    # These engines draw by seed and request id, which is one worker's alone, wherever a request goes.
+    return {"seed": seed}
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -29,14 +44,15 @@ class Backend(msgspec.Struct, frozen=True):
 
     `needs_model` is True if the engine cannot start without the path of a model. `remote` is True if the computing is
     done by a server that runs elsewhere, so that the engine has no use for GPUs and cores here. `bind` adds what a
-    worker is bound to, its GPUs and threads, to the engine's options. `install` is what pip must install
-    for it, if preble alone is not enough.
+    worker is bound to, its GPUs and threads, to the engine's options, and `seed` what the cluster's seed means there.
+    `install` is what pip must install for it, if preble alone is not enough.
     """
 
     path: str
     needs_model: bool = False
     remote: bool = False
     bind: Bind = _as_given
+    seed: Seed = _unseeded
     install: str = ""
 
     @property
@@ -47,14 +63,28 @@ class Backend(msgspec.Struct, frozen=True):
 
 BACKENDS = {
     "openai": Backend("preble.backends.openai.engine:OpenAIEngine", remote=True, install="preble[openai]"),
-    "sim": Backend("preble.backends.sim:SimEngine"),
+    "sim": Backend("preble.backends.sim:SimEngine", seed=_same_for_all),
     "sglang": Backend(
-        "preble.backends.sglang.engine:SGLangEngine", needs_model=True, bind=bind_sglang, install="sglang==0.5.23"
+        "preble.backends.sglang.engine:SGLangEngine",
+        needs_model=True,
+        bind=bind_sglang,
+        seed=seed_sglang,
+        install="sglang==0.5.23",
     ),
     "torch": Backend(
-        "preble.backends.torch.engine:TorchEngine", needs_model=True, bind=bind_torch, install="preble[torch]"
+        "preble.backends.torch.engine:TorchEngine",
+        needs_model=True,
+        bind=bind_torch,
+        seed=_same_for_all,
+        install="preble[torch]",
     ),
-    "vllm": Backend("preble.backends.vllm.engine:VllmEngine", needs_model=True, bind=bind_vllm, install="preble[vllm]"),
+    "vllm": Backend(
+        "preble.backends.vllm.engine:VllmEngine",
+        needs_model=True,
+        bind=bind_vllm,
+        seed=seed_vllm,
+        install="preble[vllm]",
+    ),
 }
 
 
@@ -65,4 +95,5 @@ def find_backend(name: str) -> Backend:
     """
     if name not in BACKENDS and ":" not in name:
         raise ConfigurationError(f'backend: unknown {name!r}, one of {", ".join(BACKENDS)}, or "module:Class"')
-    return BACKENDS.get(name) or Backend(name)
+    known = (backend for backend in BACKENDS.values() if backend.path == name)
+    return BACKENDS.get(name) or next(known, Backend(name))

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, NoReturn
-from zlib import crc32
 
 import msgspec
 from msgspec import Meta
 
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
-from preble.backends.batching import Batcher, SampledToken, Sequence, TokenSpan, step_timing
+from preble.backends.batching import Batcher, SampledToken, TokenSpan, step_timing
 from preble.backends.checks import checked_options
+from preble.backends.invented import FIRST_TOKEN, Inventor, Words, words_of
 from preble.backends.stepping import StepLoop
 from preble.core.cost import CostModel, cost_model
 from preble.errors import ConfigurationError, EngineError
-from preble.tokens import TOKEN_BYTES, unpack
-from preble.types import TokenLogprob
+from preble.tokens import unpack
 from preble.wait_queue.disciplines import DEFAULT, Discipline
 from preble.wait_queue.local import LocalScheduler
 
-FIRST_TOKEN = 3
-"""The lowest id generated: those below stand for padding, beginning and end."""
 CRASH_STATUS = 70
 """Exit status of a process whose engine has the option to crash."""
 
-_TAIL_TOKENS = 4
 _TIMER_SLACK = 0.002
 
 _Count = Annotated[int, Meta(ge=1)]
@@ -39,6 +33,8 @@ _Seconds = Annotated[float, Meta(ge=0)]
 class SimOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of the `sim` engine. Sizes are in tokens, times in seconds since the engine started.
 
+    Token ids are below `vocab_size`: by default that of the model's tokenizer, or 32,000 without one.
+
     `cost` is a preset's name or the fields of a CostModel. With `time_scale` 1 a step takes the time that the cost
     model gives, with 0.1 a tenth of it, with 0 no more than the program needs.
 
@@ -47,7 +43,7 @@ class SimOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     then on. `stall` = (at, seconds) is one pause. A prompt that contains `fail_prompt_token` fails.
     """
 
-    vocab_size: Annotated[int, Meta(gt=FIRST_TOKEN, le=1 << 31)] = 32_000
+    vocab_size: Annotated[int, Meta(gt=FIRST_TOKEN, le=1 << 31)] | None = None
     context_limit: _Count = 131_072
     kv_tokens: _Count = 200_000
     block_size: _Count = 16
@@ -70,10 +66,11 @@ class SimCore:
 
     Requests go in and deltas come out through `batcher`. The next token depends only on the seed, the last four tokens
     and the position. Therefore a request that is resumed, with its output so far as part of the prompt, continues with
-    the same tokens.
+    the same tokens, if it is greedy or has a seed.
     """
 
-    def __init__(self, options: SimOptions, discipline: Discipline = DEFAULT) -> None:
+    def __init__(self, options: SimOptions, discipline: Discipline = DEFAULT, words: Words | None = None) -> None:
+        words = words or words_of(None, options.vocab_size)
         self.cost = cost_model(options.cost)
         self.batcher = Batcher(
             kv_tokens=options.kv_tokens,
@@ -81,11 +78,11 @@ class SimCore:
             max_running=options.max_running,
             max_batched_tokens=options.max_batched_tokens,
             context_limit=options.context_limit,
-            vocab_size=options.vocab_size,
+            vocab_size=words.size,
+            eos_token_ids=() if words.end is None else (words.end,),
             local=LocalScheduler(discipline, block_size=options.block_size),
         )
-        self._seed = options.seed
-        self._vocab_size = options.vocab_size
+        self.inventor = Inventor(words, options.seed, self.batcher.limit)
         self._chunks: list[TokenSpan] = []
         self._began = 0.0
 
@@ -112,60 +109,24 @@ class SimCore:
         """Return the next token for each span that samples, and add to the log-probabilities of prompts."""
         for span in spans:
             if span.scored:
-                self._score(span)
-        return [self._next(span.sequence) for span in spans if span.samples]
+                self.inventor.score(span)
+        return [self.inventor.next(span.sequence) for span in spans if span.samples]
 
     def check(self) -> None:
         """Raise AssertionError if the batcher's invariants do not hold."""
         self.batcher.check()
 
-    def _next(self, sequence: Sequence) -> SampledToken:
-        sampling = sequence.sampling
-        seed = self._seed + (sampling.seed or 0 if sampling.temperature else 0)
-        position = len(sequence.tokens) // TOKEN_BYTES
-        state = sequence.tokens[-_TAIL_TOKENS * TOKEN_BYTES :] + struct.pack("<Iq", position, seed & (1 << 62) - 1)
-        noise = crc32(state)
-        token = self._biased(noise, sampling.biases) if sampling.logit_bias else self._token(noise)
-        if sampling.logprobs is None:
-            return token, None
-        return token, self._logprob(token, noise, sampling.logprobs)
-
-    def _token(self, noise: int) -> int:
-        return FIRST_TOKEN + noise % (self._vocab_size - FIRST_TOKEN)
-
-    def _biased(self, noise: int, biases: dict[int, float]) -> int:
-        """Draw a token as if all were equally likely but for their biases."""
-        weights = {token: math.exp(bias) for token, bias in biases.items()}
-        point = crc32(noise.to_bytes(4)) / (1 << 32) * (self._vocab_size - FIRST_TOKEN + sum(weights.values()))
-        for token, weight in weights.items():
-            point -= weight
-            if point < 0:
-                return token
-        others = (self._token(noise + step) for step in range(len(biases) + 1))
-        return next((token for token in others if token not in biases), max(weights, key=weights.__getitem__))
-
-    def _score(self, span: TokenSpan) -> None:
-        sequence, last = span.sequence, span.start + span.scored
-        entries, count = sequence.prompt_logprobs, sequence.sampling.prompt_logprobs
-        assert entries is not None
-        for position, token in enumerate(unpack(bytes(sequence.tokens[: (last + 1) * TOKEN_BYTES]))):
-            if position > span.start:
-                entries.append(self._logprob(token, crc32(struct.pack("<II", token, position)), count or 0))
-
-    def _logprob(self, token: int, noise: int, count: int) -> TokenLogprob:
-        logprob = -(1 + noise % 1000) / 1000
-        count = min(count, self._vocab_size)
-        top = tuple(((token + rank) % self._vocab_size, logprob - rank) for rank in range(count))
-        return TokenLogprob(token, logprob, top)
-
 
 class SimEngine:
     """An engine that needs no model: for tests, overhead measurements and studies of scheduling.
 
-    Options are the fields of SimOptions. `model` is only a name, and so are adapters: any name is accepted. All times
-    are those of the running event loop, so a loop with a virtual clock needs no real time. `crash` is called with an
-    exit status when an option says so, and must not return: by default it ends the process. Raises ConfigurationError
-    naming what is wrong.
+    Options are the fields of SimOptions. Of `model`, a folder or a GGUF file, it takes the words that texts are made
+    of. Any other name is accepted, and so are all adapters. Samples differ unless they are greedy or have the same
+    seed, and a new engine repeats them. Where only the context bounds a text (`max_tokens=None`), it ends by itself,
+    after 200 tokens on average. All times are those of the running event loop, so a loop with a virtual clock needs no
+    real time. `crash` is called with an exit status when an option says so, and must not return: by default it ends the
+    process.
+    Raises ConfigurationError naming what is wrong, and ModelError.
     """
 
     def __init__(
@@ -179,7 +140,7 @@ class SimEngine:
         self.options = checked_options(options, SimOptions, "sim")
         if not callable(crash):
             raise ConfigurationError(f"crash: must be a function of the exit status, not {crash!r}")
-        self.core = SimCore(self.options, discipline)
+        self.core = SimCore(self.options, discipline, words_of(model, self.options.vocab_size))
         self._model = model or "sim"
         self._crash = crash
         self._steps = StepLoop(self.core.batcher, self._execute, _now)
@@ -193,10 +154,11 @@ class SimEngine:
         await asyncio.sleep(self.options.start_delay)
         self._started = _now()
         self._steps.start()
-        options = self.options
+        options, words = self.options, self.core.inventor.words
         return EngineInfo(
             model=self._model,
-            vocab_size=options.vocab_size,
+            vocab_size=words.size,
+            eos_token_ids=() if words.end is None else (words.end,),
             context_limit=options.context_limit,
             kv_tokens=self.core.batcher.cache.total * options.block_size,
             block_size=options.block_size,

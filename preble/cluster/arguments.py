@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from preble.backends import Engine, find_backend
 from preble.core.cost import CostModel
@@ -23,7 +23,7 @@ class ConnectKeywords(TypedDict, total=False):
 
     policy: str | Policy
     cost: CostModel | str | None
-    seed: int
+    seed: int | None
     max_in_flight: int
     start_timeout: float
     close_grace: float
@@ -51,6 +51,13 @@ def check_model(model: object, backend: str) -> None:
     """Raise ConfigurationError if the engine needs a model and there is none."""
     if model is None and find_backend(backend).needs_model:
         raise ConfigurationError(f"model: the {backend} engine needs the path of a model")
+
+
+def check_seed(seed: object) -> None:
+    """Raise ConfigurationError unless it is None or a number that fits into 64 bits."""
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if seed is not None and not (whole and -(1 << 63) <= cast(int, seed) < 1 << 63):
+        raise ConfigurationError(f"seed: must be a 64-bit integer or None, not {seed!r}")
 
 
 def check_tokenizer(model: str | None) -> None:

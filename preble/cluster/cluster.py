@@ -16,6 +16,7 @@ from preble.cluster.arguments import (
     check_known,
     check_model,
     check_numbers,
+    check_seed,
     check_tokenizer,
     check_unbound,
     class_name,
@@ -85,7 +86,7 @@ class PrebleCluster:
         cpus: Sequence[Sequence[int]] | None = None,
         devices: Sequence[Sequence[Device]] | None = None,
         share_devices: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         max_in_flight: int = 10_000,
         start_timeout: float = 120.0,
         close_grace: float = 0.0,
@@ -101,7 +102,10 @@ class PrebleCluster:
         * `cpus`, `devices`: one entry for each worker, the cores that it runs on and the GPUs that it sees, by number
           among those that you see. Several GPUs compute one replica together. A GPU belongs to one worker unless
           `share_devices`.
-        * `policy`: a name of `preble.POLICIES`, or an object with `place`. `seed` breaks ties.
+        * `policy`: a name of `preble.POLICIES`, or an object with `place`.
+        * `seed`: breaks ties of the policy, and lets a new cluster draw the same again for requests that bring no seed:
+          `sim` and `torch` in any case, vLLM and SGLang if the same requests meet on each worker. None is 0 for the
+          policy and for `sim`, and another number every time for the other engines.
         * `cost`: the prices to start from, a preset's name or a CostModel; by default what the engine names.
         * `max_in_flight`: samples that are accepted at once; beyond that, requests raise OverloadedError.
         * `start_timeout`, `close_grace`: seconds in which workers must be ready, and in which they must end on close.
@@ -118,9 +122,10 @@ class PrebleCluster:
         if pool is None:
             check_model(model, self.backend)
         check_numbers(workers=(workers, 1), threads=(threads, 0), max_in_flight=(max_in_flight, 1))
+        check_seed(seed)
         self.model = folder(model)
         self._log = None if decision_log is None else LogFile(decision_log)
-        self.scheduler = Scheduler(policy, seed=seed, log=None if self._log is None else self._log.write)
+        self.scheduler = Scheduler(policy, seed=seed or 0, log=None if self._log is None else self._log.write)
         self._start_timeout = start_timeout
         self._close_grace = close_grace
         self._made = caller()
@@ -142,6 +147,7 @@ class PrebleCluster:
                 backend=self.backend,
                 model=self.model,
                 options=engine_options or {},
+                seed=seed,
                 bindings=Bindings(workers, devices=devices, cpus=cpus, threads=threads, share_devices=share_devices),
             )
         )

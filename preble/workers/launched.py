@@ -74,7 +74,8 @@ class LaunchedPool:
     cannot be understood is ended, because what it said of its requests is lost.
 
     `bindings` says what each is bound to, and so how many there are at first. `random_hex(bytes)` makes the secrets
-    by which a worker proves that it holds its ticket. Raises ConfigurationError if the options do not fit the bindings.
+    by which a worker proves that it holds its ticket. With a `seed` engines draw the same again for requests that have
+    none, unless `options` say otherwise. Raises ConfigurationError if the options do not fit the bindings.
     """
 
     def __init__(
@@ -85,11 +86,13 @@ class LaunchedPool:
         model: str | None,
         options: Mapping[str, Any],
         bindings: Bindings,
+        seed: int | None = None,
         random_hex: Callable[[int], str] = secrets.token_hex,
     ) -> None:
         self._launcher = launcher
         self._describe = partial(Ticket, backend=backend, model=model)
-        self._bind = find_backend(backend).bind
+        self._backend = find_backend(backend)
+        self._seed = seed
         self._options = options
         self._bindings = bindings
         self._random_hex = random_hex
@@ -251,7 +254,7 @@ class LaunchedPool:
             raise _stopped(name)
         ticket = self._describe(
             worker=name,
-            options=self._bound_options(binding),
+            options=self._seeded(name) | self._bound_options(binding),
             incarnation=self._random_hex(8),
             nonce=self._random_hex(16),
             address=self._router.address,
@@ -264,8 +267,11 @@ class LaunchedPool:
         self._workers[name] = self._by_identity[ticket.identity] = worker
         worker.handle.exited.add_done_callback(lambda _: self._exited(worker))
 
+    def _seeded(self, name: str) -> dict[str, Any]:
+        return {} if self._seed is None else self._backend.seed(self._seed, int(name.removeprefix("w")))
+
     def _bound_options(self, binding: Binding) -> dict[str, Any]:
-        return self._bind(self._options, len(binding.devices or ()), binding.threads)
+        return self._backend.bind(self._options, len(binding.devices or ()), binding.threads)
 
     def _receive(self, peer: bytes, frame: bytes) -> None:
         worker = self._by_identity.get(peer)

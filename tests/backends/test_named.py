@@ -44,6 +44,27 @@ def test_a_replica_is_computed_by_all_its_devices(
     assert find_backend(backend).bind(options, devices, threads) == options | bound
 
 
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [("torch", [{"seed": 7}] * 2), ("sim", [{"seed": 7}] * 2), ("openai", [{}, {}]), ("my.own:Engine", [{}, {}])],
+)
+def test_engines_that_draw_by_request_get_the_cluster_s_seed_alike(backend: str, options: list[dict[str, int]]):
+    assert [find_backend(backend).seed(7, worker) for worker in range(2)] == options
+
+
+@pytest.mark.parametrize(("backend", "name"), [("vllm", "seed"), ("sglang", "random_seed")])
+def test_engines_that_draw_in_turn_get_one_seed_for_each_worker(backend: str, name: str):
+    found = [find_backend(backend).seed(seed, worker) for seed in (-1, 0, 1, 12345) for worker in range(4)]
+    assert {*map(tuple, found)} == {(name,)}
+    seeds = [options[name] for options in found]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 1 << 31 for seed in seeds)
+
+
+def test_a_class_of_a_named_engine_is_that_engine():
+    assert find_backend(BACKENDS["torch"].path) is BACKENDS["torch"]
+
+
 def test_an_unknown_name_is_refused_and_a_class_of_ones_own_is_not():
     with pytest.raises(ConfigurationError, match="backend: unknown 'nonsense', one of openai, sim"):
         find_backend("nonsense")

@@ -8,7 +8,8 @@ from typing import NoReturn
 import pytest
 
 from preble.backends import EngineRequest, StepTiming
-from preble.backends.sim import CRASH_STATUS, FIRST_TOKEN, SimCore, SimEngine, SimOptions
+from preble.backends.invented import ANSWER_TOKENS, END_TOKEN, FIRST_TOKEN
+from preble.backends.sim import CRASH_STATUS, SimCore, SimEngine, SimOptions
 from preble.core.cost import PRESETS, CostModel
 from preble.errors import ConfigurationError, EngineError, InvalidRequestError
 from preble.testing import VirtualTimeLoop
@@ -96,6 +97,45 @@ def test_logprobs_are_given_when_asked_for():
     assert logprob.top[0] == (logprob.token_id, logprob.logprob)
     assert [value for _, value in logprob.top] == sorted((value for _, value in logprob.top), reverse=True)
     assert len({token for token, _ in logprob.top}) == 3
+
+
+def test_without_a_seed_samples_differ_and_are_the_same_again_in_a_new_engine():
+    def samples(**options) -> list[list[int]]:
+        arrivals = [(0.0, request(id, range(10), max_tokens=10, temperature=1)) for id in range(8)]
+        return [[token for _, token in told] for told in drive(core(**options), arrivals).values()]
+
+    first, again, other = samples(), samples(), samples(seed=1)
+    assert len({tuple(tokens) for tokens in first}) == 8
+    assert first == again
+    assert not {tuple(tokens) for tokens in first} & {tuple(tokens) for tokens in other}
+
+
+def ended(*, max_tokens: int | None, **sampling) -> list[list[int]]:
+    simulated = core(kv_tokens=40_000, context_limit=4_000)
+    arrivals = [(0.0, request(id, [3, 5 + id], max_tokens=max_tokens, **sampling)) for id in range(60)]
+    return [[token for _, token in told] for told in drive(simulated, arrivals).values()]
+
+
+def test_what_only_the_context_bounds_ends_by_itself():
+    texts = ended(max_tokens=None)
+    assert {text[-1] for text in texts} == {END_TOKEN}
+    assert ANSWER_TOKENS / 2 < sum(map(len, texts)) / len(texts) < ANSWER_TOKENS * 2
+    assert len({len(text) for text in texts}) > 40
+
+
+def test_an_end_waits_for_the_minimum_and_is_not_where_it_is_not_wanted():
+    assert {len(text) for text in ended(max_tokens=900)} == {900}
+    assert min(map(len, ended(max_tokens=None, min_tokens=300))) >= 300
+    for sampling in ({"ignore_eos": True}, {"logit_bias": {END_TOKEN: -100}}):
+        assert {len(text) for text in ended(max_tokens=None, **sampling)} == {3_998}
+    assert {len(text) for text in ended(max_tokens=None, logit_bias={END_TOKEN: 100})} == {1}
+
+
+def test_an_end_comes_at_the_same_place_after_a_resumption():
+    simulated = core(context_limit=1_000)
+    whole = output(simulated, range(10), max_tokens=None)
+    assert output(core(context_limit=1_000), [*range(10), *whole[:11]], max_tokens=None) == whole[11:]
+    assert len(whole) < 990
 
 
 def test_a_bias_forces_and_forbids_tokens():

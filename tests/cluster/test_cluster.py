@@ -113,7 +113,7 @@ async def test_samples_of_one_prompt_are_told_apart(cluster: PrebleCluster) -> N
 
 
 async def test_logprobs_come_with_their_tokens(cluster: PrebleCluster) -> None:
-    sampling = SamplingParams(max_tokens=5, logprobs=2)
+    sampling = SamplingParams(max_tokens=5, logprobs=2, seed=3)
     out = await cluster.generate(prompt(6), sampling)
     assert [entry.token_id for entry in out.logprobs] == list(out.token_ids)
     assert all(len(entry.top) == 2 for entry in out.logprobs)
@@ -436,6 +436,8 @@ async def test_too_many_at_once_are_refused() -> None:
         ({"backend": "sim", "workers": 0}, "workers: must be"),
         ({"backend": "sim", "workers": 1.5}, "workers: must be"),
         ({"backend": "sim", "max_in_flight": 0}, "max_in_flight: must be"),
+        ({"backend": "sim", "seed": "x"}, "seed: must be a 64-bit integer or None, not 'x'"),
+        ({"backend": "sim", "seed": 1 << 63}, "seed: must be"),
     ],
 )
 async def test_a_wrong_description_is_refused_when_made(arguments: dict[str, object], message: str) -> None:

@@ -179,13 +179,45 @@ async def test_seeds_repeat_and_differ(cluster: PrebleCluster) -> None:
     assert first.token_ids == again.token_ids != other.token_ids
 
 
-async def test_chats_go_on_to_the_end_of_the_context_unless_told_otherwise(model: Path) -> None:
+async def drawn(model: Path, backend: str, **options: Any) -> list[str]:
+    async with PrebleCluster(model, backend=backend, workers=2, processes=False, **options) as cluster:
+        out = await cluster.generate(TEXT, SamplingParams(max_tokens=8, n=4, ignore_eos=True))
+        return [choice.text for choice in out.choices]
+
+
+@pytest.mark.parametrize("backend", ["sim", "torch"])
+async def test_without_a_seed_samples_differ_and_the_cluster_s_seed_repeats_them(model: Path, backend: str) -> None:
+    first, again = await drawn(model, backend, seed=5), await drawn(model, backend, seed=5)
+    assert len(set(first)) == 4
+    assert first == again
+    other = await drawn(model, backend, seed=6)
+    own = await drawn(model, backend, seed=6, engine_options={"seed": 5})
+    assert (set(first) & set(other), own) == (set(), first)
+
+
+async def test_without_any_seed_torch_draws_anew_and_sim_does_not(model: Path) -> None:
+    assert await drawn(model, "torch") != await drawn(model, "torch")
+    assert await drawn(model, "sim") == await drawn(model, "sim")
+
+
+async def test_sim_writes_words_of_the_model(model: Path) -> None:
+    async with PrebleCluster(model, backend="sim", workers=1, processes=False) as cluster:
+        pieces = [chunk.text async for chunk in cluster.stream("hello", SamplingParams(max_tokens=30))]
+        assert "".join(pieces).replace(" ", "").isalpha()
+        assert len("".join(pieces).split()) == 30
+        assert all(pieces)
+
+
+async def test_chats_go_on_until_the_model_ends_them_or_the_context_is_full(model: Path) -> None:
     options = {"context_limit": 400, "vocab_size": 4096, "time_scale": 0.0}
     async with PrebleCluster(model, backend="sim", processes=False, engine_options=options) as cluster:
-        chat, text = await cluster.generate(CHAT), await cluster.generate("hello")
-        assert (chat.usage.prompt_tokens + chat.usage.output_tokens, chat.finish_reason) == (400, "length")
+        chats, text = [await cluster.generate(CHAT) for _ in range(9)], await cluster.generate("hello")
+        ended = [chat for chat in chats if chat.finish_reason == "stop"]
+        full = [chat.usage for chat in chats if chat.finish_reason == "length"]
+        assert {usage.prompt_tokens + usage.output_tokens for usage in full} == {400}
+        assert {chat.token_ids[-1] for chat in ended} == {cluster.tokenizer.encode("<|end|>")[0]}
         assert (text.usage.output_tokens, text.finish_reason) == (128, "length")
-        whole = await cluster.generate("hello", SamplingParams(max_tokens=None))
+        whole = await cluster.generate("hello", SamplingParams(max_tokens=None, ignore_eos=True))
         assert whole.usage.prompt_tokens + whole.usage.output_tokens == 400
         short = await cluster.generate(CHAT, SamplingParams(max_tokens=3))
         assert short.usage.output_tokens == 3

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from preble.backends.parallel import parallel_options
+from preble.backends.worker_seed import worker_seed
 
 
 def bind(options: Mapping[str, Any], devices: int, threads: int) -> dict[str, Any]:
@@ -14,3 +15,8 @@ def bind(options: Mapping[str, Any], devices: int, threads: int) -> dict[str, An
     Raises ConfigurationError if the options are for another number of GPUs.
     """
     return parallel_options(options, devices, tensor="tp_size", pipeline="pp_size")
+
+
+def seed(seed: int, worker: int) -> dict[str, Any]:
+    """Return the option by which the worker of this number draws for requests without a seed."""
+    return {"random_seed": worker_seed(seed, worker)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,8 +48,9 @@ class TorchEngine:
     "auto", "cpu" or "cuda". With `load_format="dummy"` random weights are drawn on the device, and the folder needs
     only config.json. `kv_tokens` is the size of the KV cache in tokens; by default it is 16 contexts, or less if that
     would take too much memory. A step computes at most `max_running` requests and `max_batched_tokens` tokens.
-    `threads` is the number of threads for arithmetic on a CPU, `discipline` the order of the wait queue, and `seed` the
-    seed of requests that have none. The model is computed in a thread of its own, so that the event loop stays free.
+    `threads` is the number of threads for arithmetic on a CPU, and `discipline` the order of the wait queue. Requests
+    that bring no seed draw by `seed` and their id; without it the system gives one. The model is computed in a thread
+    of its own, so that the event loop stays free.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class TorchEngine:
         max_running: int = 64,
         max_batched_tokens: int = 512,
         threads: int = 1,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         if not model:
             raise ConfigurationError("model: the torch engine needs the path of a model folder")
@@ -86,7 +88,7 @@ class TorchEngine:
         self._max_running = max_running
         self._max_batched_tokens = max_batched_tokens
         self._threads = threads
-        self._seed = seed
+        self._seed = secrets.randbits(63) if seed is None else seed
         self._eos_token_ids: tuple[int, ...] = ()
         self._model: Model | None = None
         self._steps: StepLoop | None = None

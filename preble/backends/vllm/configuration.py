@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def configure(model: str, options: Mapping[str, Any], events: Path) -> Any:
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",
         "disable_log_stats": True,
+        "seed": secrets.randbits(31),  # vLLM's own 0 would let all workers draw alike
         "enable_logging_iteration_details": True,  # they go to our `LastStep`, and are not logged
         "kv_events_config": KVEventsConfig(
             enable_kv_cache_events=True,
