@@ -82,7 +82,7 @@ class PrebleCluster:
         policy: str | Policy = "e2",
         engine_options: Mapping[str, Any] | None = None,
         cost: CostModel | str | None = None,
-        threads: int = 1,
+        threads: int | None = None,
         cpus: Sequence[Sequence[int]] | None = None,
         devices: Sequence[Sequence[Device]] | None = None,
         share_devices: bool = False,
@@ -98,7 +98,8 @@ class PrebleCluster:
 
         * `model`: a folder in Hugging Face format; `sim` needs none.
         * `backend`: a name of `preble.backends.BACKENDS`, or "module:Class". `engine_options` go to each engine.
-        * `workers`: how many to start. `threads` bounds the threads that each computes with.
+        * `workers`: how many to start. `threads` bounds the threads that each computes with: by default one in each
+          process, and with `processes=False` as many as your own program has. 0 leaves it to the libraries.
         * `cpus`, `devices`: one entry for each worker, the cores that it runs on and the GPUs that it sees, by number
           among those that you see. Several GPUs compute one replica together. A GPU belongs to one worker unless
           `share_devices`.
@@ -121,6 +122,7 @@ class PrebleCluster:
         self.backend = backend if isinstance(backend, str) else class_name(backend, processes)
         if pool is None:
             check_model(model, self.backend)
+        threads = int(processes) if threads is None else threads
         check_numbers(workers=(workers, 1), threads=(threads, 0), max_in_flight=(max_in_flight, 1))
         check_seed(seed)
         self.model = folder(model)

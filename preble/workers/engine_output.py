@@ -20,8 +20,8 @@ _Kind = TypeVar("_Kind")
 
 _encoder = msgspec.msgpack.Encoder()
 _delta_decoder = msgspec.msgpack.Decoder(Delta)
+_evicted_decoder = msgspec.msgpack.Decoder(Evicted)
 _info_decoder = msgspec.msgpack.Decoder(EngineInfo)
-_LONGEST_SALT = 1000
 
 
 def tokens_in(delta: Delta, request: EngineRequest, room: int) -> int:
@@ -110,10 +110,12 @@ def _require_evicted(event: Evicted) -> None:
         and type(event.keep) is int
         and 0 <= event.keep <= MAX_TOKENS
         and type(event.cache_salt) is str
-        and len(event.cache_salt) <= _LONGEST_SALT
     )
     if not right:
         raise EngineError(f"the engine's cache_events() returned {repr(event)[:200]}, which is no right Evicted")
+    if event.cache_salt:
+        salt = Evicted(b"", 0, event.cache_salt)
+        _round_trip(salt, _evicted_decoder, "the engine's cache_events() returned a cache salt that is wrong")
 
 
 def _round_trip(value: _Kind, decoder: msgspec.msgpack.Decoder[_Kind], wrong: str) -> None:

@@ -67,6 +67,7 @@ BROKEN = 3
 
 _RETRY = 0.01
 _PATIENCE = 1.0
+_CLOSE_PATIENCE = 3.0
 _LONGEST_MESSAGE = 2000
 _LONGEST_FIELD = 100
 _METHODS = ("start", "generate", "abort", "cache_events", "load", "reset_cache", "close")
@@ -74,7 +75,10 @@ _logger = logging.getLogger("preble.workers.worker")
 
 
 class Worker:
-    """Serves one engine over one link: hand `receive` to the link, then await `run(link)`. Needs a running loop."""
+    """Serves one engine over one link: hand `receive` to the link, then await `run(link)`. Needs a running loop.
+
+    `closing` is True once the engine is told to close.
+    """
 
     def __init__(self, ticket: Ticket, make_engine: Callable[[Ticket], Engine]) -> None:
         self._ticket = ticket
@@ -93,6 +97,7 @@ class Worker:
         self._engine: Engine | None = None
         self._load = Load(0, 0, 0)
         self._fault = ""
+        self.closing = False
 
     async def run(self, link: Dealer | MemoryDealer, on_ready: Callable[[], None] = lambda: None) -> bool:
         """Say hello, start the engine, serve until `stop`. Return False if the engine did not start.
@@ -131,6 +136,7 @@ class Worker:
         try:
             async with asyncio.timeout(_PATIENCE):
                 await asyncio.gather(*tasks, return_exceptions=True)
+            async with asyncio.timeout(_CLOSE_PATIENCE):
                 await self._close_engine()
         except Exception as error:
             _logger.error("an engine did not close", exc_info=error)
@@ -180,7 +186,7 @@ class Worker:
         return None
 
     async def _close_engine(self) -> None:
-        engine, self._made = self._made, None
+        engine, self._made, self.closing = self._made, None, True
         if engine is not None:
             try:
                 await engine.close()
@@ -411,7 +417,7 @@ def _kind(error: Exception) -> Literal["model", "configuration", "crash"]:
 
 def _message(error: BaseException) -> str:
     text = str(error) if isinstance(error, PrebleError) else f"{type(error).__name__}: {error}"
-    return text[:_LONGEST_MESSAGE]
+    return text[:_LONGEST_MESSAGE].encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be sent
 
 
 def _failed(id: int, error: BaseException) -> Failed:

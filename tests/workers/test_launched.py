@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import pytest
 
 from preble import ConfigurationError, EngineError, PrebleCluster, WorkerLostError, WorkerStartError
 from preble.backends import Delta, EngineInfo, EngineRequest, Load
+from preble.backends.sim import SimEngine
 from preble.tokens import pack
 from preble.transport.memory import MemoryDealer, MemoryRouter
 from preble.transport.schema import (
@@ -35,6 +37,7 @@ from preble.workers.launched import LaunchedPool
 from preble.workers.launchers.exit_status import in_words
 from preble.workers.launchers.in_loop import InLoopLauncher
 from preble.workers.pool import Listener
+from preble.workers.worker import construct
 from tests.cluster.cases import GREEDY, prompt
 
 TOKENS = b"\xc4\x04" + pack([1])
@@ -336,6 +339,49 @@ async def test_a_pool_over_this_loop_serves():
             await asyncio.sleep(0)
     await pool.stop(0.0)
     assert {name for name, *_ in heard.news} == {"on_step"}
+
+
+class SlowToClose(SimEngine):
+    """Closes when it is told that it may."""
+
+    closed: ClassVar[list[str]] = []
+    may_close: asyncio.Event
+
+    async def close(self) -> None:
+        await super().close()
+        try:
+            await self.may_close.wait()
+        except asyncio.CancelledError:
+            self.closed.append("cancelled")
+            raise
+        self.closed.append("closed")
+
+
+@pytest.mark.parametrize("grace", [0.0, 60.0])
+async def test_an_engine_in_this_process_has_time_to_close(monkeypatch, grace):
+    """What it has in this process, nobody else can free. The grace of a pool is for requests, and then for this."""
+    monkeypatch.setattr("preble.workers.launched._STOPPED_WITHIN", 0.01)
+    monkeypatch.setattr(SlowToClose, "closed", [])
+    monkeypatch.setattr(SlowToClose, "may_close", asyncio.Event(), raising=False)
+    pool = pool_of(InLoopLauncher(partial(construct, SlowToClose)))
+    await pool.start(Heard().listener, 5.0)
+    stopping = asyncio.create_task(pool.stop(grace))
+    await asyncio.wait([stopping], timeout=0.05)  # more than the pool waits before it kills
+    assert not stopping.done()
+    SlowToClose.may_close.set()
+    await stopping
+    assert SlowToClose.closed == ["closed"]
+
+
+async def test_an_engine_in_this_process_that_does_not_close_is_cancelled(monkeypatch):
+    monkeypatch.setattr("preble.workers.launched._STOPPED_WITHIN", 0.01)
+    monkeypatch.setattr("preble.workers.launchers.in_loop._CLOSE_PATIENCE", 0.01)
+    monkeypatch.setattr(SlowToClose, "closed", [])
+    monkeypatch.setattr(SlowToClose, "may_close", asyncio.Event(), raising=False)
+    pool = pool_of(InLoopLauncher(partial(construct, SlowToClose)))
+    await pool.start(Heard().listener, 5.0)
+    await pool.stop(0.0)
+    assert SlowToClose.closed == ["cancelled"]
 
 
 async def test_a_cluster_takes_a_pool_of_your_own():

@@ -445,6 +445,11 @@ async def test_an_engine_that_cannot_tell_its_load_fails_what_runs_and_goes_on(b
         ("cache_events", None, "the engine's cache_events() returned NoneType, not a list"),
         ("cache_events", [Evicted(b"abc", 0)], "the engine's cache_events() returned Evicted(tokens=b'abc'"),
         ("cache_events", [Evicted(b"", -1)], "no right Evicted"),
+        (
+            "cache_events",
+            [Evicted(b"", 0, "\ud800")],
+            "the engine's cache_events() returned a cache salt that is wrong",
+        ),
     ],
 )
 async def test_what_an_engine_tells_of_itself_is_looked_at_before_it_is_sent(bench, method, returned, reason):
@@ -489,6 +494,7 @@ def yielding(*deltas: object, error: BaseException | None = None):
         (yielding(error=SystemExit(3)), "the engine raised SystemExit: 3"),
         (yielding(error=asyncio.CancelledError()), "the engine raised CancelledError"),
         (yielding(error=BaseException("odd")), "BaseException: odd"),
+        (yielding(error=EngineError("half a pair: \ud800")), "half a pair"),
         (lambda request: None, "TypeError"),
         (lambda request: [][0], "IndexError"),
     ],

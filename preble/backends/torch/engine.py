@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import time
+import traceback
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,9 +49,9 @@ class TorchEngine:
     "auto", "cpu" or "cuda". With `load_format="dummy"` random weights are drawn on the device, and the folder needs
     only config.json. `kv_tokens` is the size of the KV cache in tokens; by default it is 16 contexts, or less if that
     would take too much memory. A step computes at most `max_running` requests and `max_batched_tokens` tokens.
-    `threads` is the number of threads for arithmetic on a CPU, and `discipline` the order of the wait queue. Requests
-    that bring no seed draw by `seed` and their id; without it the system gives one. The model is computed in a thread
-    of its own, so that the event loop stays free.
+    `threads` is the number of threads for arithmetic on a CPU; with 0, nothing is changed for this process.
+    `discipline` is the order of the wait queue. Requests that bring no seed draw by `seed` and their id; without it the
+    system gives one. The model is computed in a thread of its own, so that the event loop stays free.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class TorchEngine:
         block_size: int = 16,
         max_running: int = 64,
         max_batched_tokens: int = 512,
-        threads: int = 1,
+        threads: int = 0,
         seed: int | None = None,
     ) -> None:
         if not model:
@@ -74,9 +75,9 @@ class TorchEngine:
         for name, chosen, kinds in (("dtype", dtype, Dtype), ("load_format", load_format, LoadFormat)):
             if chosen not in get_args(kinds):
                 raise ConfigurationError(f"{name}: must be one of {', '.join(get_args(kinds))}, not {chosen!r}")
-        for name, value in (("threads", threads), ("block_size", block_size)):
-            if value < 1:
-                raise ConfigurationError(f"{name}: must be at least 1, not {value}")
+        for name, value, least in (("threads", threads, 0), ("block_size", block_size, 1)):
+            if value < least:
+                raise ConfigurationError(f"{name}: must be at least {least}, not {value}")
         self._path = Path(model)
         self._local = LocalScheduler(discipline, block_size=block_size)
         self._dtype = dtype
@@ -93,7 +94,7 @@ class TorchEngine:
         self._model: Model | None = None
         self._steps: StepLoop | None = None
         self._executor = ThreadPoolExecutor(
-            1, thread_name_prefix="preble-torch", initializer=torch.set_num_threads, initargs=(threads,)
+            1, thread_name_prefix="preble-torch", initializer=_set_threads, initargs=(threads,)
         )
 
     async def start(self) -> EngineInfo:
@@ -212,10 +213,31 @@ class TorchEngine:
     def _compute(
         self, batch: Batch, draws: list[Draw], scored: list[Scored]
     ) -> tuple[list[SampledToken], list[list[TokenLogprob]]]:
+        try:
+            return self._forward(batch, draws, scored)
+        except Exception as error:
+            _let_go(error)
+            raise
+
+    def _forward(
+        self, batch: Batch, draws: list[Draw], scored: list[Scored]
+    ) -> tuple[list[SampledToken], list[list[TokenLogprob]]]:
         if self._model is None:
             raise NotStartedError("the engine has no model")
         logits = self._model.forward(batch)
         return sample(logits[: len(draws)], draws), score(logits[len(draws) :], scored)
+
+
+def _set_threads(threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _let_go(error: Exception) -> None:
+    """Free the tensors of a step that failed, which its error holds, and what torch keeps of memory that ran out."""
+    traceback.clear_frames(error.__traceback__)
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
 
 
 def _device(name: str) -> torch.device:

@@ -21,6 +21,7 @@ from preble.workers.launchers.exit_status import in_words
 from preble.workers.launchers.launcher import Receive
 from preble.workers.worker import BROKEN, Worker, make_engine
 
+_CLOSE_PATIENCE = 3.0
 _logger = logging.getLogger("preble.workers.worker")
 
 
@@ -60,8 +61,12 @@ class InLoopWorker:
 
     def kill(self) -> None:
         """As `Handle.kill`."""
-        if not self._killed:  # a second cancellation would disturb what the first one has begun
-            self._killed = True
+        if self._killed:  # a second cancellation would disturb what the first one has begun
+            return
+        self._killed = True
+        if self._worker.closing:  # only the engine can free what it has in this process
+            self._task.get_loop().call_later(_CLOSE_PATIENCE, self._task.cancel)
+        else:
             self._task.cancel()
 
     def how_it_ended(self) -> str:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import torch
 
+from preble import PrebleCluster
 from preble.backends import EngineRequest, Evicted
 from preble.backends.torch.engine import TorchEngine
-from preble.errors import ConfigurationError, ContextLengthError, InvalidRequestError, ModelError, NotStartedError
+from preble.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    EngineError,
+    InvalidRequestError,
+    ModelError,
+    NotStartedError,
+)
 from preble.tokens import unpack
 from preble.types import SamplingParams
 from tests.backends.torch.network import pack, prompt
@@ -281,6 +290,46 @@ async def test_the_event_loop_is_free_while_a_step_computes(build):
     assert ticks > 10
 
 
+async def test_memory_that_runs_out_is_given_back_before_the_next_step(build, reference, monkeypatch):
+    emptied, held = [], []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append([tensor() is None for tensor in held]))
+    async with running(build("llama")) as engine:
+        forward = engine._model.forward
+
+        def full(batch):
+            activations = torch.zeros(8)
+            held.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("out of memory")
+
+        engine._model.forward = full
+        with pytest.raises(EngineError, match="a step failed: OutOfMemoryError: out of memory") as caught:
+            await generate(engine, prompt(40))
+        assert emptied == [[True]], "the tensors of the step are free by then"
+        assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+        engine._model.forward = forward
+        assert is_greedy(reference("llama"), prompt(40), (await generate(engine, prompt(40))).tokens)
+
+
+@pytest.mark.parametrize(("options", "set_to"), [({}, []), ({"threads": 2}, [2])])
+async def test_torchs_threads_in_this_process_are_left_alone_unless_asked_for(build, monkeypatch, options, set_to):
+    calls = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    async with running(build("llama"), **options) as engine:
+        await generate(engine, prompt(5))
+    assert calls == set_to
+
+
+@pytest.mark.parametrize(("options", "set_to"), [({}, []), ({"threads": 2}, [2])])
+async def test_a_cluster_in_this_process_leaves_torchs_threads_alone_unless_asked_for(
+    build, monkeypatch, options, set_to
+):
+    calls = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    async with PrebleCluster(build("llama"), workers=1, processes=False, **options) as cluster:
+        await cluster.generate(prompt(5), SamplingParams(max_tokens=2))
+    assert calls == set_to
+
+
 async def test_information(build):
     engine = TorchEngine(model=str(build("llama")), device="cpu", kv_tokens=1000, max_running=3, discipline="lpm")
     info = await engine.start()
@@ -317,7 +366,7 @@ async def test_bfloat16(build):
         ({"model": None}, "model"),
         ({"dtype": "int8"}, "dtype"),
         ({"device": "toaster"}, "device"),
-        ({"threads": 0}, "threads"),
+        ({"threads": -1}, "threads"),
         ({"discipline": "chaos"}, "discipline"),
         ({"block_size": 0}, "block_size"),
     ],
