@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, NoReturn
 
@@ -13,6 +12,7 @@ from msgspec import Meta
 from preble.backends import Delta, EngineInfo, EngineRequest, Evicted, Load, StepTiming
 from preble.backends.batching import Batcher, SampledToken, TokenSpan, step_timing
 from preble.backends.checks import checked_options
+from preble.backends.exit_process import exit_process
 from preble.backends.invented import FIRST_TOKEN, Inventor, Words, words_of
 from preble.backends.stepping import StepLoop
 from preble.core.cost import CostModel, cost_model
@@ -39,8 +39,9 @@ class SimOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     model gives, with 0.1 a tenth of it, with 0 no more than the program needs.
 
     The other options cause faults, for tests. `start_delay` makes starting slow. `crash_after` and `crash_at` end the
-    process in the step after so many requests, or after that time. `hang_after` and `hang_at` make steps never end from
-    then on. `stall` = (at, seconds) is one pause. A prompt that contains `fail_prompt_token` fails.
+    process, or the worker if it has no process, in the step after so many requests, or after that time. `hang_after`
+    and `hang_at` make steps never end from then on. `stall` = (at, seconds) is one pause. A prompt that contains
+    `fail_prompt_token` fails.
     """
 
     vocab_size: Annotated[int, Meta(gt=FIRST_TOKEN, le=1 << 31)] | None = None
@@ -125,8 +126,8 @@ class SimEngine:
     seed, and a new engine repeats them. Where only the context bounds a text (`max_tokens=None`), it ends by itself,
     after 200 tokens on average. All times are those of the running event loop, so a loop with a virtual clock needs no
     real time. `crash` is called with an exit status when an option says so, and must not return: by default it ends the
-    process.
-    Raises ConfigurationError naming what is wrong, and ModelError.
+    process, or only the worker where that is in the caller's event loop. Raises ConfigurationError naming what is
+    wrong, and ModelError.
     """
 
     def __init__(
@@ -134,15 +135,15 @@ class SimEngine:
         *,
         model: str | None = None,
         discipline: Discipline = DEFAULT,
-        crash: Callable[[int], NoReturn] = os._exit,
+        crash: Callable[[int], NoReturn] | None = None,
         **options: Any,
     ) -> None:
         self.options = checked_options(options, SimOptions, "sim")
-        if not callable(crash):
+        if not (crash is None or callable(crash)):
             raise ConfigurationError(f"crash: must be a function of the exit status, not {crash!r}")
         self.core = SimCore(self.options, discipline, words_of(model, self.options.vocab_size))
         self._model = model or "sim"
-        self._crash = crash
+        self._crash = crash or exit_process.get()
         self._steps = StepLoop(self.core.batcher, self._execute, _now)
         self._requests = 0
         self._started = 0.0

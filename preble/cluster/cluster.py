@@ -55,6 +55,7 @@ from preble.types import (
     request_options,
 )
 from preble.workers.binding import Bindings, Device
+from preble.workers.engine_options import EngineOptions, one_mapping
 from preble.workers.launched import LaunchedPool
 from preble.workers.launchers.in_loop import InLoopLauncher
 from preble.workers.launchers.local import LocalLauncher
@@ -80,7 +81,7 @@ class PrebleCluster:
         backend: str | Callable[..., Engine] = "torch",
         workers: int = 2,
         policy: str | Policy = "e2",
-        engine_options: Mapping[str, Any] | None = None,
+        engine_options: EngineOptions | None = None,
         cost: CostModel | str | None = None,
         threads: int | None = None,
         cpus: Sequence[Sequence[int]] | None = None,
@@ -97,7 +98,8 @@ class PrebleCluster:
         """Describe a cluster. Nothing is started yet.
 
         * `model`: a folder in Hugging Face format; `sim` needs none.
-        * `backend`: a name of `preble.backends.BACKENDS`, or "module:Class". `engine_options` go to each engine.
+        * `backend`: a name of `preble.backends.BACKENDS`, or "module:Class". `engine_options` go to each engine; a list
+          has a mapping for each worker.
         * `workers`: how many to start. `threads` bounds the threads that each computes with: by default one in each
           process, and with `processes=False` as many as your own program has. 0 leaves it to the libraries.
         * `cpus`, `devices`: one entry for each worker, the cores that it runs on and the GPUs that it sees, by number
@@ -148,7 +150,7 @@ class PrebleCluster:
                 LocalLauncher() if processes else InLoopLauncher(engine_maker(backend)),
                 backend=self.backend,
                 model=self.model,
-                options=engine_options or {},
+                options=engine_options,
                 seed=seed,
                 bindings=Bindings(workers, devices=devices, cpus=cpus, threads=threads, share_devices=share_devices),
             )
@@ -186,9 +188,10 @@ class PrebleCluster:
         check_known(options)
         path = folder(model)
         check_tokenizer(path)
+        shared = one_mapping(engine_options or {})
 
         def connection(**own: Any) -> OpenAIEngine:  # no partial: its repr would show the key
-            return OpenAIEngine(model=path, api_key=api_key, **{**(engine_options or {}), **own})
+            return OpenAIEngine(model=path, api_key=api_key, **{**shared, **own})
 
         pool = ReplicaPool(urls, make_engine=connection, kv_events=kv_events, min_replicas=min_replicas)
         return cls(model, backend="openai", pool=pool, **options)
@@ -431,18 +434,22 @@ class PrebleCluster:
         namespaces: Iterable[str] | None = None,
         cpus: Sequence[int] | None = None,
         devices: Sequence[Device] | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> str:
         """Start one more worker like the others, and return its name when it accepts requests.
 
         A cluster of servers that run already connects the one at `url` instead. With `namespaces` the worker gets
-        requests of these only ("" stands for requests that name none), else of all. It needs `devices` if the other
-        workers have theirs. Raises ConfigurationError for a wrong argument, WorkerStartError, or ClosedError if the
-        cluster is closed meanwhile; then nothing is left of the worker.
+        requests of these only ("" stands for requests that name none), else of all. It needs `devices`, or
+        `engine_options`, if each of the other workers has its own; with `engine_options` of its own it has those alone.
+        Raises ConfigurationError for a wrong argument, WorkerStartError, or ClosedError if the cluster is closed
+        meanwhile; then nothing is left of the worker.
         """
         self._state.require_started()
         served = served_namespaces(namespaces)
         try:
-            worker, info = await self._pool.add(self._start_timeout, url=url, cpus=cpus, devices=devices)
+            worker, info = await self._pool.add(
+                self._start_timeout, url=url, cpus=cpus, devices=devices, engine_options=engine_options
+            )
         except WorkerStartError:
             self._state.require_started()
             raise

@@ -45,6 +45,7 @@ from preble.transport.schema import (
 )
 from preble.transport.zeromq import Router
 from preble.workers.binding import Binding, Bindings, Device
+from preble.workers.engine_options import EngineOptions, options_of_another, options_of_each
 from preble.workers.gather_or_cancel import gather_or_cancel
 from preble.workers.launchers.launcher import Handle, Launcher
 from preble.workers.pool import Listener
@@ -84,7 +85,7 @@ class LaunchedPool:
         *,
         backend: str,
         model: str | None,
-        options: Mapping[str, Any],
+        options: EngineOptions | None,
         bindings: Bindings,
         seed: int | None = None,
         random_hex: Callable[[int], str] = secrets.token_hex,
@@ -96,8 +97,8 @@ class LaunchedPool:
         self._options = options
         self._bindings = bindings
         self._random_hex = random_hex
-        for binding in bindings.first:
-            self._bound_options(binding)  # raises for what is wrong, before anything is started
+        each = zip(bindings.first, options_of_each(options, len(bindings.first)), strict=True)
+        self._first = [(binding, self._bound(binding, given)) for binding, given in each]
         self._names = (f"w{number}" for number in itertools.count())
         self._workers: dict[str, _Worker] = {}
         self._by_identity: dict[bytes, _Worker] = {}
@@ -114,9 +115,9 @@ class LaunchedPool:
         """As `Pool.start`. A WorkerStartError has the worker's last lines."""
         self._listener = listener
         self._router = self._launcher.listen(self._receive)
-        bindings = {name: binding for binding, name in zip(self._bindings.first, self._names, strict=False)}
+        names = [name for _, name in zip(self._first, self._names, strict=False)]
         try:
-            await gather_or_cancel(self._launch(name, binding) for name, binding in bindings.items())
+            await gather_or_cancel(self._launch(name, *given) for name, given in zip(names, self._first, strict=True))
             async with asyncio.timeout(timeout):
                 infos = await asyncio.gather(*(worker.ready for worker in self._workers.values()))
             for worker in self._workers.values():
@@ -130,7 +131,7 @@ class LaunchedPool:
             await self._abandon()
             raise
         ready = dict(zip(self._workers, infos, strict=True))
-        return {name: ready[name] for name in bindings}  # not in the order in which they came up
+        return {name: ready[name] for name in names}  # not in the order in which they came up
 
     async def add(
         self,
@@ -139,14 +140,17 @@ class LaunchedPool:
         url: str | None = None,
         cpus: Sequence[int] | None = None,
         devices: Sequence[Device] | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> tuple[str, EngineInfo]:
-        """As `Pool.add`: there is no `url`, and `devices` are needed where the others have theirs."""
+        """As `Pool.add`: it has no `url`, and needs `devices` and `engine_options` where the others have their own."""
         if url is not None:
             raise ConfigurationError("url: is for clusters of replicas")
-        name, binding = next(self._names), self._bindings.another(devices, cpus, self._bound())
+        binding = self._bindings.another(devices, cpus, self._all_bindings())
+        options = self._bound(binding, options_of_another(self._options, engine_options))
+        name = next(self._names)
         self._starting.append(binding)
         try:
-            await self._launch(name, binding)
+            await self._launch(name, binding, options)
         finally:
             self._starting.remove(binding)
         return name, await self._ready(self._workers[name], timeout)
@@ -224,7 +228,7 @@ class LaunchedPool:
             self._router.close()
             self._router = None
 
-    def _bound(self) -> list[Binding]:
+    def _all_bindings(self) -> list[Binding]:
         """What workers are bound to: those that are there, that are about to start, and that have yet to end."""
         return self._starting + [worker.binding for worker in self._by_identity.values()]
 
@@ -249,12 +253,12 @@ class LaunchedPool:
         self.kill()
         await _gone(self._workers.values())
 
-    async def _launch(self, name: str, binding: Binding) -> None:
+    async def _launch(self, name: str, binding: Binding, options: dict[str, Any]) -> None:
         if self._router is None:
             raise _stopped(name)
         ticket = self._describe(
             worker=name,
-            options=self._seeded(name) | self._bound_options(binding),
+            options=self._seeded(name) | options,
             incarnation=self._random_hex(8),
             nonce=self._random_hex(16),
             address=self._router.address,
@@ -270,8 +274,9 @@ class LaunchedPool:
     def _seeded(self, name: str) -> dict[str, Any]:
         return {} if self._seed is None else self._backend.seed(self._seed, int(name.removeprefix("w")))
 
-    def _bound_options(self, binding: Binding) -> dict[str, Any]:
-        return self._backend.bind(self._options, len(binding.devices or ()), binding.threads)
+    def _bound(self, binding: Binding, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an engine's options with what follows from its binding. Raises ConfigurationError."""
+        return self._backend.bind(options, len(binding.devices or ()), binding.threads)
 
     def _receive(self, peer: bytes, frame: bytes) -> None:
         worker = self._by_identity.get(peer)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -49,6 +49,7 @@ class Pool(Protocol):
         url: str | None = None,
         cpus: Sequence[int] | None = None,
         devices: Sequence[Device] | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> tuple[str, EngineInfo]:
         """Start or connect one more worker, and return its name and what it can do. If that fails, nothing is left.
 

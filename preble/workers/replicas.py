@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -99,12 +99,15 @@ class ReplicaPool:
         url: str | None = None,
         cpus: Sequence[int] | None = None,
         devices: Sequence[Device] | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> tuple[str, EngineInfo]:
         """As `Pool.add`: it needs a `url`, and its GPUs and cores are none of ours."""
         if url is None:
             raise ConfigurationError("url: is what a cluster of replicas needs")
         if cpus is not None or devices is not None:
             raise ConfigurationError("devices, cpus: are for clusters that start workers")
+        if engine_options is not None:
+            raise ConfigurationError("engine_options: are for clusters that start workers")
         replica = self._open(base_url(url))
         try:
             await self._first([replica], 1, timeout)

@@ -1,7 +1,7 @@
 """Workers without a process: an engine, with a `Worker` in front of it, as a task of the caller's event loop.
 
 For tests, notebooks and virtual time: nothing is forked, and time is that of the loop. An engine that computes on the
-loop itself keeps everything else on it waiting, and one that ends the process ends the caller's.
+loop itself keeps everything else on it waiting. One that is told to end its process ends only its worker.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 
 from preble.backends import Engine
+from preble.backends.exit_process import end_engine, exit_process
 from preble.errors import ConfigurationError
 from preble.transport.memory import MemoryDealer, MemoryRouter
 from preble.transport.schema import Ticket
@@ -78,6 +79,7 @@ class InLoopWorker:
         return self._log
 
     async def _run(self) -> int:
+        exit_process.set(end_engine)  # for this task, and those that the engine makes
         try:
             return 0 if await self._worker.run(self._link) else 1
         except Exception as error:
