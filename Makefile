@@ -12,7 +12,8 @@ DEMO := $(if $(filter vllm sglang,$(BACKEND)),.venv-engines,.venv)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch]" --group dev
 	touch $@
 
-# `make demo BACKEND=vllm` or `sglang` runs it on these engines.
+# A real model answers questions, then a load test; without a network for the model the load test alone. `make demo
+# BACKEND=vllm` or `sglang` runs the load test on these engines.
 demo: $(DEMO)/installed
 	$(DEMO)/bin/python -m bench.demo --backend $(BACKEND)
 

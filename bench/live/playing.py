@@ -17,7 +17,10 @@ from preble.tokens import pack
 
 
 class Record(msgspec.Struct, frozen=True):
-    """How one request went. `ttft` and `latency` are seconds since its intended arrival, `end` since the start."""
+    """How one request went. `ttft` and `latency` are seconds since its intended arrival, `end` since the start.
+
+    `text` is empty where there is no tokenizer.
+    """
 
     token_ids: tuple[int, ...]
     prompt_tokens: int
@@ -26,6 +29,7 @@ class Record(msgspec.Struct, frozen=True):
     ttft: float
     latency: float
     end: float
+    text: str = ""
 
 
 async def play(cluster: PrebleCluster, requests: Sequence[Request], done: Callable[[], object]) -> list[Record]:
@@ -33,8 +37,8 @@ async def play(cluster: PrebleCluster, requests: Sequence[Request], done: Callab
     begin = asyncio.get_running_loop().time()
 
     async def one(request: Request) -> Record:
-        await _until(begin + request.arrival)
-        record = await _send(cluster, request.prompt, request.max_tokens, begin, begin + request.arrival)
+        await until(begin + request.arrival)
+        record = await send(cluster, request.prompt, _greedy(request.max_tokens), begin, begin + request.arrival)
         done()
         return record
 
@@ -52,10 +56,11 @@ async def serve(
     sessions, records = Sessions(requests), dict[int, Record]()
 
     async def one(index: int, arrival: float) -> None:
-        await _until(arrival)
+        await until(arrival)
         request = requests[index]
         prompt = _within(sessions.prompt(index), vocabulary)
-        record = await _send(cluster, prompt, request.output_tokens, begin, arrival, request.session)
+        sampling = _greedy(request.output_tokens)
+        record = await send(cluster, prompt, sampling, begin, arrival, session=request.session)
         records[index] = record
         done()
         for following, gap in sessions.ended(index, pack(record.token_ids)):
@@ -68,22 +73,34 @@ async def serve(
     return [records[index] for index in range(len(requests))]
 
 
-async def _until(time: float) -> None:
+async def until(time: float) -> None:
+    """Wait for a time of the loop's clock."""
     await asyncio.sleep(time - asyncio.get_running_loop().time())
 
 
-async def _send(
-    cluster: PrebleCluster, prompt: str | bytes, tokens: int, begin: float, arrival: float, session: str | None = None
+async def send(
+    cluster: PrebleCluster,
+    prompt: Any,
+    sampling: SamplingParams,
+    begin: float,
+    arrival: float,
+    *,
+    session: str | None = None,
+    show: Callable[[str], object] = bool,
 ) -> Record:
-    """Send a request that was due at `arrival`, a time of the loop's clock, and read it to its end."""
+    """Send a request that was due at `arrival`, a time of the loop's clock, and read it to its end.
+
+    `prompt` is what `PrebleCluster.stream` takes; `show` is called with each new piece of text.
+    """
     clock = asyncio.get_running_loop().time
-    token_ids: list[int] = []
+    token_ids, texts = list[int](), list[str]()
     first = 0.0
-    sampling = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
     async for chunk in cluster.stream(prompt, sampling, session=session):
         if chunk.token_ids and not token_ids:
             first = clock()
         token_ids.extend(chunk.token_ids)
+        texts.append(chunk.text)
+        show(chunk.text)
     end = clock()
     assert chunk.usage is not None
     usage = chunk.usage
@@ -95,7 +112,12 @@ async def _send(
         first - arrival,
         end - arrival,
         end - begin,
+        "".join(texts),
     )
+
+
+def _greedy(tokens: int) -> SamplingParams:
+    return SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
 
 
 def _within(prompt: bytes, vocabulary: int) -> bytes:

@@ -75,7 +75,7 @@ def tool_set(module: str, characters: int) -> Topic:
     """Return the functions of a module as tools, with tasks that call for one of them."""
     prefix = f"You are an assistant that can call these tools of {module}.\n\n"
     questions = []
-    for name, arguments, docstring in _functions(module):
+    for name, arguments, docstring in functions(module):
         entry = f"{name}({arguments})\n    {docstring}\n\n"
         if len(prefix) + len(entry) <= characters:
             prefix += entry
@@ -106,8 +106,8 @@ def source(module: str) -> str:
 
 
 @cache
-def _functions(module: str) -> tuple[tuple[str, str, str], ...]:
-    """All documented public functions of a module, methods too: name, arguments and the beginning of the docstring."""
+def functions(module: str) -> tuple[tuple[str, str, str], ...]:
+    """Return all documented public functions of a module, methods too: name, arguments, beginning of the docstring."""
     return tuple(_documented(ast.parse(source(module)), module))
 
 

@@ -10,9 +10,10 @@ import pytest
 @pytest.mark.parametrize(
     ("command", "options", "said"),
     [
-        ("demo", "--seconds 0", "--seconds: must be a number above 0, not '0'"),
-        ("demo", "--load nan", "--load: must be a number above 0"),
-        ("demo", "--model NONE --out NONE", "NONE: no such folder"),
+        ("demo.__main__", "--seconds 0", "--seconds: must be a number above 0, not '0'"),
+        ("demo.__main__", "--load nan", "--load: must be a number above 0"),
+        ("demo.__main__", "--model NONE --out NONE", "--model: no such folder or file: NONE"),
+        ("demo.__main__", "--acts third", "--acts: invalid choice: 'third'"),
         ("engine_queue", "--rounds 0", "--rounds: must be a whole number above 0"),
         ("engine_queue", "--requests 1.5", "--requests: must be a whole number above 0, not '1.5'"),
         ("gpu.__main__", "--workers 0", "--workers: must be a whole number above 0"),

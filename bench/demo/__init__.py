@@ -1,0 +1,1 @@
+"""The demo, in two acts: `python -m bench.demo`."""
