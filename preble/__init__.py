@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from preble.errors import WorkerError as WorkerError
     from preble.errors import WorkerLostError as WorkerLostError
     from preble.errors import WorkerStartError as WorkerStartError
+    from preble.errors import WorkerTimeoutError as WorkerTimeoutError
     from preble.errors import WrongLoopError as WrongLoopError
     from preble.tree import RadixTree as RadixTree
     from preble.types import Choice as Choice
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from preble.types import Timings as Timings
     from preble.types import TokenLogprob as TokenLogprob
     from preble.types import Usage as Usage
+    from preble.types import WorkerEvent as WorkerEvent
     from preble.wait_queue.local import LocalScheduler as LocalScheduler
 
 _HOMES = {
@@ -62,10 +64,10 @@ _HOMES = {
         "ClosedError", "ConfigurationError", "ContextLengthError", "DeadlineExceededError", "EngineDeadError",
         "EngineError", "InvalidRequestError", "ModelError", "NamespaceNotServedError", "NoWorkersError",
         "NotStartedError", "OverloadedError", "PrebleError", "StateError", "WorkerError", "WorkerLostError",
-        "WorkerStartError", "WrongLoopError",
+        "WorkerStartError", "WorkerTimeoutError", "WrongLoopError",
     ),
     "tree": ("RadixTree",),
-    "types": ("Choice", "Chunk", "Generation", "SamplingParams", "Timings", "TokenLogprob", "Usage"),
+    "types": ("Choice", "Chunk", "Generation", "SamplingParams", "Timings", "TokenLogprob", "Usage", "WorkerEvent"),
     "wait_queue.local": ("LocalScheduler",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

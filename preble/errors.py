@@ -18,6 +18,7 @@
     ├── WorkerError                         a worker is at fault
     │   ├── WorkerStartError                it did not start; carries its last log lines
     │   ├── WorkerLostError                 it died or went silent; carries the tokens so far
+    │   ├── WorkerTimeoutError              it produced no token of this request for too long
     │   └── EngineError                     its engine failed this one request
     │       └── EngineDeadError             its engine can serve nothing any more, and the worker ends
     └── TransportError                      bytes could not be delivered or understood
@@ -148,6 +149,12 @@ class WorkerLostError(WorkerError):
         super().__init__(message, worker=worker, request_id=request_id)
         self.token_ids = token_ids
         self.log = log
+
+
+class WorkerTimeoutError(WorkerError):
+    """The worker produced no token of this request for too long."""
+
+    retryable = True
 
 
 class EngineError(WorkerError):

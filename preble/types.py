@@ -308,6 +308,8 @@ def plain_data(result: msgspec.Struct) -> dict[str, Any]:
 def _plain(value: object) -> Any:
     if isinstance(value, msgspec.Struct):
         return plain_data(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -434,11 +436,14 @@ class Chunk(msgspec.Struct, frozen=True):
 class Counters(msgspec.Struct, frozen=True):
     """Samples and tokens since the start. Each submitted sample ends as finished, failed or cancelled.
 
-    `retried` counts how often a sample was placed again because its worker was lost, `moved` the waiting samples that
-    were taken to another worker, and `copied` the prefixes that a worker was asked to compute in the background.
+    Those that were `refused` when they came, since a limit was reached or no worker was there, were not submitted.
+    `retried` counts how often a sample was placed again because its worker failed or was lost, `moved` the waiting
+    samples that were taken to another worker, and `copied` the prefixes that a worker was asked to compute in the
+    background.
     """
 
     submitted: int
+    refused: int
     finished: int
     failed: int
     cancelled: int
@@ -450,11 +455,41 @@ class Counters(msgspec.Struct, frozen=True):
     output_tokens: int
 
 
+WorkerStatus = Literal["serving", "full", "open", "half_open", "drained", "lost"]
+ErrorKind = Literal["engine", "full", "unreachable", "timeout", "lost", "refused"]
+
+
+class WorkerEvent(msgspec.Struct, frozen=True):
+    """Something that happened to a worker, and why.
+
+    * `lost`: it died, or cannot be reached. `back`: it serves again, with an empty cache.
+    * `opened`: its circuit breaker opened, so it gets no new requests for a while. `closed`: it gets them again.
+    """
+
+    kind: Literal["lost", "back", "opened", "closed"]
+    worker: str
+    reason: str
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """Mean, median and 99th percentile of some seconds."""
+
+    mean: float
+    p50: float
+    p99: float
+
+
 class WorkerStats(msgspec.Struct, frozen=True):
-    """One worker, as the scheduler sees it and as its engine reported last.
+    """One worker, as the scheduler sees it and as its engine reported last. Lost and drained workers stay.
 
     The scheduler's are `load` (seconds of work left), `requests` in flight, and `held_tokens` of the `kv_tokens` of its
     cache. The engine's are `running` and `waiting` requests, and `used_tokens` of the cache.
+
+    `status` says whether it gets new requests, and `reason` why not: it is `full` and asked to be left alone, its
+    circuit breaker is `open` or `half_open`, or it is `drained` or `lost`. Counted are the samples that `finished`
+    there, the `cached_tokens` and `uncached_tokens` of their prompts, and `errors` by kind, also of requests that then
+    went elsewhere. `ttft` and `latency`, in seconds, are of the last five minutes, None if nothing finished in them.
+    `uptime` is in seconds; `restarts` counts how often a lost worker came back.
     """
 
     worker: str
@@ -465,10 +500,20 @@ class WorkerStats(msgspec.Struct, frozen=True):
     running: int
     waiting: int
     used_tokens: int
+    status: WorkerStatus = "serving"
+    reason: str = ""
+    finished: int = 0
+    cached_tokens: int = 0
+    uncached_tokens: int = 0
+    errors: Mapping[ErrorKind, int] = {}
+    ttft: Spread | None = None
+    latency: Spread | None = None
+    uptime: float = 0.0
+    restarts: int = 0
 
 
 class ClusterStats(msgspec.Struct, frozen=True):
-    """A cluster at one moment. `in_flight` counts samples.
+    """A cluster at one moment. `in_flight` counts samples; of these, `waiting` ones are on no worker.
 
     `tree_nodes` and `tree_tokens` are the size of the scheduler's radix tree; a token counts once, however many workers
     hold it.
@@ -476,6 +521,7 @@ class ClusterStats(msgspec.Struct, frozen=True):
 
     counters: Counters
     in_flight: int
+    waiting: int
     tree_nodes: int
     tree_tokens: int
     workers: tuple[WorkerStats, ...]

@@ -17,3 +17,8 @@ class DyingEngine:
         sys.stderr.write("last words of the engine\n")
         sys.stderr.flush()
         os._exit(3)
+
+    def never(self, *arguments: object) -> NoReturn:
+        raise AssertionError("it did not start")
+
+    generate = abort = cache_events = load = reset_cache = close = never

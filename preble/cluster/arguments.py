@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from preble.backends import Engine, find_backend
+from preble.cluster.driver import OnEvent
 from preble.core.cost import CostModel
 from preble.core.policy import Policy
 from preble.errors import ConfigurationError, ModelError, nearest
@@ -25,6 +26,9 @@ class ConnectKeywords(TypedDict, total=False):
     cost: CostModel | str | None
     seed: int | None
     max_in_flight: int
+    worker_wait: float
+    idle_timeout: float
+    on_event: OnEvent | None
     start_timeout: float
     close_grace: float
     decision_log: str | os.PathLike[str] | None
@@ -74,6 +78,14 @@ def check_numbers(**numbers: tuple[int, int]) -> None:
     for name, (value, least) in numbers.items():
         if not isinstance(value, int) or not least <= value <= 1 << 20:
             raise ConfigurationError(f"{name}: must be an integer of at least {least}, not {value!r}")
+
+
+def check_seconds(**numbers: tuple[float, bool]) -> None:
+    """Each with whether it may be 0. Raises ConfigurationError."""
+    for name, (value, zero) in numbers.items():
+        known = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not known or not (value > 0 or (zero and value == 0)):
+            raise ConfigurationError(f"{name}: must be a number of seconds, not {value!r}")
 
 
 def check_known(options: Iterable[str]) -> None:

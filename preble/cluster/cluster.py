@@ -16,6 +16,7 @@ from preble.cluster.arguments import (
     check_known,
     check_model,
     check_numbers,
+    check_seconds,
     check_seed,
     check_tokenizer,
     check_unbound,
@@ -23,7 +24,7 @@ from preble.cluster.arguments import (
     engine_maker,
     folder,
 )
-from preble.cluster.driver import Driver
+from preble.cluster.driver import Driver, OnEvent
 from preble.cluster.forgotten import caller, end_when_forgotten
 from preble.cluster.gate import Gate
 from preble.cluster.intake import Intake
@@ -38,6 +39,7 @@ from preble.core.fleet import served_namespaces
 from preble.core.policy import Policy
 from preble.core.receipt import Receipt
 from preble.core.scheduler import Scheduler
+from preble.dispatch.dispatcher import Dispatcher
 from preble.errors import (
     ClosedError,
     PrebleError,
@@ -89,6 +91,9 @@ class PrebleCluster:
         share_devices: bool = False,
         seed: int | None = None,
         max_in_flight: int = 10_000,
+        worker_wait: float = 30.0,
+        idle_timeout: float = 60.0,
+        on_event: OnEvent | None = None,
         start_timeout: float = 120.0,
         close_grace: float = 0.0,
         decision_log: str | os.PathLike[str] | None = None,
@@ -111,6 +116,12 @@ class PrebleCluster:
           policy and for `sim`, and another number every time for the other engines.
         * `cost`: the prices to start from, a preset's name or a CostModel; by default what the engine names.
         * `max_in_flight`: samples that are accepted at once; beyond that, requests raise OverloadedError.
+        * `worker_wait`: seconds that a request waits for a worker if none can take it, because all are lost, full or
+          failing; then it ends with the error that it met, or with NoWorkersError.
+        * `idle_timeout`: a request is tried on another worker, once, if its own says nothing of it for so many seconds,
+          or for ten times the predicted time to its first token if that is more.
+        * `on_event`: called in the event loop with a `preble.types.WorkerEvent` when a worker is lost or back, and when
+          its circuit breaker opens or closes.
         * `start_timeout`, `close_grace`: seconds in which workers must be ready, and in which they must end on close.
         * `decision_log`: a file for all that the scheduler is told and decides, which `preble replay` reads. It holds
           prompts and outputs. A file that exists is overwritten.
@@ -125,6 +136,7 @@ class PrebleCluster:
         if pool is None:
             check_model(model, self.backend)
         threads = int(processes) if threads is None else threads
+        check_seconds(worker_wait=(worker_wait, True), idle_timeout=(idle_timeout, False))
         check_numbers(workers=(workers, 1), threads=(threads, 0), max_in_flight=(max_in_flight, 1))
         check_seed(seed)
         self.model = folder(model)
@@ -136,7 +148,10 @@ class PrebleCluster:
         self._state = State()
         self._gate = Gate()
         self._prompts = PromptReader()
-        self._driver = Driver(self.scheduler, max_in_flight)
+        dispatcher = Dispatcher(
+            self.scheduler, max_in_flight=max_in_flight, worker_wait=worker_wait, idle_timeout=idle_timeout
+        )
+        self._driver = Driver(dispatcher, self.scheduler, on_event)
         self._members = Members(self.scheduler, self._driver, cost, self._prompts.bound)
         self._end = partial(_end, self._driver, self._gate, self._log)
         self._call_off: Callable[[], object]
@@ -178,8 +193,7 @@ class PrebleCluster:
         * `min_replicas`: so many must answer within `start_timeout`. The cluster starts with those that do. The others
           are named in the log; they are tried again and again, and join when they answer.
         * `engine_options`: fields of `preble.backends.openai.options.ReplicaOptions`.
-        * `options`: `policy`, `cost`, `seed`, `max_in_flight`, `start_timeout`, `close_grace` and `decision_log`, as of
-          `PrebleCluster`.
+        * `options`: the arguments of `PrebleCluster` that do not describe workers, such as `policy` and `worker_wait`.
 
         Requests of a server that is lost continue on another one, and the server is used again once it answers. Raises
         ConfigurationError, which names the argument, also one that does not exist, and ModelError for a `model` without
@@ -228,6 +242,8 @@ class PrebleCluster:
             infos = await self._pool.start(listener, self._start_timeout, self._prompts.tokenizer)
             self._state.require_unclosed()
             self._members.add(infos)
+            for worker, reason in self._pool.missing().items():
+                self._driver.expect(worker, reason)
         except BaseException as error:
             closed, self._state.closed = self._state.closed, True
             self._call_off()
@@ -477,8 +493,10 @@ class PrebleCluster:
         Raises ConfigurationError if there is no such worker.
         """
         self._state.require_started()
-        if not self._pool.awaits(worker):
-            self._driver.on_lost(worker, WorkerLostError("the worker was removed", worker=worker))
+        if self._pool.awaits(worker):
+            self._driver.forget(worker)
+        else:
+            self._driver.on_lost(worker, WorkerLostError("the worker was removed", worker=worker), removed=True)
         self._members.forget(worker)
         await self._pool.remove(worker)
 
@@ -531,8 +549,9 @@ def _listener(driver: Driver, members: Members, pool: Pool) -> Listener:
 
 
 def _lost(driver: Driver, members: Members, pool: Pool, worker: str, error: WorkerLostError) -> None:
-    driver.on_lost(worker, error)
-    if not pool.awaits(worker):
+    returns = pool.awaits(worker)
+    driver.on_lost(worker, error, returns=returns)
+    if not returns:
         members.forget(worker)
 
 

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from preble.cluster.reader import Reader
 from preble.core.scheduler import Scheduler
 from preble.dispatch.dispatcher import REBALANCE_INTERVAL, Dispatcher
-from preble.dispatch.instructions import AskAgain, Instruction, Send, Wake
+from preble.dispatch.instructions import AskAgain, Instruction, Send, Tell, Wake
 from preble.dispatch.request import InFlightRequest, Sample
 from preble.errors import InvalidRequestError, PrebleError, WorkerLostError
 from preble.transport.schema import Step, Submit, ToWorker
-from preble.types import ClusterStats
+from preble.types import ClusterStats, WorkerEvent
+
+OnEvent: TypeAlias = Callable[[WorkerEvent], object]
+"""Is told what happens to workers."""
+
+_logger = logging.getLogger("preble.cluster")
 
 
 class Driver:
     """Tells the dispatcher what happens and when, and carries out its instructions. Make calls on one event loop."""
 
-    def __init__(self, scheduler: Scheduler, max_in_flight: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, scheduler: Scheduler, on_event: OnEvent | None = None) -> None:
+        """`on_event` is called with all that happens to workers."""
         self._scheduler = scheduler
-        self._dispatcher = Dispatcher(scheduler, max_in_flight=max_in_flight)
-        self._max_in_flight = max_in_flight
+        self._dispatcher = dispatcher
+        self._on_event = on_event
         self._readers: dict[str, Reader] = {}
         self._idle: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -41,7 +49,7 @@ class Driver:
 
     def stats(self) -> ClusterStats:
         """Counters, what the scheduler believes, and what engines reported last."""
-        return self._dispatcher.stats()
+        return self._dispatcher.stats(self._loop.time())
 
     def check(self) -> None:
         """Raise AssertionError if the books of samples, worker request ids and scheduler disagree."""
@@ -83,7 +91,7 @@ class Driver:
 
     def full(self, samples: int) -> bool:
         """Whether so many samples more are too many now, though not for ever."""
-        return samples <= self._max_in_flight < self._dispatcher.in_flight + samples
+        return self._dispatcher.full(samples)
 
     async def room(self, samples: int) -> None:
         """Wait until so many samples more are not too many."""
@@ -98,9 +106,25 @@ class Driver:
         """A worker could not serve a request: it ends with `error`."""
         self._carry_out(self._dispatcher.on_failed(worker, worker_request_id, error, self._loop.time()))
 
-    def on_lost(self, worker: str, error: WorkerLostError) -> None:
-        """A worker died: its samples go elsewhere. Raises ConfigurationError if it is not here."""
-        self._carry_out(self._dispatcher.on_lost(worker, error, self._loop.time()))
+    def on_added(self, worker: str) -> None:
+        """The scheduler has a worker, a new one or one that was lost."""
+        self._carry_out(self._dispatcher.on_added(worker, self._loop.time()))
+
+    def on_lost(self, worker: str, error: WorkerLostError, *, returns: bool = False, removed: bool = False) -> None:
+        """A worker is gone: its samples go elsewhere. It `returns` perhaps, or was `removed` on purpose.
+
+        Raises ConfigurationError if it is not here.
+        """
+        now = self._loop.time()
+        self._carry_out(self._dispatcher.on_lost(worker, error, now, returns=returns, removed=removed))
+
+    def expect(self, worker: str, reason: str) -> None:
+        """A worker is not there yet, for `reason`, and may still come."""
+        self._dispatcher.expect(worker, reason, self._loop.time())
+
+    def forget(self, worker: str) -> None:
+        """A lost worker was removed: it is not awaited any more."""
+        self._dispatcher.forget(worker)
 
     def _carry_out(self, instructions: Iterable[Instruction]) -> None:
         for instruction in instructions:
@@ -112,6 +136,8 @@ class Driver:
                     self._deliver(worker, message)
                 case AskAgain(at):
                     self._ask_at(at)
+                case Tell(event):
+                    self._tell(event)
         self._tell_idle()
 
     def _deliver(self, worker: str, message: ToWorker) -> None:
@@ -123,13 +149,25 @@ class Driver:
             if isinstance(message, Submit):  # a request that could not be aborted is not listened to any more
                 self.on_failed(worker, message.request.id, error)
 
+    def _tell(self, event: WorkerEvent) -> None:
+        if event.kind in ("opened", "closed"):  # the pools say so themselves if a worker is lost or back
+            what = "gets no new requests for a while" if event.kind == "opened" else "gets requests again"
+            _logger.warning("%s %s: %s", event.worker, what, event.reason)
+        if self._on_event is not None:
+            try:
+                self._on_event(event)
+            except Exception:  # the caller's: it must not keep requests from being sent
+                _logger.exception("on_event failed for %s", event)
+
     def _ask_at(self, at: float) -> None:
         if self._timer is not None:
+            if self._timer.when() <= at:
+                return
             self._timer.cancel()
         self._timer = self._loop.call_at(at, self._on_time)
 
     def _on_time(self) -> None:
-        now = self._loop.time()
+        now, self._timer = self._loop.time(), None
         try:
             instructions = self._dispatcher.on_time(now)
         except Exception:  # of a policy: it must not end deadlines and moves for good

@@ -53,10 +53,13 @@ class Members:
                 reports_evictions=info.reports_evictions,
                 reports_steps=info.reports_steps,
                 namespaces=namespaces,
+                context_limit=min(info.context_limit, info.kv_tokens),
                 now=asyncio.get_running_loop().time(),
             )
             self._members[worker] = _Member(info, namespaces)
         self._changed()
+        for worker in infos:
+            self._driver.on_added(worker)
 
     def found(self, worker: str, info: EngineInfo) -> None:
         """A lost replica is back, to serve what it served, or one that was not there at the start has come."""

@@ -49,10 +49,10 @@ class PromptReader:
             self._template = ChatTemplate.load(model)
 
     def bound(self, infos: Iterable[EngineInfo]) -> None:
-        """Take the bounds that all workers can serve."""
+        """Take the bounds of the workers: ids that all of them know, and the longest context that one of them has."""
         infos = list(infos)
         self._vocab_size = min(info.vocab_size for info in infos)
-        self._room = min(min(info.context_limit, info.kv_tokens) for info in infos)
+        self._room = max(min(info.context_limit, info.kv_tokens) for info in infos)
 
     def check(self, sampling: SamplingParams) -> None:
         """Raise InvalidRequestError for sampling that this model cannot do."""

@@ -468,6 +468,7 @@ class Scheduler:
             requests=int(fleet.requests[slot]),
             held_tokens=self.tree.held_tokens(slot),
             kv_tokens=fleet.slots[slot].kv_tokens,
+            accepts_requests=fleet.slots[slot].accepts_requests,
         )
 
 

@@ -6,13 +6,17 @@ import msgspec
 
 
 class WorkerState(msgspec.Struct, frozen=True):
-    """One worker as the scheduler sees it: outstanding seconds, requests in flight, KV tokens believed held."""
+    """One worker as the scheduler sees it: outstanding seconds, requests in flight, KV tokens believed held.
+
+    A worker that is drained does not have `accepts_requests`.
+    """
 
     worker: str
     load: float
     requests: int
     held_tokens: int
     kv_tokens: int
+    accepts_requests: bool = True
 
 
 class Snapshot(msgspec.Struct, frozen=True):

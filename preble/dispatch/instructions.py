@@ -8,6 +8,7 @@ import msgspec
 
 from preble.dispatch.request import Sample
 from preble.transport.schema import ToWorker
+from preble.types import WorkerEvent
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -24,9 +25,15 @@ class Wake(msgspec.Struct, frozen=True, gc=False):
 
 
 class AskAgain(msgspec.Struct, frozen=True, gc=False):
-    """Call `on_time` at time `at`, in seconds on the caller's clock. It replaces an earlier such instruction."""
+    """Call `on_time` at time `at`, in seconds on the caller's clock. The earliest such instruction counts."""
 
     at: float
 
 
-Instruction: TypeAlias = Send | Wake | AskAgain
+class Tell(msgspec.Struct, frozen=True, gc=False):
+    """Something happened to a worker that people want to know."""
+
+    event: WorkerEvent
+
+
+Instruction: TypeAlias = Send | Wake | AskAgain | Tell

@@ -65,13 +65,18 @@ class Sample:
     new number, so that what an earlier one still says is not believed. The first `offset` bytes of `output` came from
     earlier attempts: they are prompt to the present one. `placement` is the scheduler's last choice for it. A sample
     is `reconsidered` for a move at most once, and was `moved` if that led to another worker.
+
+    `failed_on` are the workers that it is not sent to again, since it failed there with `last_error`; the value says
+    whether it may be, if no other is left. `suspects` are those of them whose fault that seems to be. It was `heard`
+    of last at that time, and went elsewhere once if it was `silent` for too long. It `waits_until` then at most.
     """
 
     __slots__ = (
-        "attempts", "cached_tokens", "counted", "counted_prompt", "ended", "ended_at", "error", "finish_reason",
-        "first_token_at", "id", "index", "known_to_scheduler", "logprobs", "moved", "offset", "output", "placement",
-        "prompt_logprobs", "prompt_logprobs_taken", "reconsidered", "request", "retries", "sampling", "stop_reason",
-        "taken", "taken_logprobs", "worker", "worker_request_id",
+        "attempts", "cached_tokens", "counted", "counted_prompt", "ended", "ended_at", "error", "failed_on",
+        "finish_reason", "first_token_at", "heard", "id", "index", "known_to_scheduler", "last_error", "logprobs",
+        "moved", "offset", "output", "placement", "prompt_logprobs", "prompt_logprobs_taken", "reconsidered", "request",
+        "retries", "sampling", "sent_at", "silent", "stop_reason", "suspects", "taken", "taken_logprobs", "waits_until",
+        "worker", "worker_request_id",
     )  # fmt: skip
 
     def __init__(self, request: InFlightRequest, index: int, sampling: SamplingParams) -> None:
@@ -98,6 +103,12 @@ class Sample:
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.error: PrebleError | None = None
+        self.last_error: PrebleError | None = None
+        self.failed_on: dict[str, bool] = {}
+        self.suspects: list[str] = []
+        self.sent_at = self.heard = 0.0
+        self.silent = False
+        self.waits_until: float | None = None
 
     @property
     def tokens(self) -> bytes:
@@ -126,9 +137,20 @@ class Sample:
             prompt_logprobs=self.sampling.prompt_logprobs if self.prompt_logprobs is None else None,
         )
 
-    def dispatched(self, worker: str, worker_request_id: int) -> None:
+    @property
+    def answered(self) -> bool:
+        """Whether the present attempt has produced tokens."""
+        return len(self.output) > self.offset
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the request's prompt has."""
+        return len(self.request.tokens) // TOKEN_BYTES
+
+    def dispatched(self, worker: str, worker_request_id: int, now: float) -> None:
         """A new attempt goes to `worker`; what was generated before counts as its prompt."""
         self.worker = worker
+        self.sent_at = self.heard = now
         self.worker_request_id = worker_request_id
         self.attempts += 1
         self.offset = len(self.output)
@@ -165,7 +187,7 @@ class Sample:
     def usage(self) -> Usage:
         """Token counts so far; the engine's own counts of prompt and output where it has others."""
         output = len(self.output) // TOKEN_BYTES if self.counted is None else self.counted
-        prompt = len(self.request.tokens) // TOKEN_BYTES if self.counted_prompt is None else self.counted_prompt
+        prompt = self.prompt_tokens if self.counted_prompt is None else self.counted_prompt
         return Usage(prompt, self.cached_tokens, output)
 
     def choice(self, text: str) -> Choice:

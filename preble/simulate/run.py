@@ -135,7 +135,7 @@ class Run:
                     for id in ids:
                         self._workers[worker].core.batcher.abort(id)
                 case AskAgain(at):
-                    self._ask_at = at
+                    self._ask_at = min(self._ask_at, at)
         self._let_go(now)
 
     def _send(self, now: float, worker: Worker, request: EngineRequest) -> None:

@@ -172,6 +172,10 @@ class LaunchedPool:
         """No worker of this pool comes back."""
         return False
 
+    def missing(self) -> dict[str, str]:
+        """Return nothing: no worker of this pool comes back."""
+        return {}
+
     def send(self, worker: str, message: ToWorker) -> None:
         """As `Pool.send`."""
         target = self._workers.get(worker)

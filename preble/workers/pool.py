@@ -62,6 +62,9 @@ class Pool(Protocol):
     def awaits(self, worker: str) -> bool:
         """Whether a worker is lost at present and may be found again."""
 
+    def missing(self) -> dict[str, str]:
+        """Return the workers that are not there now and may still come, each with why it is not."""
+
     def send(self, worker: str, message: ToWorker) -> None:
         """Queue a message, without waiting. Raises WorkerLostError if it is gone, OverloadedError if it is slow."""
 

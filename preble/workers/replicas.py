@@ -129,6 +129,10 @@ class ReplicaPool:
         replica = self._replicas.get(worker)
         return replica is not None and replica.watch is not None and not replica.serving
 
+    def missing(self) -> dict[str, str]:
+        """As `Pool.missing`."""
+        return {name: str(replica.engine.problem) for name, replica in self._replicas.items() if not replica.serving}
+
     def send(self, worker: str, message: ToWorker) -> None:
         """As `Pool.send`."""
         replica = self._replicas.get(worker)

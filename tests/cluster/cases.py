@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from preble import SamplingParams
+from preble import PrebleCluster, SamplingParams
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0)
 SLOW = {"time_scale": 1.0, "cost": "mistral-7b-a6000"}
@@ -53,3 +53,8 @@ def environment(pid: int) -> dict[str, str]:
 def links() -> set[str]:
     """Directories of cluster sockets in the temporary folder."""
     return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("preble-")}
+
+
+def serving(cluster: PrebleCluster) -> list[str]:
+    """The names of the workers that are not lost."""
+    return [worker.worker for worker in cluster.stats().workers if worker.status != "lost"]

@@ -103,10 +103,18 @@ async def test_requests_of_a_worker_that_is_removed_go_on_elsewhere() -> None:
 async def test_the_last_worker_can_be_replaced() -> None:
     async with PrebleCluster(backend="sim", workers=1) as cluster:
         await cluster.remove_worker("w0")
+        waits = asyncio.create_task(cluster.generate(prompt(1), GREEDY))
+        await eventually(lambda: cluster.stats().waiting == 1)
+        await cluster.add_worker()
+        assert (await waits).worker == "w1"
+
+
+async def test_without_a_worker_a_request_does_not_wait_for_ever() -> None:
+    async with PrebleCluster(backend="sim", workers=1, worker_wait=0.0) as cluster:
+        await cluster.remove_worker("w0")
         with pytest.raises(NoWorkersError):
             await cluster.generate(prompt(1), GREEDY)
-        await cluster.add_worker()
-        assert (await cluster.generate(prompt(1), GREEDY)).worker == "w1"
+        assert cluster.stats().counters.refused == 1
 
 
 async def test_workers_that_are_not_here_are_named() -> None:

@@ -34,7 +34,7 @@ def test_a_text_that_is_cut_keeps_the_time_of_its_first_token() -> None:
 def test_usage_has_the_engine_s_own_count_of_tokens_over_all_attempts() -> None:
     (sample,) = InFlightRequest("1", pack([1]), SamplingParams(), RequestOptions(), now=1.0).samples
     sample.append(Delta(pack([5, 6, 7])), 2.0)
-    sample.dispatched("w1", 2)
+    sample.dispatched("w1", 2, 0.0)
     sample.append(Delta(pack([8, 9])), 3.0)
     sample.append(Delta(b"", finish_reason="stop", output_tokens=1), 3.0)
     assert sample.usage.output_tokens == 3 + 1
@@ -48,7 +48,7 @@ def test_a_prompt_is_as_long_as_the_engine_of_the_first_attempt_counts_it(first:
     (sample,) = InFlightRequest("1", pack([1]), SamplingParams(), RequestOptions(), now=1.0).samples
     if not first:
         sample.append(Delta(pack([5, 6, 7])), 2.0)
-        sample.dispatched("w1", 2)
+        sample.dispatched("w1", 2, 0.0)
     sample.append(Delta(b"", finish_reason="stop", prompt_tokens=9), 3.0)
     assert sample.usage.prompt_tokens == (9 if first else 1)
 
@@ -77,7 +77,7 @@ def test_the_prompt_s_logprobs_are_asked_for_until_they_came_and_are_told_once()
     sample.append(Delta(pack([4, 5])), 2.0)
     assert sample.take_prompt_logprobs() is None
     assert sample.remaining() == msgspec.structs.replace(sampling, max_tokens=7)
-    sample.dispatched("w1", 2)
+    sample.dispatched("w1", 2, 0.0)
     sample.append(Delta(pack([6]), prompt_logprobs=scored(5)), 3.0)
     assert sample.remaining() == SamplingParams(max_tokens=6), "they are here"
     assert sample.take_prompt_logprobs() == scored(3), "the first attempt's output is no prompt to the caller"

@@ -14,7 +14,16 @@ from preble.core.scheduler import Scheduler
 from preble.dispatch.dispatcher import MAX_ATTEMPTS, Dispatcher
 from preble.dispatch.instructions import AskAgain, Instruction, Send, Wake
 from preble.dispatch.request import InFlightRequest
-from preble.errors import DeadlineExceededError, EngineError, NoWorkersError, OverloadedError, WorkerLostError
+from preble.errors import (
+    ConfigurationError,
+    DeadlineExceededError,
+    EngineError,
+    NoWorkersError,
+    OverloadedError,
+    PrebleError,
+    UnreachableError,
+    WorkerLostError,
+)
 from preble.tokens import TOKEN_BYTES, pack
 from preble.transport.schema import Abort, Failed, Step, Submit
 from preble.types import RequestOptions, SamplingParams
@@ -26,16 +35,24 @@ ROOM = 12
 class Fleet(RuleBasedStateMachine):
     """A dispatcher, and workers that hold what they were sent and have not been told to abort."""
 
-    @initialize(policy=st.sampled_from(sorted(POLICIES)), full=st.booleans())
-    def start(self, policy: str, full: bool) -> None:
+    @initialize(
+        policy=st.sampled_from(sorted(POLICIES)),
+        full=st.booleans(),
+        worker_wait=st.sampled_from([0.0, 0.2]),
+        idle_timeout=st.sampled_from([float("inf"), 0.2]),
+    )
+    def start(self, policy: str, full: bool, worker_wait: float, idle_timeout: float) -> None:
         self.scheduler = Scheduler(policy)
-        self.dispatcher = Dispatcher(self.scheduler, max_in_flight=ROOM)
-        self.now = self.ask_at = 0.0
+        self.dispatcher = Dispatcher(
+            self.scheduler, max_in_flight=ROOM, worker_wait=worker_wait, idle_timeout=idle_timeout
+        )
+        self.now, self.ask_at = 0.0, float("inf")
         self.full = full
         self.workers: dict[str, dict[int, EngineRequest]] = {}
         self.requests: list[InFlightRequest] = []
         self.ends: Counter[str] = Counter()
         self.count = 0
+        self.lost: list[str] = []
         self.carry_out(self.dispatcher.start(self.now))
         for _ in range(2):
             self.add_worker()
@@ -49,7 +66,7 @@ class Fleet(RuleBasedStateMachine):
             match instruction:
                 case AskAgain(at):
                     assert at >= self.now
-                    self.ask_at = at
+                    self.ask_at = min(self.ask_at, at)
                 case Send(worker, Abort(ids)):
                     for id in ids:
                         self.workers.get(worker, {}).pop(id, None)
@@ -58,7 +75,7 @@ class Fleet(RuleBasedStateMachine):
 
     def send(self, worker: str, request: EngineRequest) -> None:
         if self.full and len(self.workers[worker]) > 3:
-            error = OverloadedError("the peer's queue is full")
+            error = OverloadedError("the peer's queue is full", retry_after=0.1)
             self.carry_out(self.dispatcher.on_failed(worker, request.id, error, self.now))
         else:
             self.workers[worker][request.id] = request
@@ -75,15 +92,30 @@ class Fleet(RuleBasedStateMachine):
     def add_worker(self) -> None:
         if len(self.workers) < 4:
             self.count += 1
-            self.scheduler.add_worker(f"w{self.count}", kv_tokens=200, now=self.tick())
-            self.workers[f"w{self.count}"] = {}
+            self.join(f"w{self.count}")
+
+    def join(self, worker: str) -> None:
+        now = self.tick()
+        self.scheduler.add_worker(worker, kv_tokens=200, now=now)
+        self.workers[worker] = {}
+        self.carry_out(self.dispatcher.on_added(worker, now))
 
     @precondition(lambda self: self.workers)
-    @rule(index=numbers)
-    def lose_worker(self, index: int) -> None:
+    @rule(index=numbers, fate=st.sampled_from(["lost", "returns", "removed"]))
+    def lose_worker(self, index: int, fate: str) -> None:
         worker, now = sorted(self.workers)[index % len(self.workers)], self.tick()
         del self.workers[worker]
-        self.carry_out(self.dispatcher.on_lost(worker, WorkerLostError("gone", worker=worker), now))
+        if fate == "returns":
+            self.lost.append(worker)
+        error = WorkerLostError("gone", worker=worker)
+        self.carry_out(
+            self.dispatcher.on_lost(worker, error, now, returns=fate == "returns", removed=fate == "removed")
+        )
+
+    @precondition(lambda self: self.lost)
+    @rule()
+    def come_back(self) -> None:
+        self.join(self.lost.pop())
 
     @precondition(lambda self: self.workers)
     @rule(index=numbers)
@@ -142,6 +174,22 @@ class Fleet(RuleBasedStateMachine):
         step = Step((), ((id, delta),), failed, Load(len(self.workers[worker]), 0, 0))
         self.carry_out(self.dispatcher.on_step(worker, step, now))
 
+    @precondition(lambda self: any(self.workers.values()))
+    @rule(
+        index=numbers,
+        kind=st.sampled_from([EngineError, UnreachableError, OverloadedError, ConfigurationError]),
+        retry_after=st.sampled_from([None, 0.0, 0.05]),
+    )
+    def fail(self, index: int, kind: type[PrebleError], retry_after: float | None) -> None:
+        """A request fails on its worker."""
+        now = self.tick()
+        held = [(worker, id) for worker, requests in sorted(self.workers.items()) for id in requests]
+        if held:
+            worker, id = held[index % len(held)]
+            del self.workers[worker][id]
+            error = kind("it failed", retry_after=retry_after)
+            self.carry_out(self.dispatcher.on_failed(worker, id, error, now))
+
     @precondition(lambda self: self.requests)
     @rule(index=numbers, stop=st.booleans())
     def leave(self, index: int, stop: bool) -> None:
@@ -161,16 +209,18 @@ class Fleet(RuleBasedStateMachine):
         self.dispatcher.check()
 
     @invariant()
-    def each_sample_in_flight_is_on_one_worker(self) -> None:
+    def each_sample_in_flight_is_on_one_worker_or_waits(self) -> None:
         running = [sample for request in self.requests for sample in request.samples if not sample.ended]
         assert len(running) == self.dispatcher.in_flight
         held = {id for requests in self.workers.values() for id in requests}
-        assert {id for id in held if id not in self.dispatcher.copies} == {
-            sample.worker_request_id for sample in running
-        }
+        there = [sample for sample in running if sample.worker_request_id in self.workers.get(sample.worker, ())]
+        assert {id for id in held if id not in self.dispatcher.copies} == {sample.worker_request_id for sample in there}
+        stats = self.dispatcher.stats(self.now)
+        assert stats.waiting == len(running) - len(there)
+        assert {each.worker for each in stats.workers} >= set(self.workers) | set(self.lost)
         for sample in running:
-            assert sample.worker_request_id in self.workers[sample.worker]
             assert sample.attempts - sample.moved <= MAX_ATTEMPTS
+            assert sample in there or sample.waits_until >= self.now
 
     @invariant()
     def each_sample_ends_once(self) -> None:

@@ -21,6 +21,7 @@ from preble.backends.torch.engine import TorchEngine
 from preble.errors import InvalidRequestError
 from preble.testing import make_model
 from preble.tokens import pack, unpack
+from tests.cluster.cases import serving
 from tests.engines.servers import Server
 
 CONTEXT, KV_TOKENS = 2048, 4096
@@ -207,7 +208,7 @@ async def test_a_killed_server_s_request_goes_on_at_the_other_and_it_comes_back(
         assert len(set(workers)) == 2
         killed.start()
         async with asyncio.timeout(START):
-            while len(cluster.stats().workers) < 2:
+            while len(serving(cluster)) < 2:
                 await asyncio.sleep(0.2)
         outs = await cluster.generate_many([[number + 6, *PROMPT] for number in range(8)], GREEDY)
         assert {out.worker for out in outs} == {server.url for server in servers.values()}

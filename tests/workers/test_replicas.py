@@ -35,7 +35,7 @@ from preble.transport.schema import Step, Submit
 from preble.workers import replicas as module
 from preble.workers.pool import Listener
 from tests.adapter_engine import AdapterEngine
-from tests.cluster.cases import GREEDY, SLOW, eventually, prompt
+from tests.cluster.cases import GREEDY, SLOW, eventually, prompt, serving
 from tests.openai_server import OpenAIServer
 
 QUICK = {
@@ -62,7 +62,7 @@ class Pair:
         return next(server for server in self.servers if server.url == worker)
 
     def workers(self) -> set[str]:
-        return {worker.worker for worker in self.cluster.stats().workers}
+        return set(serving(self.cluster))
 
 
 def described(*servers: OpenAIServer, options: dict[str, Any] | None = None, **more: Any) -> PrebleCluster:
@@ -163,7 +163,7 @@ async def test_a_replica_whose_tokens_flow_is_alive_whatever_it_says_of_its_heal
             await anext(stream)
         assert cluster.stats().counters.retried == 0
         await stream.aclose()
-        await eventually(lambda: not cluster.stats().workers)
+        await eventually(lambda: not serving(cluster))
         server.healthy.set()
         await cluster.close()
 
@@ -184,7 +184,7 @@ async def test_a_broken_stream_is_mended_where_it_was(pair: Pair):
 
 async def test_when_all_are_gone_requests_end_with_their_tokens_at_once():
     async with OpenAIServer(**SIM, **SLOW) as server:
-        cluster = await connected(server, options={"health_interval": 3600.0})
+        cluster = await connected(server, options={"health_interval": 3600.0}, worker_wait=0.0)
         task = asyncio.create_task(cluster.generate(prompt(1), LONG))
         await eventually(lambda: server.engine.load().used_tokens > 70)
         await server.stop()
@@ -195,7 +195,7 @@ async def test_when_all_are_gone_requests_end_with_their_tokens_at_once():
         with pytest.raises(NoWorkersError):
             await cluster.generate(prompt(1), GREEDY)
         await server.start()
-        await eventually(lambda: bool(cluster.stats().workers))
+        await eventually(lambda: bool(serving(cluster)))
         assert (await cluster.generate(prompt(1), GREEDY)).token_ids
         await cluster.close()
 
@@ -207,8 +207,9 @@ async def test_when_all_are_gone_requests_end_with_their_tokens_at_once():
 async def test_errors_keep_their_type_and_say_where(pair: Pair, status: int, error: type[Exception]):
     for server in pair.servers:
         server.answers.extend([(status, {"Retry-After": "3"}, "this is why")] * 4)
-    with pytest.raises(error, match="this is why") as caught:
-        await pair.cluster.generate(prompt(1), GREEDY)
+    async with described(*pair.servers, worker_wait=0.0) as cluster:
+        with pytest.raises(error, match="this is why") as caught:
+            await cluster.generate(prompt(1), GREEDY)
     assert caught.value.worker in pair.workers()
     assert caught.value.request_id == "r1"
     if status == 429:
@@ -387,14 +388,14 @@ async def test_a_replica_comes_back_as_it_was(pair: Pair):
         assert {out.worker for out in outs} == {one.url}, "one is for a namespace, and one was drained"
 
 
-async def test_bounds_are_those_of_the_replicas_that_are_left(pair: Pair):
-    long = prompt(1, 1000)
+async def test_a_prompt_goes_to_replicas_whose_context_it_fits(pair: Pair):
     async with OpenAIServer(**{**SIM, "context_limit": 600}) as small:
         await pair.cluster.add_worker(small.url)
-        with pytest.raises(ContextLengthError):
-            await pair.cluster.generate(long, GREEDY)
+        outs = [await pair.cluster.generate(prompt(number, 1000), GREEDY) for number in range(6)]
+        assert {out.worker for out in outs} == {server.url for server in pair.servers}
+        with pytest.raises(ContextLengthError, match="20000"):
+            await pair.cluster.generate(prompt(1, 20_000), GREEDY)
         await pair.cluster.remove_worker(small.url)
-    assert (await pair.cluster.generate(long, GREEDY)).usage.prompt_tokens == 1000
 
 
 async def test_a_removed_replica_is_not_heard_any_more():
@@ -408,7 +409,7 @@ async def test_a_removed_replica_is_not_heard_any_more():
         (busy,) = (worker.worker for worker in cluster.stats().workers if worker.requests)
         await cluster.remove_worker(busy)
         assert not running.done(), "its requests go on elsewhere: there is nothing to wait for"
-        assert busy not in {worker.worker for worker in cluster.stats().workers}
+        assert busy not in serving(cluster)
         assert (await running).worker != busy
 
 
@@ -427,11 +428,11 @@ async def test_it_starts_with_the_replicas_that_are_there_and_the_others_join(ca
     async with OpenAIServer(**SIM) as one, OpenAIServer(**SIM) as two:
         await two.stop()
         cluster = await connected(one, two)
-        assert [worker.worker for worker in cluster.stats().workers if worker.worker == two.url] == []
+        assert two.url not in serving(cluster)
         assert f"beginning without {two.url}" in caplog.text
         assert (await cluster.generate(prompt(1), GREEDY)).worker == one.url
         await two.start()
-        await eventually(lambda: len(cluster.stats().workers) == 2)
+        await eventually(lambda: len(serving(cluster)) == 2)
         outs = await cluster.generate_many([prompt(number) for number in range(12)], GREEDY)
         assert {out.worker for out in outs} == {one.url, two.url}
         cluster.check()
@@ -495,7 +496,7 @@ async def test_a_replica_that_comes_back_as_another_model_is_not_used(caplog: py
 async def test_a_key_is_sent_to_all_and_shown_nowhere(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.DEBUG)
     async with OpenAIServer(api_key=KEY, **SIM) as server:
-        cluster = PrebleCluster.connect([server.url], api_key=KEY, engine_options=QUICK)
+        cluster = PrebleCluster.connect([server.url], api_key=KEY, engine_options=QUICK, worker_wait=0.0)
         async with cluster:
             await cluster.generate(prompt(1), GREEDY)
             await server.stop()
