@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import select
 import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from preble import PrebleCluster, PrebleError, SamplingParams, __version__, native
-from preble.backends import BACKENDS
-from preble.cli import chat, get_model
-from preble.core.policies import POLICIES
+from preble import PrebleError, __version__, native
+from preble.cli import chat, generate, get_model
 from preble.replay import command as replay
 from preble.simulate import command as simulate
 
@@ -23,7 +22,6 @@ _EXAMPLE = """example, with nothing downloaded:
 and with a small model that answers:
   preble chat $(preble get-model smollm2-135m)
 """
-_STARTED = ", ".join(name for name, backend in BACKENDS.items() if not backend.remote)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,14 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _written(words)
-    except BrokenPipeError:  # the reader has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter flushes, and complains
-        return 0
     except (PrebleError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():  # it has seen enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+            return 0
         print(f"preble: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _written(words: list[str]) -> int:
@@ -88,19 +93,8 @@ def _chat(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    _run(_generate_text(arguments))
+    _run(generate.generate(arguments))
     return 0
-
-
-async def _generate_text(arguments: argparse.Namespace) -> None:
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    sampling = SamplingParams(max_tokens=arguments.max_tokens, temperature=arguments.temperature)
-    async with PrebleCluster(
-        arguments.model, backend=arguments.backend, workers=arguments.workers, policy=arguments.policy
-    ) as cluster:
-        async for chunk in cluster.stream(prompt, sampling):
-            print(chunk.text, end="", flush=True)
-    print()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,17 +103,21 @@ def _parser() -> argparse.ArgumentParser:
         description="Several LLM engine replicas as one.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.set_defaults(run=None)
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     parser.add_argument("-v", "--verbose", action="store_true", help="with --version: show which parts run in C")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     commands.add_parser("make-model", help="write a small model with random weights", add_help=False)
-    _add_get_model(commands.add_parser("get-model", help="fetch a small real model"))
-    _add_chat(commands.add_parser("chat", help="hold a conversation with a model"))
-    _add_generate(commands.add_parser("generate", help="generate text, shown as it comes"))
-    _add_replay(commands.add_parser("replay", help="decide a decision log again, under another policy"))
-    _add_simulate(commands.add_parser("simulate", help="compare policies on a workload, in virtual time"))
+    for name, about, add in (
+        ("get-model", "fetch a small real model", _add_get_model),
+        ("chat", "hold a conversation with a model", _add_chat),
+        ("generate", "generate text, shown as it comes", _add_generate),
+        ("replay", "decide a decision log again, under another policy", _add_replay),
+        ("simulate", "compare policies on a workload, in virtual time", _add_simulate),
+    ):
+        add(commands.add_parser(name, help=about, allow_abbrev=False))
     return parser
 
 
@@ -145,13 +143,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_generate)
-    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder or a GGUF file")
-    parser.add_argument("prompt", metavar="PROMPT", help="text to go on from; - reads standard input")
-    parser.add_argument("--backend", default="torch", help=f'{_STARTED} or "module:Class" (%(default)s)')
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes (%(default)s)")
-    parser.add_argument("--policy", default="e2", help=f"{', '.join(POLICIES)} (%(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="generate at most N (%(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
+    generate.add_arguments(parser)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from unittest.mock import patch
 import pytest
 
 import preble
+import preble.__main__
 from preble.__main__ import main
 from preble.testing import make_model
 
@@ -68,10 +70,63 @@ def test_generate_shows_text_the_same_for_an_argument_and_standard_input(model):
     assert by_input.stdout == by_argument.stdout
 
 
+def test_generate_prints_the_whole_result_if_asked_and_a_seed_repeats_it(model):
+    options = ("--max-tokens", "6", "--temperature", "3", "--json")
+    first, again = (json.loads(run("generate", model, "hi", *options, "--seed", "7").stdout) for _ in range(2))
+    other = json.loads(run("generate", model, "hi", *options, "--seed", "8", "--top-p", "0.99").stdout)
+    assert first["choices"][0]["token_ids"] == again["choices"][0]["token_ids"] != other["choices"][0]["token_ids"]
+    assert first["text"] == first["choices"][0]["text"]
+    greedy = json.loads(run("generate", model, "hi", *options, "--seed", "8", "--top-p", "0.000001").stdout)
+    assert (
+        greedy["choices"][0]["token_ids"]
+        == json.loads(run("generate", model, "hi", *options[:2], "--json").stdout)["choices"][0]["token_ids"]
+    ), "nothing but the likeliest token is drawn"
+
+
+def test_a_name_of_the_hub_is_told_from_a_folder():
+    done = run("generate", "some-maker/some-model", "hi")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "names of the Hugging Face hub are not taken, only folders and GGUF files" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generate", "--max-tok", "3", "model", "hi"),
+        ("simulate", "--poli", "e2", "--workload", "a:b"),
+        ("make-model", "--voc", "5", "model"),
+    ],
+)
+def test_options_are_not_abbreviated(words):
+    done = run(*words)
+    assert done.returncode == 2
+    assert f"unrecognized arguments: {words[1]}" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["make-model", "generate", "chat", "simulate", "replay", "get-model"])
+def test_every_option_is_explained(command):
+    """The help of an option without a text is its name alone, and then the next one begins."""
+    lines = [line for line in run(command, "--help").stdout.split("options:")[1].splitlines() if line.strip()]
+    for line, following in itertools.pairwise([*lines, "  -"]):
+        name = line.strip()
+        if name.startswith("-"):
+            assert "  " in name or not following.strip().startswith("-"), name
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch, capfd):
+    def command(words):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(preble.__main__, "_command", command)
+    assert preble.__main__.main(["generate"]) == 2
+    assert capfd.readouterr().err == "preble: [Errno 32] Broken pipe\n"
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
         (["--max-tokens", "0"], "max_tokens: "),
+        (["--top-p", "2"], "top_p: "),
         (["--temperature", "nan"], "temperature: "),
         (["--backend", "none"], "backend: unknown 'none'"),
         (["--policy", "none"], "policy: unknown 'none'"),

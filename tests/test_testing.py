@@ -102,6 +102,24 @@ def test_tokenizer_has_special_ids_first_and_covers_every_byte(tmp_path):
     assert 0 not in ids
 
 
+def test_the_template_shows_tools_calls_and_results(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(make_model(tmp_path, **TINY))
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    turns = [
+        {"role": "user", "content": "Where is it warm?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "21 degrees"},
+    ]
+    text = tokenizer.apply_chat_template(turns, tools=[tool], tokenize=False, add_generation_prompt=True)
+    assert json.dumps(tool) in text
+    assert text.endswith(
+        '<|user|>Where is it warm?<|end|><|assistant|><tool_call>{"name": "weather", "arguments": {"city": "Rome"}}'
+        "</tool_call><|end|><|tool|>21 degrees<|end|><|assistant|>"
+    )
+    assert tokenizer.apply_chat_template(turns[:1], tokenize=False) == "<|user|>Where is it warm?<|end|>"
+
+
 def test_vocabulary_larger_than_the_corpus_gives_is_padded(tmp_path):
     make_model(tmp_path, **(TINY | {"vocab": 200_000, "layers": 1}))
     assert json.loads((tmp_path / "config.json").read_text())["vocab_size"] == 200_000

@@ -8,33 +8,16 @@ import contextlib
 import signal
 import sys
 import time
-import urllib.request
 from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
-import msgspec
-
-from preble import Chunk, ConfigurationError, PrebleCluster, PrebleError, SamplingParams
+from preble import Chunk, PrebleError, SamplingParams
+from preble.cli import where
 
 HELP = "/reset forgets the conversation, /exit or Ctrl-D ends the program, Ctrl-C stops an answer"
 
 Ask: TypeAlias = Callable[[list[dict[str, Any]]], AsyncGenerator[Chunk, None]]
 """`ask(messages)` streams the answer to a conversation."""
-
-
-_PATIENCE = 5.0
-"""Seconds that a server has to name its models."""
-_LONGEST = 1 << 20
-
-
-class _Card(msgspec.Struct):
-    id: str
-    root: str | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Card]
 
 
 class Terminal:
@@ -132,14 +115,9 @@ def described(last: Chunk, ttft: float) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command understands to its parser."""
     parser.description = f"A conversation with a model. {HELP}."
-    model = (
-        "a Hugging Face folder or a GGUF file, with a chat template; for a --url its tokenizer, by default the server's"
-    )
-    parser.add_argument("model", metavar="MODEL", nargs="?", help=model)
-    parser.add_argument("--url", action="append", help="a server that runs the model already; may be given again")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help=f"{where.MODEL}, by default the server's")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
-    parser.add_argument("--backend", default="torch", help="engine, unless there is a --url (%(default)s)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes (%(default)s)")
+    where.add_arguments(parser)
     parser.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="longest answer (%(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
 
@@ -148,7 +126,7 @@ async def converse(arguments: argparse.Namespace) -> None:
     """Hold the conversation that the arguments describe, on standard input and output."""
     sampling = SamplingParams(max_tokens=arguments.max_tokens, temperature=arguments.temperature)
     terminal = _terminal()
-    async with _cluster(arguments) as cluster:
+    async with where.cluster(arguments) as cluster:
         conversation = Conversation(
             lambda messages: cluster.stream(messages, sampling, session="chat"),
             terminal,
@@ -158,29 +136,6 @@ async def converse(arguments: argparse.Namespace) -> None:
         terminal.note(HELP)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, conversation.interrupt)
         await conversation.run()
-
-
-def _cluster(arguments: argparse.Namespace) -> PrebleCluster:
-    if arguments.url:
-        return PrebleCluster.connect(arguments.url, model=arguments.model or _served_folder(arguments.url[0]))
-    return PrebleCluster(arguments.model, backend=arguments.backend, workers=arguments.workers)
-
-
-def _served_folder(url: str) -> str:
-    """Return the folder of the model that a server runs, if it is on this machine: only there is its tokenizer."""
-    if not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"--url: {url!r} does not begin with http:// or https://")
-    with urllib.request.urlopen(f"{url.rstrip('/').removesuffix('/v1')}/v1/models", timeout=_PATIENCE) as response:  # noqa: S310
-        raw = response.read(_LONGEST)
-    try:
-        cards = msgspec.json.decode(raw, type=_Models).data
-    except msgspec.DecodeError as error:
-        raise ConfigurationError(f"--url: {url} does not say which models it runs ({error}): give MODEL") from None
-    names = [name for card in cards for name in (card.root, card.id) if name]
-    for name in names:
-        if Path(name).exists():
-            return name
-    raise ConfigurationError(f"MODEL: {url} runs {', '.join(names) or 'nothing'}, no folder here: give its tokenizer's")
 
 
 def _terminal() -> Terminal:

@@ -23,7 +23,12 @@ SPECIAL_TOKENS = ("<|unknown|>", "<|begin|>", "<|end|>", "<|user|>", "<|assistan
 """Ids 0 to 5 of every model made here."""
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|' + message.role + '|>' + (message.content or '') + eos_token }}{% endfor %}"
+    "{% if tools %}{{ '<|system|>Tools:' }}{% for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}"
+    '{{ \'\nCall one so: <tool_call>{"name": ..., "arguments": {...}}</tool_call>\' + eos_token }}{% endif %}'
+    "{% for message in messages %}{{ '<|' + message.role + '|>' + (message.content or '') }}"
+    "{% for call in message.tool_calls or [] %}{% set call = call.function or call %}"
+    "{{ '<tool_call>' + {'name': call.name, 'arguments': call.arguments} | tojson + '</tool_call>' }}{% endfor %}"
+    "{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
@@ -41,6 +46,16 @@ SIZES: dict[str, dict[str, int]] = {
 }
 """Keyword arguments of `make_model` by number of parameters (with the default vocabulary)."""
 
+_NUMBERS = {
+    "hidden": "width, in place of the size's",
+    "layers": "number of layers, in place of the size's",
+    "heads": "attention heads, in place of the size's",
+    "kv-heads": "heads of keys and values, in place of the size's",
+    "intermediate": "width between the layers' two projections, in place of the size's",
+    "vocab": "tokens in the vocabulary (4096)",
+    "context": "longest sequence in tokens (8192)",
+    "seed": "another one draws other weights (0)",
+}
 _DTYPES = {"float32": ("F32", "<f4"), "float16": ("F16", "<f2"), "bfloat16": ("BF16", "<u2")}
 _MIN_VOCAB = len(SPECIAL_TOKENS) + 256
 _SPREAD = 0.08
@@ -96,13 +111,15 @@ def make_model(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `preble make-model PATH [options]`: write the model, print its path, return the exit status."""
-    parser = argparse.ArgumentParser(prog="preble make-model", description="Write a small model with random weights.")
-    parser.add_argument("path", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="preble make-model", description="Write a small model with random weights.", allow_abbrev=False
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="the folder to write it to")
     parser.add_argument("--size", choices=SIZES, default="5m", help="starting point for the widths (%(default)s)")
-    parser.add_argument("--shape", choices=SHAPES, default="llama")
-    parser.add_argument("--dtype", choices=_DTYPES, default="float32")
-    for name in ("hidden", "layers", "heads", "kv-heads", "intermediate", "vocab", "context", "seed"):
-        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--shape", choices=SHAPES, default="llama", help="its architecture (%(default)s)")
+    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="type of the weights (%(default)s)")
+    for name, meaning in _NUMBERS.items():
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=meaning)
     options = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     path, size = options.pop("path"), options.pop("size")
     try:

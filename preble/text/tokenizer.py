@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preble.errors import InvalidRequestError, ModelError
 from preble.text.added_tokens import add_tokens
+from preble.text.converted import convert_tokenizer
 from preble.text.gguf import build_tokenizer
 
 if TYPE_CHECKING:
@@ -27,13 +27,6 @@ MEDIUM_CHARACTERS, _SECONDS_BETWEEN = 8000, 0.01
 It takes a few milliseconds, and where cores are busy it takes longer to wake a thread, and then the loop again. But
 many such texts at once would stop the loop.
 """
-
-
-_UNCONVERTED = (
-    "%s has a tokenizer.model but no tokenizer.json, so prompts must be token ids; transformers writes one: "
-    "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-)
-_logger = logging.getLogger("preble.text")
 
 
 class Tokenizer:
@@ -54,18 +47,18 @@ class Tokenizer:
 
     @classmethod
     def load(cls, model_path: str | Path) -> Tokenizer | None:
-        """Read tokenizer.json of a Hugging Face folder, or a GGUF file; None if the folder has none.
+        """Read tokenizer.json of a Hugging Face folder, or a GGUF file; None if the folder has no tokenizer.
 
-        Tokens that only tokenizer_config.json or added_tokens.json name are added, as transformers adds them. Raises
-        ModelError if a file cannot be read or is malformed.
+        Tokens that only tokenizer_config.json or added_tokens.json name are added, as transformers adds them. Other
+        tokenizers, such as a tokenizer.model, are converted by transformers. Raises ModelError if a file cannot be read
+        or is malformed, or if the packages for its conversion are not installed.
         """
         if Path(model_path).is_file():
             return cls(build_tokenizer(Path(model_path)))
         file = Path(model_path) / "tokenizer.json"
         if not file.exists():
-            if file.with_name("tokenizer.model").exists():
-                _logger.warning(_UNCONVERTED, model_path)
-            return None
+            converted = convert_tokenizer(file.parent)
+            return None if converted is None else cls(converted)
         import tokenizers
 
         try:

@@ -233,6 +233,38 @@ async def test_a_server_answers_with_the_tokenizer_that_is_here(model):
     assert [(body["max_tokens"], body["stream"]) for body in server.bodies if body["max_tokens"] == 5] == [(5, True)]
 
 
+async def preble(*words, key="", given=b""):
+    environment = {**os.environ, "OPENAI_API_KEY": key, "OTHER": "secret"}
+    command = [sys.executable, "-m", "preble", *words]
+    pipe = subprocess.PIPE
+    done = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+    shown, errors = await asyncio.wait_for(done.communicate(given), 60)
+    return done.returncode, shown.decode(), errors.decode()
+
+
+@pytest.mark.parametrize(("options", "key"), [((), "secret"), (("--api-key-env", "OTHER"), "")])
+async def test_a_server_gets_its_key_from_the_environment(model, options, key):
+    async with OpenAIServer(vocab_size=300, api_key="secret") as server:
+        words = ("--url", server.url, "--max-tokens", "5", *options)
+        status, shown, errors = await preble("chat", model, *words, key=key, given=b"hello\n")
+        assert (status, f"worker {server.url}" in shown) == (0, True), errors
+        status, shown, errors = await preble("generate", model, "hello", "--json", *words, key=key)
+        assert (status, json.loads(shown)["choices"][0]["worker"]) == (0, server.url), errors
+
+
+async def test_a_key_that_is_wrong_or_missing_is_one_line_and_is_not_shown(model):
+    async with OpenAIServer(vocab_size=300, api_key="secret") as server:
+        for words, key, reason in (
+            ((model,), "wrong", "401"),
+            ((), "wrong", "answers 401 Unauthorized: the API key is missing or wrong (--api-key-env)"),
+            ((model, "--api-key-env", "NONE"), "secret", "--api-key-env: there is no environment variable NONE"),
+        ):
+            status, shown, errors = await preble("chat", *words, "--url", server.url, key=key)
+            assert (status, shown, errors.count("\n")) == (2, "", 1)
+            assert reason in errors
+            assert "wrong" not in errors.replace("missing or wrong", "")
+
+
 @pytest.mark.parametrize(
     ("models", "reason"),
     [

@@ -22,14 +22,6 @@ def test_a_folder_without_a_tokenizer_gives_none(tmp_path):
     assert Tokenizer.load(tmp_path / "missing") is None
 
 
-def test_a_tokenizer_that_must_be_converted_is_warned_of(tmp_path, caplog):
-    assert Tokenizer.load(tmp_path) is None
-    assert caplog.text == ""
-    (tmp_path / "tokenizer.model").write_bytes(b"")
-    assert Tokenizer.load(tmp_path) is None
-    assert "tokenizer.model but no tokenizer.json" in caplog.text
-
-
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {"type": "Nonsense"}}', "\x00\xff"])
 def test_a_malformed_tokenizer_is_a_model_error(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content, encoding="latin-1")

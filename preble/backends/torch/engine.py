@@ -164,7 +164,9 @@ class TorchEngine:
 
     def _read(self) -> ModelConfig:
         if not self._path.exists():
-            raise ModelError(f"{self._path}: no such folder or file")
+            hint = "; names of the Hugging Face hub are not taken, only folders and GGUF files"
+            named = not self._path.is_absolute() and len(self._path.parts) == 2
+            raise ModelError(f"{self._path}: no such folder or file{hint if named else ''}")
         return read_config(self._path, self._context_limit)
 
     def _load(self, config: ModelConfig) -> Batcher:
