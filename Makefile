@@ -56,6 +56,7 @@ bench: .venv/installed
 	$(BIN)/python -m bench.policies --quick
 	$(BIN)/python -m bench.scale --quick
 	$(BIN)/python -m bench.peers --quick
+	$(BIN)/python -m bench.failover --quick
 	$(BIN)/python -m bench.live --quick
 	$(BIN)/python -m bench.gpu --quick
 

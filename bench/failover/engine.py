@@ -1,8 +1,7 @@
-"""The `sim` engine, of which one of a cluster's is bad: `backend="bench.failover.engine:FaultyEngine"`."""
+"""The `sim` engine, made bad: `backend="bench.failover.engine:FaultyEngine"`."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -18,20 +17,19 @@ from preble.core.copies import COPY_PRIORITY
 from preble.errors import EngineError, OverloadedError
 from preble.tokens import TOKEN_BYTES
 
-BAD = 0
-"""The number of the engine that has the fault: the first that started."""
 
 
 class FaultyEngine:
-    """A `sim` engine; the first one that starts with this `folder` has the `fault`, the fields of an EngineFault.
+    """A `sim` engine with a `fault`, the fields of an EngineFault; `options` are the `sim` engine's.
 
-    An engine appends a byte to a file of its own in the folder for each request that it gets, see `received`; copies of
-    prefixes, which the cluster makes of its own accord, do not count.
+    It appends a byte to the file `received` for each request that it gets, but for copies of prefixes, which the
+    cluster makes of its own accord.
     """
 
-    def __init__(self, *, folder: str, fault: dict[str, Any], model: str | None = None, **options: Any) -> None:
-        number, self._received = _claim(Path(folder))
-        self._fault = msgspec.convert(fault, EngineFault) if number == BAD else EngineFault()
+    def __init__(self, *, received: str, fault: dict[str, Any], model: str | None = None, **options: Any) -> None:
+        self._received = Path(received)
+        self._received.touch()
+        self._fault = msgspec.convert(fault, EngineFault)
         self._requests = 0
         self._engine = SimEngine(model=model, **{**options, **self._fault.options})
         self._sample = self._engine.core.sample
@@ -66,19 +64,16 @@ class FaultyEngine:
         return self._sample(spans)
 
 
+def fleet_options(folder: Path, fault: EngineFault, count: int, **options: Any) -> list[dict[str, Any]]:
+    """Return the options of so many engines, of which the first has the fault; they count in files of the folder."""
+    faults = [fault, *[EngineFault()] * (count - 1)]
+    return [
+        {**options, "received": str(folder / str(number)), "fault": msgspec.to_builtins(each)}
+        for number, each in enumerate(faults)
+    ]
+
+
 def received(folder: Path) -> list[int]:
-    """Return how many requests each engine got so far, in the order of their start."""
-    files = itertools.takewhile(Path.exists, map(folder.joinpath, map(str, itertools.count())))
+    """Return how many requests each engine of `fleet_options` got so far."""
+    files = sorted(folder.iterdir(), key=lambda file: int(file.name))
     return [file.stat().st_size for file in files]
-
-
-def _claim(folder: Path) -> tuple[int, Path]:
-    """Return the first number that no other engine has taken, and its file."""
-    for number in itertools.count():
-        try:
-            file = folder / str(number)
-            file.touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        return number, file
-    raise AssertionError

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from bench.failover.engine import BAD, received
+from bench.failover.engine import fleet_options, received
 from bench.failover.kinds import REPLICAS, WORKERS
 from bench.failover.replica import Replica
-from preble import PrebleCluster
+from preble import PrebleCluster, WorkerEvent
 
-COUNT = 3
+COUNT, BAD = 3, 0
+"""Workers of a fleet, and which of them is bad."""
 IDLE_TIMEOUT = 1.0
 COST = "mistral-7b-a100"
 ENGINE = {"cost": COST, "time_scale": 1.0, "kv_tokens": 100_000}
@@ -30,7 +27,7 @@ class Watch:
         self.sent: Callable[[], Sequence[int]] = lambda: [0] * COUNT
         self.before_opening: int | None = None
 
-    def hear(self, event: Any) -> None:
+    def hear(self, event: WorkerEvent) -> None:
         """Take in an event of the cluster: the first circuit breaker that opens counts."""
         if event.kind == "opened" and self.before_opening is None:
             self.before_opening = self.sent()[BAD]
@@ -43,8 +40,9 @@ async def replicas(kind: str, policy: str, watch: Watch) -> AsyncIterator[Preble
         servers = [await stack.enter_async_context(Replica(**ENGINE)) for _ in range(COUNT)]
         watch.sent = lambda: [server.received for server in servers]
         urls = [server.url for server in servers]
-        old = {} if _failover(watch) else {"idle_timeout": IDLE_TIMEOUT}
-        cluster = PrebleCluster.connect(urls, policy=policy, engine_options=REPLICA | old, **_failover(watch))
+        cluster = PrebleCluster.connect(
+            urls, policy=policy, engine_options=REPLICA, idle_timeout=IDLE_TIMEOUT, on_event=watch.hear
+        )
         await stack.enter_async_context(cluster)
         servers[BAD].fault = REPLICAS[kind]
         yield cluster
@@ -55,14 +53,14 @@ async def workers(kind: str, policy: str, watch: Watch) -> AsyncIterator[PrebleC
     """A cluster of three processes."""
     with tempfile.TemporaryDirectory() as folder:
         watch.sent = lambda: received(Path(folder))
-        options = {**ENGINE, "folder": folder, "fault": msgspec.to_builtins(WORKERS[kind])}
         async with PrebleCluster(
             backend="bench.failover.engine:FaultyEngine",
             workers=COUNT,
             policy=policy,
-            engine_options=options,
             cost=COST,
-            **_failover(watch),
+            engine_options=fleet_options(Path(folder), WORKERS[kind], COUNT, **ENGINE),
+            idle_timeout=IDLE_TIMEOUT,
+            on_event=watch.hear,
         ) as cluster:
             yield cluster
 
@@ -71,9 +69,3 @@ FLEETS: dict[str, Callable[[str, str, Watch], AbstractAsyncContextManager[Preble
     "replicas": replicas,
     "workers": workers,
 }
-
-
-def _failover(watch: Watch) -> dict[str, Any]:
-    known = inspect.signature(PrebleCluster.__init__).parameters
-    wanted = {"idle_timeout": IDLE_TIMEOUT, "on_event": watch.hear}
-    return {name: value for name, value in wanted.items() if name in known}

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from bench.failover.engine import BAD
-from bench.failover.fleet import FLEETS, Watch
+from bench.failover.fleet import BAD, FLEETS, Watch
 from bench.failover.kinds import HEALTHY, REPLICAS, TWO, WORKERS
 from bench.workloads.toolbench import toolbench
 from preble import DeadlineExceededError, PrebleCluster, PrebleError, SamplingParams

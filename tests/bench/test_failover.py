@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from bench.failover import __main__ as command
-from bench.failover.engine import FaultyEngine, received
+from bench.failover.engine import FaultyEngine, fleet_options, received
 from bench.failover.kinds import HEALTHY, TWO, EngineFault, ReplicaFault
 from bench.failover.replica import Replica
 from bench.failover.runs import Answer, Run, Scale, Served, run
@@ -90,7 +90,7 @@ async def test_a_probe_and_a_copy_are_no_requests():
 
 
 def engine(folder: Path, **fault: Any) -> FaultyEngine:
-    return FaultyEngine(folder=str(folder), fault=msgspec.to_builtins(EngineFault(**fault)), vocab_size=100)
+    return FaultyEngine(**fleet_options(folder, EngineFault(**fault), 1, vocab_size=100)[0])
 
 
 async def tokens(of: FaultyEngine, id: int = 1, priority: int = 0) -> int:
@@ -102,8 +102,8 @@ async def tokens(of: FaultyEngine, id: int = 1, priority: int = 0) -> int:
     return count
 
 
-async def test_the_first_engine_of_a_folder_has_the_fault_and_all_count(tmp_path: Path):
-    bad, good = engine(tmp_path, error="broken"), engine(tmp_path, error="broken")
+async def test_the_first_engine_of_a_fleet_has_the_fault_and_all_count(tmp_path: Path):
+    bad, good = (FaultyEngine(**each) for each in fleet_options(tmp_path, EngineFault(error="broken"), 2))
     for each in (bad, good):
         await each.start()
     with pytest.raises(EngineError):
@@ -163,7 +163,7 @@ def test_only_a_caller_s_own_deadline_may_end_a_request():
 
 
 def test_a_run_reports_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    scale = Scale(12, {"replicas": (HEALTHY, TWO), "workers": (HEALTHY, TWO)})
+    scale = Scale(12, {"replicas": (HEALTHY, TWO, "answers 500"), "workers": (HEALTHY, TWO, "fails every request")})
     monkeypatch.setattr(command, "QUICK", scale)
     page, result = tmp_path / "page.md", tmp_path / "result.json"
     assert command.main(["--quick", "--json", str(result), "--markdown", str(page)]) == 0
@@ -173,7 +173,8 @@ def test_a_run_reports_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
         for policy in ("e2", "round-robin")
     ]  # fmt: skip
     assert all(row["requests"] == 12 for row in found["runs"])
-    assert [row["at_bad"] for row in found["runs"] if row["kind"] == TWO][:2] == [0, 0], "replicas"
+    assert [row["at_bad"] for row in found["runs"] if row["kind"] == TWO] == [0] * 4
+    assert all(row["again"] > 0 for row in found["runs"] if row["kind"] not in (HEALTHY, TWO))
     assert found["metrics"]["replicas, drained: two healthy ones, e2: failed"] == 0
     assert page.read_text().count("\n| ") == 2 * 2 + scale.runs
     assert f"{scale.runs}/{scale.runs}" in capsys.readouterr().out, "progress reaches its end"
