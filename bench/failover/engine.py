@@ -18,7 +18,6 @@ from preble.errors import EngineError, OverloadedError
 from preble.tokens import TOKEN_BYTES
 
 
-
 class FaultyEngine:
     """A `sim` engine with a `fault`, the fields of an EngineFault; `options` are the `sim` engine's.
 

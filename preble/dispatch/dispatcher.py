@@ -44,7 +44,7 @@ MAX_ATTEMPTS = 3
 """How often a sample is tried, before the failure of the last attempt is the caller's problem."""
 
 RETRY_PAUSE = 0.1
-"""Seconds before a sample is tried again where it failed, if there is no other worker; doubled each time."""
+"""Seconds before a sample is tried again where it failed, if there is no other worker; doubled each time, to 100 s."""
 
 SILENCE_FACTOR = 10.0
 """A worker may need so many times the predicted time to the first token before it counts as silent."""
@@ -381,7 +381,7 @@ class Dispatcher:
         until = sample.waits_until
         forgiven = [worker for worker, again in sample.failed_on.items() if again]
         if forgiven:
-            until = min(until, now + RETRY_PAUSE * 2**sample.retries)
+            until = min(until, now + RETRY_PAUSE * 2 ** min(sample.retries, _DOUBLINGS))
         for worker in forgiven:
             del sample.failed_on[worker]
         self._leave_scheduler(sample, now)  # an orphan of a lost worker is known there still
@@ -552,7 +552,7 @@ class Dispatcher:
 
     def _give_up(self, sample: Sample, error: Exception, now: float) -> None:
         """End a sample with an error. If it failed wherever it was tried, no worker is to blame."""
-        if len(set(sample.suspects)) > 1 and isinstance(error, EngineError):
+        if len(set(sample.suspects)) > 1 and isinstance(error, (EngineError, ConfigurationError)):
             for worker in sample.suspects:
                 self._health.withdraw(worker, sample.id, now)
         if isinstance(error, NoWorkersError) and sample.last_error is not None:
@@ -588,7 +588,9 @@ class Dispatcher:
         for sample in request.samples:
             if not sample.ended:
                 self._abort(sample, now)
-                error = DeadlineExceededError("the deadline passed", worker=sample.worker, request_id=request.id)
+                error = DeadlineExceededError(
+                    "the deadline passed", worker=sample.worker or None, request_id=request.id
+                )
                 self._end(sample, now, error=error)
 
     def _rebalance(self, now: float) -> None:
@@ -628,6 +630,7 @@ class Dispatcher:
 
 
 _LAG = 1.0  # seconds
+_DOUBLINGS = 10  # a pause is not doubled more often
 _MAY_PASS = (OverloadedError, UnreachableError, WorkerLostError)
 
 

@@ -15,7 +15,8 @@ _NEVER = float("inf")
 class Health:
     """Is told what becomes of attempts, pauses workers in the scheduler, and lets them go on.
 
-    At most half of the workers are paused because of failures: what fails on all of them is not their fault. `due` is
+    At most half of the workers that are not drained are paused because of failures: what fails on all of them is not
+    their fault. `due` is
     when `on_time` must be called next. `freed` is set when a worker takes requests again, and `events` is what is to be
     told; whoever reads these two resets them.
     """
@@ -107,7 +108,9 @@ class Health:
         return found
 
     def _may_open(self, worker: str) -> bool:
-        return worker not in self._tripped and 2 * (len(self._tripped) + 1) <= len(self._scheduler.workers)
+        fleet = self._scheduler.fleet
+        live = {fleet.names[slot] for slot in fleet.live}
+        return worker not in self._tripped and 2 * (len(self._tripped & live) + 1) <= len(live)
 
     def _open(self, worker: str, breaker: Breaker, reason: str, now: float) -> None:
         breaker.trip(reason, now)

@@ -329,6 +329,23 @@ class TestFull:
             fleet.wait(0.5)
         assert isinstance(sample.error, OverloadedError)
 
+    def test_one_that_waits_for_hours_is_tried_again_and_again(self, fleet_of):
+        fleet = fleet_of("a", worker_wait=36_000.0)
+        sample = fleet.submit()
+        for _ in range(1500):
+            fleet.fail(sample, OverloadedError("full", retry_after=0.2))
+            fleet.wait(0.25)
+        fleet.serve(sample)
+        assert sample.error is None
+
+    def test_a_deadline_that_passes_before_it_was_sent_names_no_worker(self, fleet_of):
+        fleet = fleet_of("a")
+        fleet.fail(fleet.submit("first"), OverloadedError("full", retry_after=60.0))
+        sample = fleet.submit("second", deadline=fleet.now + 1.0)
+        fleet.wait(1.1)
+        assert isinstance(sample.error, DeadlineExceededError)
+        assert sample.error.worker is None
+
 
 class TestBreaker:
     def test_a_worker_that_fails_fast_gets_no_more_requests(self, fleet_of):
@@ -395,12 +412,22 @@ class TestBreaker:
             alone.fail(alone.submit(f"r{number}"))
         assert alone.submit().worker == "a"
 
-    def test_what_fails_everywhere_is_no_fault_of_the_workers(self, fleet_of):
+    def test_drained_workers_are_no_part_of_the_fleet_of_which_half_may_be_open(self, fleet_of):
+        fleet = fleet_of("abcd")
+        for worker in "cd":
+            fleet.scheduler.drain_worker(worker, now=fleet.now)
+        fleet.trip("a")
+        for number in range(2 * LEAST_FAILURES):
+            fleet.fail(fleet.submit(f"r{number}"))
+        assert (fleet.stats("a").status, fleet.stats("b").status) == ("open", "serving")
+
+    @pytest.mark.parametrize("kind", [EngineError, ConfigurationError])
+    def test_what_fails_everywhere_is_no_fault_of_the_workers(self, fleet_of, kind):
         fleet = fleet_of("abcdef")
         for number in range(20):
             bad = fleet.submit(f"bad {number}")
             while not bad.ended:
-                fleet.fail(bad, EngineError("cannot do this"))
+                fleet.fail(bad, kind("cannot do this"))
         assert {fleet.stats(worker).status for worker in "abcdef"} == {"serving"}
         assert not [event for event in fleet.events if event.kind == "opened"]
 
