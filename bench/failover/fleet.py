@@ -21,16 +21,16 @@ REPLICA = {"cost": COST, "vocab_size": 32_000, "health_interval": 0.25, "health_
 
 
 class Watch:
-    """How many requests each of the three got so far (`sent()`, the bad one first), and the bad one when it opened."""
+    """How many requests each of the three got so far (`sent()`, the bad one first), and the bad one when it was left out."""
 
     def __init__(self) -> None:
         self.sent: Callable[[], Sequence[int]] = lambda: [0] * COUNT
-        self.before_opening: int | None = None
+        self.before_left_out: int | None = None
 
     def hear(self, event: WorkerEvent) -> None:
-        """Take in an event of the cluster: the first circuit breaker that opens counts."""
-        if event.kind == "opened" and self.before_opening is None:
-            self.before_opening = self.sent()[BAD]
+        """Take in an event of the cluster: the first circuit breaker that opens, or the first loss, counts."""
+        if event.kind in ("opened", "lost") and self.before_left_out is None:
+            self.before_left_out = self.sent()[BAD]
 
 
 @asynccontextmanager

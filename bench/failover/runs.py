@@ -59,23 +59,23 @@ class Answer(msgspec.Struct, frozen=True):
 class Served(msgspec.Struct, frozen=True):
     """What came of all requests of a run, in their order.
 
-    `sent` counts those that each worker got, the bad one first, and `before_opening` those that it had when its circuit
-    breaker opened, None if that never did. `moved` were sent once more without a failure: they waited where another
+    `sent` counts those that each worker got, the bad one first, and `before_left_out` those that it had when its circuit
+    breaker opened or it was lost, None if neither happened. `moved` were sent once more without a failure: they waited where another
     worker was idle.
     """
 
     answers: Sequence[Answer]
     sent: Sequence[int]
     moved: int
-    before_opening: int | None
+    before_left_out: int | None
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of a run. Times are in seconds, of the requests that were answered; None if none was.
 
     `late` are those of the `failed` whose deadline passed. `differing` have other tokens than with three healthy ones.
-    `again` is how often requests were sent again after a failure, `at_bad` how many the bad one got, `before_opening`
-    how many of them before its circuit breaker opened. `errors` counts types.
+    `again` is how often requests were sent again after a failure, `at_bad` how many the bad one got, `before_left_out`
+    how many of them until its circuit breaker opened or it was lost. `errors` counts types.
     """
 
     fleet: str
@@ -89,7 +89,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     ttft_p95: float | None
     again: int
     at_bad: int
-    before_opening: int | None
+    before_left_out: int | None
     errors: Mapping[str, int]
 
 
@@ -114,7 +114,7 @@ async def serve(fleet: str, kind: str, policy: str, requests: Sequence[Request])
         if kind == TWO:
             await cluster.drain_worker(cluster.stats().workers[BAD].worker)
         answers = await play(cluster, requests)
-        return Served(answers, watch.sent(), cluster.stats().counters.moved, watch.before_opening)
+        return Served(answers, watch.sent(), cluster.stats().counters.moved, watch.before_left_out)
 
 
 async def play(cluster: PrebleCluster, requests: Sequence[Request]) -> list[Answer]:
@@ -147,7 +147,7 @@ def run(fleet: str, kind: str, policy: str, served: Served, expected: Sequence[T
         ttft_p95=float(np.percentile(ttft, 95)) if ttft else None,
         again=sum(served.sent) - served.moved - len(served.answers),
         at_bad=served.sent[BAD],
-        before_opening=served.before_opening,
+        before_left_out=served.before_left_out,
         errors=errors,
     )
 

@@ -18,7 +18,7 @@ _HEADS = [
     "TTFT mean",
     "TTFT p95",
     "sent again",
-    "at the bad one, until opened",
+    "at the bad one, until left out",
     "in all",
 ]
 _TITLES = {"replicas": "Replicas behind URLs", "workers": "Worker processes"}
@@ -71,7 +71,7 @@ def _row(run: Run, healthy: Run) -> list[str]:
     ratios = [_ratio(run.ttft_mean, healthy.ttft_mean), _ratio(run.ttft_p95, healthy.ttft_p95)]
     if run.kind == TWO:
         return [run.kind, run.policy, failed, *ratios, str(run.again), "", ""]
-    before = "-" if run.before_opening is None else str(run.before_opening)
+    before = "-" if run.before_left_out is None else str(run.before_left_out)
     return [run.kind, run.policy, failed, *ratios, str(run.again), before, str(run.at_bad)]
 
 

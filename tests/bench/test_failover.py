@@ -26,7 +26,7 @@ from preble.tokens import pack
 BODY = {"prompt": [5, 6, 7], "max_tokens": 4, "stream": True}
 GOOD = Run(
     fleet="replicas", kind=HEALTHY, policy="e2", requests=10, failed=0, late=0, differing=0, ttft_mean=0.1,
-    ttft_p95=0.2, again=0, at_bad=3, before_opening=None, errors={},
+    ttft_p95=0.2, again=0, at_bad=3, before_left_out=None, errors={},
 )  # fmt: skip
 
 
@@ -131,23 +131,23 @@ def test_figures_are_those_of_what_was_answered():
     answers = [
         Answer((1, 2), 0.1), Answer((3, 5), 0.3), Answer(error=EngineError), Answer(error=DeadlineExceededError),
     ]  # fmt: skip
-    served = Served(answers, sent=(3, 2, 2), moved=1, before_opening=2)
+    served = Served(answers, sent=(3, 2, 2), moved=1, before_left_out=2)
     found = run("replicas", "bad", "e2", served, expected=[(1, 2), (3, 4), (5,), (6,)])
     assert (found.failed, found.late, found.differing) == (2, 1, 1)
     assert found.ttft_mean == pytest.approx(0.2)
-    assert (found.again, found.at_bad, found.before_opening) == (2, 3, 2)
+    assert (found.again, found.at_bad, found.before_left_out) == (2, 3, 2)
     assert found.errors == {"EngineError": 1, "DeadlineExceededError": 1}
 
 
 def test_a_run_without_an_answer_has_no_times():
-    served = Served([Answer(error=EngineError)], sent=(1, 0, 0), moved=0, before_opening=None)
+    served = Served([Answer(error=EngineError)], sent=(1, 0, 0), moved=0, before_left_out=None)
     found = run("replicas", "bad", "e2", served, expected=[(1,)])
     assert found.ttft_mean is None
     assert "| bad | e2 | 1 | - | - | 0 | - | 1 |" in tables([GOOD, found])[-1]
 
 
 def test_rows_are_beside_the_healthy_one_of_their_policy():
-    bad = msgspec.structs.replace(GOOD, kind="bad", failed=3, late=1, ttft_mean=0.25, again=4, before_opening=2)
+    bad = msgspec.structs.replace(GOOD, kind="bad", failed=3, late=1, ttft_mean=0.25, again=4, before_left_out=2)
     *_, text = tables([GOOD, bad])
     assert f"| {HEALTHY} | e2 | 0 | 0.100 s | 0.200 s | 0 |  |  |" in text
     assert "| bad | e2 | 3 (1) | 2.50x | 1.00x | 4 | 2 | 3 |" in text
