@@ -21,7 +21,7 @@ REPLICA = {"cost": COST, "vocab_size": 32_000, "health_interval": 0.25, "health_
 
 
 class Watch:
-    """How many requests each of the three got so far (`sent()`, the bad one first), and the bad one when it was left out."""
+    """How many requests each of the three got so far (`sent()`), and the bad one until it was left out."""
 
     def __init__(self) -> None:
         self.sent: Callable[[], Sequence[int]] = lambda: [0] * COUNT

@@ -59,9 +59,9 @@ class Answer(msgspec.Struct, frozen=True):
 class Served(msgspec.Struct, frozen=True):
     """What came of all requests of a run, in their order.
 
-    `sent` counts those that each worker got, the bad one first, and `before_left_out` those that it had when its circuit
-    breaker opened or it was lost, None if neither happened. `moved` were sent once more without a failure: they waited where another
-    worker was idle.
+    `sent` counts those that each worker got, the bad one first, and `before_left_out` those that it had when its
+    circuit breaker opened or it was lost, None if neither happened. `moved` were sent once more without a failure: they
+    waited where another worker was idle.
     """
 
     answers: Sequence[Answer]
