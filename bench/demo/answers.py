@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -56,9 +57,10 @@ class Answered(msgspec.Struct, frozen=True):
 async def run(model: str, console: Console, *, quick: bool, seed: int) -> Answered:
     """Ask all questions under each policy, and show what came."""
     setting = Setting(model, questions(topics(2) if quick else topics(), introduced=INTRODUCED, seed=seed), seed)
+    console.print(f"[bold]First act: a real model, {Path(model).stem}[/]")
     console.print(
         f"{len(setting.questions)} questions share {setting.prefixes} documents and tool lists of Python's standard "
-        "library."
+        f"library. Workers: {sides.WORKERS}, torch, float32, a thread each."
     )
     records = dict[str, list[Record]]()
     for policy in POLICIES:

@@ -62,6 +62,7 @@ class Loaded(msgspec.Struct, frozen=True):
 
 async def run(arguments: argparse.Namespace, console: Console) -> Loaded:
     """Measure, serve, draw and show."""
+    console.print("\n[bold]Second act: a load test[/]")
     model = arguments.model or str(make_model(arguments.out / "model"))
     chosen = topics(2, 2) if arguments.quick else topics(6, 6)
     machine = await measure(model, arguments.backend, chosen)

@@ -61,6 +61,7 @@ def test_two_workers_with_a_real_model_give_answers_that_mean_something(real_mod
     assert given["What does statistics.mean do?"].endswith("mean of data.")
     assert given["Task: Move a file to another folder."].startswith("shutil.move(")
     shown = capsys.readouterr().out
+    assert f"First act: a real model, {real_model.stem}" in shown
     check_introduction(shown, result["answers"][:3])
     assert "Both policies returned the same text for every question." in shown
     ratio = json.loads(report.read_text())["metrics"]["answers_ttft_mean_ratio"]
