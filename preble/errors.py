@@ -28,8 +28,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 class PrebleError(Exception):
@@ -186,3 +190,28 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     similar = get_close_matches(name, known, n=1)
     return f", did you mean {similar[0]!r}?" if similar else f", not one of {', '.join(known)}"
+
+
+def check_names(function: Callable[..., object], given: Iterable[str]) -> None:
+    """Raise ConfigurationError for the name of an argument that `function` does not have."""
+    from inspect import Parameter, signature
+
+    parameters = signature(function).parameters
+    if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for name in given:
+            if name not in parameters:
+                raise ConfigurationError(f"{name}: unknown option{nearest(name, parameters.keys() - {'self'})}")
+
+
+def names_checked(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Let a call with an argument that does not exist raise ConfigurationError, which names the nearest one."""
+
+    @wraps(function)
+    def called(*args: _Arguments.args, **keywords: _Arguments.kwargs) -> _Result:
+        try:
+            return function(*args, **keywords)
+        except TypeError:
+            check_names(function, keywords)
+            raise
+
+    return called

@@ -8,8 +8,14 @@ import re
 
 import pytest
 
+import preble
 from preble import errors
+from preble.core.policies.e2.policy import E2
+from preble.core.policies.e2_paper.policy import E2Paper
 from preble.errors import PrebleError
+from preble.simulate import simulate
+from preble.transport.schema import Ticket
+from preble.workers.worker import construct
 
 CLASSES = [thing for thing in vars(errors).values() if inspect.isclass(thing) and issubclass(thing, PrebleError)]
 LINE = re.compile(r"^ {4}(?P<indent>[│├└─ ]*)(?P<name>\w+Error)(?: \((?P<also>\w+)\))?(?:  .*)?$", re.MULTILINE)
@@ -72,3 +78,34 @@ def test_a_failed_start_shows_the_log_and_a_lost_worker_the_tokens():
     lost = errors.WorkerLostError("gone", worker="w0", request_id="r1", token_ids=(1, 2), log="boom\n")
     assert (lost.token_ids, lost.worker, lost.request_id, lost.log) == ((1, 2), "w0", "r1", "boom\n")
     assert str(lost) == "gone"
+
+
+def engine(*, model: str | None = None, kv_tokens: int = 0) -> None:
+    """An engine of somebody's own, as far as its arguments go."""
+
+
+TICKET = Ticket(backend="own", model="m", options={"kv_token": 3}, worker="w0", incarnation="i", nonce="n", address="a")
+WRONG_NAMES = {
+    "PrebleCluster": (lambda: preble.PrebleCluster(backend="sim", worker=3), "worker: .*'workers'"),
+    "SyncCluster": (lambda: preble.SyncCluster(backend="sim", engine_option={}), "engine_option: .*'engine_options'"),
+    "Scheduler": (lambda: preble.Scheduler(sead=1), "sead: .*'seed'"),
+    "E2": (lambda: E2(bussy=1), "bussy: .*'busy'"),
+    "E2Paper": (lambda: E2Paper(windows=1), "windows: .*'window'"),
+    "simulate": (lambda: simulate([], polcy="e2"), "polcy: .*'policy'"),
+    "an engine": (lambda: construct(engine, TICKET), "kv_token: .*'kv_tokens'"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_NAMES)
+def test_a_misspelt_argument_is_a_configuration_error_that_names_the_nearest(what: str):
+    call, message = WRONG_NAMES[what]
+    with pytest.raises(errors.ConfigurationError, match=f"^{message}\\?$"):
+        call()
+
+
+def test_other_type_errors_stay_what_they_are():
+    with pytest.raises(TypeError, match="positional"):
+        preble.PrebleCluster("one", "two")
+    with pytest.raises(TypeError, match="workload"):
+        simulate()
+    assert inspect.signature(preble.PrebleCluster).parameters["workers"].default == 2

@@ -34,8 +34,12 @@ MODULES_FOR_PURE = {
     "typing",
 }  # fmt: skip
 """No asyncio, logging, os, pathlib, select, socket, threading, time, torch, zmq."""
-ALSO = {"core/fleet.py": {"random"}, "core/policies/baselines/session_hash.py": {"random"}}
-"""A seeded `random.Random` breaks ties; a ring needs a hash that is the same in every process."""
+ALSO = {
+    "core/fleet.py": {"random"},
+    "core/policies/baselines/session_hash.py": {"random"},
+    "errors.py": {"inspect"},
+}
+"""A seeded `random.Random` breaks ties; a ring needs one hash in all processes; a signature has names."""
 IMPURE_NAMES = {"environ", "input", "open", "print", "np.random"}
 GENERATORS = {"random.Random"}
 

@@ -45,6 +45,7 @@ from preble.errors import (
     PrebleError,
     WorkerLostError,
     WorkerStartError,
+    names_checked,
 )
 from preble.text import ChatTokenizer
 from preble.types import (
@@ -76,6 +77,7 @@ class PrebleCluster:
     its worker.
     """
 
+    @names_checked
     def __init__(
         self,
         model: str | os.PathLike[str] | None = None,

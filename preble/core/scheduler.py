@@ -37,7 +37,7 @@ from preble.core.rebalance import Move, moves
 from preble.core.receipt import Candidate, Receipt, Receipts, candidates
 from preble.core.request import NOWHERE, Request, RequestId
 from preble.core.snapshot import Snapshot, WorkerState
-from preble.errors import ConfigurationError, InvalidRequestError
+from preble.errors import ConfigurationError, InvalidRequestError, names_checked
 from preble.tokens import TOKEN_BYTES, TokenInput, pack
 from preble.tree import Namespaces, RadixTree, cache_salt
 from preble.tree.namespaces import negative
@@ -70,6 +70,7 @@ class Scheduler:
     >>> scheduler.finish("r1", output=[4, 5], now=1.0)
     """
 
+    @names_checked
     def __init__(
         self,
         policy: str | Policy = "e2",

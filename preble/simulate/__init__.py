@@ -20,7 +20,7 @@ from preble.backends.sim import SimOptions
 from preble.core.cost import CostModel
 from preble.core.policy import Policy
 from preble.core.scheduler import Scheduler
-from preble.errors import ConfigurationError
+from preble.errors import ConfigurationError, names_checked
 from preble.simulate.bounds import Bounds, bounds
 from preble.simulate.changes import Change, absent
 from preble.simulate.request import Request, segment_tokens
@@ -32,6 +32,7 @@ from preble.wait_queue.disciplines import DEFAULT, Discipline
 __all__ = ["Bounds", "Change", "Request", "Result", "SimOptions", "Summary", "bounds", "segment_tokens", "simulate"]
 
 
+@names_checked
 def simulate(
     workload: Iterable[Request],
     *,

@@ -27,6 +27,7 @@ from preble.errors import (
     ModelError,
     OverloadedError,
     PrebleError,
+    check_names,
 )
 from preble.transport.memory import MemoryDealer
 from preble.transport.schema import (
@@ -392,6 +393,7 @@ def construct(engine: Callable[..., Engine], ticket: Ticket) -> Engine:
     try:
         made = engine(model=ticket.model, **ticket.options)
     except TypeError as error:
+        check_names(engine, ticket.options)
         raise ConfigurationError(f"backend {ticket.backend!r}: {error}") from error
     missing = [name for name in _METHODS if not callable(getattr(made, name, None))]
     if missing:

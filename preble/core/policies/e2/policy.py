@@ -15,6 +15,7 @@ from preble.core.policies.e2.price import cheapest
 from preble.core.policies.e2.replication import LEAST, AvoidableSeconds
 from preble.core.policy import Decision, Query, Terms
 from preble.core.request import Request
+from preble.errors import names_checked
 from preble.tree import RadixTree
 
 _LEARNING_RATE = 1 / 32
@@ -45,6 +46,7 @@ class E2:
     counts prefixes in flight as held, `relieves` lets waiting requests be moved, `replicates` makes copies.
     """
 
+    @names_checked
     def __init__(
         self,
         *,

@@ -13,6 +13,7 @@ from preble.core.fleet import Fleet
 from preble.core.policies.e2_paper.window import Assignment, Trend, Trends, Window
 from preble.core.policy import Decision, Query, Terms
 from preble.core.request import Request
+from preble.errors import names_checked
 from preble.tokens import TOKEN_BYTES
 from preble.tree import Match, RadixTree
 
@@ -77,6 +78,7 @@ class E2Paper:
     that no other decision waits for it: until then the shares of M are those of the requests that are still pinned.
     """
 
+    @names_checked
     def __init__(
         self,
         *,
