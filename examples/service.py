@@ -8,18 +8,20 @@ curl -N localhost:8000/stream -H "Content-Type: application/json" -d '{"prompt":
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
 from preble import (
     Chunk,
     DeadlineExceededError,
+    Generation,
     InvalidRequestError,
     OverloadedError,
     PrebleCluster,
@@ -63,12 +65,32 @@ async def refused(_: Request, error: PrebleError) -> JSONResponse:
     return JSONResponse({"error": str(error)}, status)
 
 
-@app.post("/generate")
-async def generate(ask: Ask) -> dict[str, Any]:
-    """Answer at the end."""
+@app.get("/stats")
+async def stats() -> dict[str, Any]:
+    """Tell what the cluster does."""
     cluster: PrebleCluster = app.state.cluster
-    out = await cluster.generate(ask.prompt, ask.sampling(), session=ask.session, timeout=60)
-    return out.to_dict()
+    return cluster.stats().to_dict()
+
+
+@app.post("/generate")
+async def generate(ask: Ask, request: Request) -> dict[str, Any]:
+    """Answer at the end. A client that goes away cancels its request on the worker."""
+    cluster: PrebleCluster = app.state.cluster
+    answer = cluster.generate(ask.prompt, ask.sampling(), session=ask.session, timeout=60)
+    return (await unless_gone(request, answer)).to_dict()
+
+
+async def unless_gone(request: Request, answer: Coroutine[Any, Any, Generation]) -> Generation:
+    """Await an answer while the client is there. FastAPI itself would go on without it."""
+    task = asyncio.create_task(answer)
+    try:
+        while not task.done():
+            if await request.is_disconnected():
+                raise HTTPException(499)
+            await asyncio.wait({task}, timeout=0.5)
+        return task.result()
+    finally:
+        task.cancel()
 
 
 @app.post("/stream")

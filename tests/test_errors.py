@@ -56,7 +56,7 @@ def test_each_says_what_it_is(each: type[PrebleError]):
 
 def test_only_what_may_pass_by_itself_is_retryable():
     retryable = {each.__name__ for each in CLASSES if each.retryable}
-    workers = {"NamespaceNotServedError", "NoWorkersError", "WorkerLostError"}
+    workers = {"NamespaceNotServedError", "NoWorkersError", "WorkerLostError", "WorkerTimeoutError"}
     assert retryable == workers | {"OverloadedError", "UnreachableError"}
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +124,27 @@ def test_the_service_streams_what_it_answers(service):
     events = ask(f"{service}/stream", prompt="import this", max_tokens=8).decode().split("\n\n")
     assert whole["choices"][0]["finish_reason"] == "length"
     assert "".join(json.loads(event.removeprefix("data: "))["text"] for event in events if event) == whole["text"] != ""
+
+
+def told(url: str) -> dict[str, object]:
+    with urllib.request.urlopen(f"{url}/stats", timeout=60) as response:
+        return json.loads(response.read())
+
+
+def test_the_service_stops_what_a_client_has_left(service):
+    before = told(service)["counters"]["cancelled"]
+    body = json.dumps({"prompt": "import this", "max_tokens": 100_000}).encode()
+    head = (
+        f"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    address = urllib.parse.urlsplit(service)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(head.encode() + body)
+        while not told(service)["in_flight"]:
+            time.sleep(0.01)
+    while told(service)["in_flight"]:
+        time.sleep(0.01)
+    assert told(service)["counters"]["cancelled"] == before + 1
 
 
 WRONG = [({"prompt": "x", "max_tokens": 0}, "max_tokens"), ({"prompt": ""}, "prompt")]
