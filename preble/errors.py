@@ -178,9 +178,10 @@ class FrameError(TransportError, ValueError):
 
 
 class UnreachableError(TransportError):
-    """The peer of a connection is gone."""
+    """The peer of a connection is gone. It `refused` the connection if nothing listens at its address."""
 
     retryable = True
+    refused = False
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -34,7 +34,7 @@ class OpenAIServer:
     number in `cuts` of events, or after the `LAST` with tokens, and says what is in `garbage` before it ends.
     `bodies` are the requests that came. While `healthy` is cleared it says nothing of itself, while `flowing` is, no
     token comes. `models` is what it says at /v1/models instead of the truth. `checks` counts how often it was asked for
-    its health.
+    its health. `noise` is sent over and over instead of an answer.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class OpenAIServer:
         self.healthy.set()
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.noise = b""
         self.checks = 0
         self.models: dict[str, Any] | None = None
         self.status = 200
@@ -231,6 +232,9 @@ class OpenAIServer:
 
     async def _deltas(self, request: web.Request, response: web.StreamResponse, ids: list[int], body: dict[str, Any]):
         sampling = SamplingParams(**{name: body[name] for name in FIELDS if body.get(name) not in (None, -1)})
+        while self.noise:
+            await response.write(self.noise)
+            await asyncio.sleep(0.002)
         cut = self.cuts.popleft() if self.cuts else None
         stream = self.engine.generate(EngineRequest(next(self._ids), pack(ids), sampling))
         try:

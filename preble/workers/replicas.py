@@ -39,7 +39,8 @@ _logger = logging.getLogger("preble.workers.replicas")
 class _Replica:
     """One server: its engine here, the requests on it, and the task that looks after it.
 
-    `info` is what it was when it came first. `delivering` are the requests that got tokens since the last check.
+    `info` is what it was when it came first. `delivering` are the requests that got tokens since the last check. It is
+    `in_doubt` when a request found it unreachable.
     """
 
     def __init__(self, name: str, engine: OpenAIEngine) -> None:
@@ -51,7 +52,7 @@ class _Replica:
         self.serving = False
         self.requests: dict[int, asyncio.Task[None]] = {}
         self.delivering: set[int] = set()
-        self.gone = asyncio.Event()
+        self.in_doubt = asyncio.Event()
         self.watch: asyncio.Task[None] | None = None
 
 
@@ -212,11 +213,9 @@ class ReplicaPool:
                 if delta.tokens:
                     replica.delivering.add(request.id)
                 self._tell(replica, (request.id, delta))
-        except UnreachableError as error:
-            _logger.info("a request found %s unreachable: %s", replica.name, error)
-            replica.gone.set()
-            await asyncio.Event().wait()  # until the watch has this request sent elsewhere, which cancels it here
         except PrebleError as error:
+            if isinstance(error, UnreachableError):
+                replica.in_doubt.set()
             self._listener.on_failed(replica.name, request.id, error)
         except Exception as error:
             _logger.exception("request %d failed", request.id)
@@ -232,14 +231,13 @@ class ReplicaPool:
         while True:
             if not replica.serving:
                 replica.info = await self._until_back(replica)
-                replica.gone.clear()
                 replica.serving = True
                 _logger.warning("%s is back", replica.name)
                 self._listener.on_found(replica.name, replica.info)
             self._lose(replica, await self._until_gone(replica))
 
     async def _until_gone(self, replica: _Replica) -> str:
-        """Check health and load at intervals; return why the replica counts as lost.
+        """Check health and load at intervals, and when it is in doubt; return why the replica counts as lost.
 
         One that delivers tokens is alive, whatever it says of its health: a busy server answers late.
         """
@@ -247,15 +245,15 @@ class ReplicaPool:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval):
-                    await replica.gone.wait()
-                    return "it cannot be reached"
+                    await replica.in_doubt.wait()
+            replica.in_doubt.clear()
             try:
                 await gather_or_cancel((replica.engine.ping(), self._read_load(replica)))
                 failures = 0
             except Exception as error:  # whatever goes wrong in a check, the next ones must take place
                 failures = 0 if replica.delivering else failures + 1
-                if failures >= PATIENCE:
-                    return str(error)
+                if failures >= PATIENCE or _is_down(replica, error):
+                    return str(error).removeprefix(f"{replica.name}: ")
             replica.delivering.clear()
 
     async def _read_load(self, replica: _Replica) -> None:
@@ -321,6 +319,12 @@ def _too_few(late: Sequence[_Replica], all: int, least: int, timeout: float) -> 
     reasons = "; ".join(f"{replica.name}: {replica.engine.problem}" for replica in late)
     needed = f" ({all - len(late)} of {all} are healthy, and min_replicas is {least})" if least > 1 else ""
     return WorkerStartError(f"not healthy within {timeout:g} s: {reasons}{needed}", worker=late[0].name)
+
+
+def _is_down(replica: _Replica, error: Exception) -> bool:
+    """Whether nothing listens there any more. One that is about to stop may still end what it has."""
+    refused = isinstance(error, UnreachableError) and error.refused
+    return refused and not replica.delivering & replica.requests.keys()
 
 
 def _check_same(before: EngineInfo | None, now: EngineInfo) -> None:

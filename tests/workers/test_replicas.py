@@ -24,13 +24,16 @@ from preble import (
     NoWorkersError,
     OverloadedError,
     PrebleCluster,
+    PrebleError,
     SamplingParams,
     WorkerLostError,
     WorkerStartError,
 )
 from preble.backends import Delta, EngineRequest
+from preble.backends.openai.engine import OpenAIEngine
 from preble.core.cost import PRESETS
-from preble.tokens import pack
+from preble.errors import UnreachableError
+from preble.tokens import pack, unpack
 from preble.transport.schema import Step, Submit
 from preble.workers import replicas as module
 from preble.workers.pool import Listener
@@ -250,6 +253,103 @@ async def test_a_replica_gets_every_field_of_a_request():
     await pool.stop(5.0)
     assert asked == [request]
     assert step.deltas[0][1].tokens == pack(list(b"s"))
+
+
+class Heard:
+    """What a pool of these URLs tells its listener, and the pool. Checks take place only when there is a reason."""
+
+    def __init__(self, *urls: str, **options: Any) -> None:
+        self.tokens: list[int] = []
+        self.failed: list[PrebleError] = []
+        self.lost: list[str] = []
+        self.found: list[str] = []
+        self.pool = module.ReplicaPool(
+            urls, make_engine=lambda **own: OpenAIEngine(**{**QUICK, "health_interval": 3600.0, **options, **own})
+        )
+
+    async def __aenter__(self) -> Heard:
+        await self.pool.start(
+            Listener(
+                on_step=self._on_step,
+                on_failed=lambda _, __, error: self.failed.append(error),
+                on_lost=lambda worker, _: self.lost.append(worker),
+                on_found=lambda worker, _: self.found.append(worker),
+                on_stopping=pytest.fail,
+            ),
+            5.0,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.pool.stop(0.0)
+
+    def ask(self, worker: str, max_tokens: int = 8) -> None:
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+        self.pool.send(worker, Submit(EngineRequest(1, pack(prompt(1)), sampling)))
+
+    def _on_step(self, worker: str, step: Step) -> None:
+        self.tokens += [token for _, delta in step.deltas for token in unpack(delta.tokens)]
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, InvalidRequestError), (401, ConfigurationError), (404, ConfigurationError), (429, OverloadedError),
+     (500, EngineError), (502, UnreachableError), (503, OverloadedError)],
+)  # fmt: skip
+async def test_the_pool_tells_each_error_once_and_tries_nothing_again(status: int, error: type[PrebleError]):
+    async with OpenAIServer(**SIM) as server, Heard(server.url) as heard:
+        server.answers.append((status, {"Retry-After": "3"}, "this is why"))
+        heard.ask(server.url)
+        await eventually(lambda: bool(heard.failed))
+        assert [type(each) for each in heard.failed] == [error]
+        assert "this is why" in str(heard.failed[0])
+        assert heard.failed[0].retry_after == (3.0 if error is OverloadedError else None)
+        assert (len(server.bodies), heard.lost) == (1, [])
+
+
+async def test_a_broken_stream_lets_the_pool_look_at_once_whether_the_server_is_there():
+    async with OpenAIServer(**SIM) as server, Heard(server.url) as heard:
+        server.cuts.append(3)
+        before = server.checks
+        heard.ask(server.url)
+        await eventually(lambda: server.checks > before)
+        assert [type(error) for error in heard.failed] == [UnreachableError]
+        got = len(heard.tokens)
+        assert 0 < got < 8
+        heard.ask(server.url)
+        await eventually(lambda: len(heard.tokens) == got + 8)
+        assert heard.lost == []
+
+
+async def test_a_server_that_refuses_connections_is_lost_at_once_and_used_again_when_it_answers():
+    async with OpenAIServer(**SIM) as server, Heard(server.url) as heard:
+        await server.stop()
+        heard.ask(server.url)
+        await eventually(lambda: heard.lost == [server.url])
+        assert heard.pool.awaits(server.url)
+        assert [error.refused for error in heard.failed] == [True]
+        await server.start()
+        await eventually(lambda: heard.found == [server.url])
+        heard.ask(server.url)
+        await eventually(lambda: len(heard.tokens) == 8)
+
+
+async def test_a_server_that_takes_no_more_connections_may_still_end_what_it_has(monkeypatch: pytest.MonkeyPatch):
+    async def refused(self: OpenAIEngine) -> None:
+        asked.append(self)
+        error = UnreachableError("nobody listens")
+        error.refused = True
+        raise error
+
+    asked: list[OpenAIEngine] = []
+    async with OpenAIServer(**SIM, **SLOW) as server, Heard(server.url, health_interval=0.2) as heard:
+        heard.ask(server.url, 60)
+        await eventually(lambda: bool(heard.tokens))
+        monkeypatch.setattr(OpenAIEngine, "ping", refused)
+        await eventually(lambda: len(asked) >= 2)
+        assert heard.lost == []
+        await eventually(lambda: len(heard.tokens) == 60)
+        await eventually(lambda: heard.lost == [server.url])
 
 
 @slow

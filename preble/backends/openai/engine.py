@@ -35,8 +35,9 @@ from preble.tokens import TOKEN_BYTES, highest
 _RESETS = {"sglang": "/flush_cache?timeout=5"}
 _VLLM_RESET = "/reset_prefix_cache"
 _RESET_TIMEOUT = 10.0
-_DRAIN_TIMEOUT = 1.0
+_DRAIN_TIMEOUT, _DRAIN_EVENTS = 1.0, 8
 _LARGEST = 1 << 40  # of any size, in tokens or requests
+_PIECES = 8  # so many of our tokens may make one of a server that sends text, where its tokenizer is another
 _TEXT_TOKENS = 16  # by so many may a server that gets text count more prompt tokens than we, such as its begin token
 _logger = logging.getLogger("preble.openai")
 
@@ -90,22 +91,18 @@ class OpenAIEngine:
     async def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.
 
-        If the connection breaks, the request is sent again with its output so far, and if the server is overloaded it
-        is sent again later. Raises UnreachableError if the server is gone, OverloadedError if it stays overloaded,
-        InvalidRequestError if it refuses the request, and EngineError if it fails.
+        The request is sent once. Raises InvalidRequestError if the server refuses it, ConfigurationError if it refuses
+        the API key, or has not this path or model, OverloadedError with its `retry_after` if it has too much load,
+        UnreachableError if it does not answer, breaks off or sends no token within `idle_timeout`, and EngineError if
+        it fails. The deltas up to there are valid.
         """
         self._check(request)
-        state = self._requests[request.id] = RequestState(self._within(request))
-        failures = 0
+        request = self._within(request)
+        state = self._requests[request.id] = self._state(request)
         try:
-            while not state.finished:
-                try:
-                    async with aclosing(self._attempt(state)) as deltas:
-                        async for delta in deltas:
-                            yield delta
-                except (UnreachableError, OverloadedError) as error:
-                    failures += 1
-                    await state.unless_aborted(self._recover(failures, error))
+            async with aclosing(self._deltas(request, state)) as deltas:
+                async for delta in deltas:
+                    yield delta
         except AbortedError:
             yield Delta(b"", finish_reason="abort")
         finally:
@@ -181,34 +178,32 @@ class OpenAIEngine:
         address, replay = self.options.kv_events, self.options.kv_replay
         self._events = KvEvents(address, replay=replay, block_size=info.block_size) if address else None
 
-    async def _attempt(self, state: RequestState) -> AsyncGenerator[Delta, None]:
-        """Send a request, or what is left of it, to the server once, and yield its deltas."""
-        if state.exhausted:
-            yield state.record(Delta(b"", finish_reason="length"))
-            return
+    async def _deltas(self, request: EngineRequest, state: RequestState) -> AsyncGenerator[Delta, None]:
         http, described = self._started()
-        request = state.remaining()
         reader = described.api.reader(request)
         async with aclosing(http.stream(described.api.path, described.api.body(request))) as events:
             while not state.finished:
-                event = await state.unless_aborted(_next(events, reader))
                 with http.key_hidden():
-                    delta = reader.end() if event is None else reader.read(event)
+                    delta = await self._next(events, reader, state)
                 if delta is not None:
                     yield state.record(delta)
-                elif event is None:
-                    raise UnreachableError(f"{http.url}: the stream broke off")
             await _drain(events)
 
-    async def _recover(self, failures: int, error: PrebleError) -> None:
-        """Wait before the next attempt. Raises the request's error if there is none."""
-        if isinstance(error, UnreachableError):
-            await self.ping()
-        if failures >= self.options.attempts:
-            if isinstance(error, OverloadedError):
-                raise error
-            raise EngineError(f"failed {failures} times, last: {error}")
-        await asyncio.sleep(self._pause(failures, error))
+    async def _next(self, events: AsyncGenerator[bytes, None], reader: Reader, state: RequestState) -> Delta | None:
+        """Return the delta of the next event, if it has one.
+
+        All tokens, or the finish reason, may have come before the connection breaks: that is an end too.
+        """
+        try:
+            event = await state.arrival(anext(events, None))
+            if event is not None:
+                return reader.read(event)
+            broken = UnreachableError("the stream broke off")
+        except UnreachableError as error:
+            broken = error
+        if (last := reader.end()) is None and not state.exhausted:
+            raise broken
+        return last or Delta(b"", finish_reason="length")
 
     async def _get(self, path: str) -> bytes:
         assert self._http is not None
@@ -248,6 +243,12 @@ class OpenAIEngine:
         fitting = msgspec.structs.replace(sampling, max_tokens=room, min_tokens=min(sampling.min_tokens, room))
         return msgspec.structs.replace(request, sampling=fitting)
 
+    def _state(self, request: EngineRequest) -> RequestState:
+        _, described = self._started()
+        limit = request.sampling.token_limit
+        most = _PIECES * limit if described.protocol == "text" else limit
+        return RequestState(limit=limit, most=most, idle_timeout=self.options.idle_timeout)
+
     def _pause(self, failures: int, error: PrebleError) -> float:
         options = self.options
         return pause(failures, first=options.backoff, limit=options.backoff_limit, retry_after=error.retry_after)
@@ -260,19 +261,10 @@ def _check_sizes(url: str, info: EngineInfo) -> None:
             raise EngineError(f"{url}: tells that its {name} is {size}")
 
 
-async def _next(events: AsyncGenerator[bytes, None], reader: Reader) -> bytes | None:
-    """Return the next event, or None at the end. The end may also be a broken connection after the finish reason."""
-    try:
-        return await anext(events, None)
-    except UnreachableError:
-        if reader.end() is None:
-            raise
-        return None
-
-
-async def _drain(events: AsyncIterator[bytes]) -> None:
-    """Read the end of a response, so that its connection can be used again."""
+async def _drain(events: AsyncGenerator[bytes, None]) -> None:
+    """Read the end of a response, so that its connection can be used again. It is no longer than a few events."""
     with contextlib.suppress(PrebleError, TimeoutError):
         async with asyncio.timeout(_DRAIN_TIMEOUT):
-            async for _ in events:
-                pass
+            for _ in range(_DRAIN_EVENTS):
+                if await anext(events, None) is None:
+                    break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from collections.abc import AsyncGenerator, Iterator
 from types import ModuleType
@@ -95,7 +96,9 @@ class Http:
             ):
                 await self._check(response)
                 return await _bounded(response, MAX_BODY)
-        except (self._aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+        except (self._aiohttp.ClientError, OSError) as error:
+            if type(error) is TimeoutError:  # an OSError; aiohttp's own say what they waited for
+                raise UnreachableError(f"{self.url}: no answer to {method} {path} within {timeout:g} s") from None
             raise self._broken(error) from None
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:
@@ -116,7 +119,9 @@ class Http:
         # The library's errors contain the request's headers, so they must not become the cause of ours.
         if isinstance(error, self._aiohttp.InvalidURL):
             return ConfigurationError(f"url: {self.url!r} cannot be used")
-        return UnreachableError(self._hidden(f"{self.url}: {type(error).__name__}: {error}".rstrip(": ")))
+        broken = UnreachableError(self._hidden(f"{self.url}: {type(error).__name__}: {error}".rstrip(": ")))
+        broken.refused = getattr(error, "errno", None) == errno.ECONNREFUSED
+        return broken
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:

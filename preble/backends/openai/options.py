@@ -24,9 +24,9 @@ class ReplicaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `served_model` picks one of several models. `kv_tokens`, `block_size`, `max_running`, `context_limit` and
     `vocab_size` replace the sizes that the server publishes. `kv_events` is the ZeroMQ address where it publishes KV
     events, and `kv_replay` the address where missing ones can be requested again. `idle_timeout` bounds the time
-    between two events of a stream, and the time to the first one. A request is tried `attempts` times on the replica,
-    with a pause of about `backoff` between two attempts, doubled each time up to `backoff_limit`. The server is asked
-    for its health and load every `health_interval`, and must respond within `health_timeout`.
+    without a token, and that to the first one. The server is asked for its health and load every `health_interval`, and
+    must respond within `health_timeout`. While it does not serve, it is asked after a pause of about `backoff`, doubled
+    each time up to `backoff_limit`.
     """
 
     url: str
@@ -42,7 +42,6 @@ class ReplicaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     kv_replay: str | None = None
     connect_timeout: _Seconds = 5.0
     idle_timeout: _Seconds = 300.0
-    attempts: Annotated[int, Meta(ge=1, le=100)] = 4
     backoff: _Seconds = 0.1
     backoff_limit: _Seconds = 30.0
     health_interval: _Seconds = 1.0

@@ -7,7 +7,9 @@ import gzip
 import json
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator
+from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -117,16 +119,6 @@ async def test_a_bias_outside_the_vocabulary_is_not_sent(engine: OpenAIEngine, s
     assert not server.bodies
 
 
-async def test_a_broken_stream_tells_the_logprobs_of_the_prompt_once(engine: OpenAIEngine, server: OpenAIServer):
-    sampling = SamplingParams(max_tokens=30, temperature=0.0, prompt_logprobs=1)
-    server.cuts.append(12)
-    deltas = await run(engine, sampling)
-    assert len(server.bodies) == 2
-    assert tokens(deltas) == tokens(await expected(sampling))
-    (told,) = [delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs]
-    assert told == next(delta.prompt_logprobs for delta in await expected(sampling) if delta.prompt_logprobs)
-
-
 async def test_logprobs_and_stop_tokens_come_over(engine: OpenAIEngine):
     sampling = SamplingParams(max_tokens=12, temperature=0.0, logprobs=3)
     wanted = await expected(sampling)
@@ -149,15 +141,31 @@ async def test_sampling_salt_and_priority_are_sent(engine: OpenAIEngine, server:
     assert (body["priority"], body["cache_salt"]) == (-3, "tenant")
 
 
-async def test_a_broken_stream_goes_on_where_it_was(engine: OpenAIEngine, server: OpenAIServer):
-    server.cuts.extend([5, 3])
-    deltas = await run(engine)
-    assert tokens(deltas) == tokens(await expected())
-    assert deltas[-1].finish_reason == "length"
-    assert len([d for d in deltas if d.cached_tokens is not None]) == 1
-    assert len(server.bodies) == 3
-    prompts = [len(body.get("prompt") or body["input_ids"]) for body in server.bodies]
-    assert prompts[0] < prompts[1] < prompts[2]
+async def test_a_broken_stream_is_an_error_after_its_tokens(engine: OpenAIEngine, server: OpenAIServer):
+    server.cuts.append(5)
+    deltas: list[Delta] = []
+
+    async def collected() -> None:
+        async for delta in engine.generate(EngineRequest(1, pack(PROMPT), GREEDY)):
+            deltas.append(delta)  # noqa: PERF401, what came before the error counts
+
+    with pytest.raises(UnreachableError) as caught:
+        await collected()
+    assert not caught.value.refused, "it is there"
+    assert 0 < len(tokens(deltas)) < 12
+    assert tokens(deltas) == tokens(await expected())[: len(tokens(deltas))]
+    assert len(server.bodies) == 1, "who asked decides where it goes on"
+    assert engine.load().running == 0
+
+
+async def test_a_stream_that_breaks_after_all_its_tokens_has_ended(engine: OpenAIEngine, server: OpenAIServer):
+    event = {
+        "vllm": {"choices": [{"text": "???", "token_ids": [7, 8, 9]}]},
+        "sglang": {"output_ids": [7, 8, 9], "meta_info": {"completion_tokens": 3}},
+    }[server.kind]
+    server.answers.append((200, {"Content-Type": "text/event-stream"}, f"data: {json.dumps(event)}\n\n"))
+    deltas = await run(engine, SamplingParams(max_tokens=3))
+    assert (tokens(deltas), deltas[-1].finish_reason) == ([7, 8, 9], "length")
 
 
 async def test_a_stream_that_breaks_after_its_finish_reason_has_ended(engine: OpenAIEngine, server: OpenAIServer):
@@ -182,24 +190,58 @@ async def test_aborting_again_while_the_first_takes_effect_is_harmless(engine: O
     await deltas.aclose()
 
 
-async def test_a_stream_that_breaks_each_time_ends_with_an_error(engine: OpenAIEngine, server: OpenAIServer):
-    server.cuts.extend([1] * 10)
-    with pytest.raises(EngineError, match="failed 4 times"):
-        await run(engine)
-    assert len(server.bodies) == 4
-
-
-async def test_overload_is_waited_out_as_long_as_the_server_says(engine: OpenAIEngine, server: OpenAIServer):
-    server.answers.extend([(429, {"Retry-After": "0.001"}, "later"), (503, {}, "")])
-    assert tokens(await run(engine)) == tokens(await expected())
-    assert len(server.bodies) == 3
-
-
-async def test_overload_that_stays_is_the_caller_s(engine: OpenAIEngine, server: OpenAIServer):
-    server.answers.extend([(429, {"Retry-After": "7"}, '{"error": {"message": "too many"}}')] * 4)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_overload_is_told_with_the_wait_that_the_server_asks_for(
+    engine: OpenAIEngine, server: OpenAIServer, status: int
+):
+    server.answers.append((status, {"Retry-After": "7"}, '{"error": {"message": "too many"}}'))
     with pytest.raises(OverloadedError, match="too many") as caught:
         await run(engine)
     assert caught.value.retry_after == 7.0
+    assert len(server.bodies) == 1
+
+
+async def test_the_wait_may_end_at_a_date(engine: OpenAIEngine, server: OpenAIServer):
+    server.answers.append((429, {"Retry-After": formatdate(time.time() + 1000, usegmt=True)}, "too many"))
+    with pytest.raises(OverloadedError) as caught:
+        await run(engine)
+    assert 900 < (caught.value.retry_after or 0) <= 1000
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [b": still here\n\n", b'data: {"choices": [], "meta_info": {"completion_tokens": 0}}\n\n', b"data: "],
+)
+async def test_what_is_no_token_does_not_keep_a_request_alive(server: OpenAIServer, noise: bytes):
+    engine = OpenAIEngine(url=server.url, idle_timeout=0.1, **FAST)
+    await engine.start()
+    server.noise = noise
+    with pytest.raises(UnreachableError, match=r"no token within 0\.1 s"):
+        await run(engine)
+    server.noise = b""
+    assert tokens(await run(engine)) == tokens(await expected())
+    await engine.close()
+
+
+async def test_tokens_keep_a_request_alive_however_long_it_takes(server: OpenAIServer):
+    server.engine.options = msgspec.structs.replace(server.engine.options, time_scale=1.0)
+    engine = OpenAIEngine(url=server.url, idle_timeout=0.5, **FAST)
+    await engine.start()
+    deltas = await run(engine, SamplingParams(max_tokens=60, temperature=0.0))
+    assert len(tokens(deltas)) == 60
+    await engine.close()
+
+
+async def test_more_tokens_than_asked_for_are_cut(engine: OpenAIEngine, server: OpenAIServer):
+    entries = [{"choices": [{"text": "??", "token_ids": [7, 8]}]}]
+    if server.kind == "sglang":
+        entries = [{"output_ids": [7, 8] * 100, "meta_info": {"completion_tokens": 2 * n}} for n in range(1, 100)]
+    server.noise = b"".join(b"data: " + json.dumps(entry).encode() + b"\n\n" for entry in entries)
+    async with asyncio.timeout(10):
+        deltas = await run(engine, SamplingParams(max_tokens=5))
+    assert tokens(deltas) == [7, 8, 7, 8, 7]
+    assert deltas[-1].finish_reason == "length"
+    assert engine.load().running == 0
 
 
 @pytest.mark.parametrize(
@@ -241,7 +283,8 @@ async def test_nonsense_in_the_stream_is_an_error(engine: OpenAIEngine, server: 
 
 async def test_a_stream_without_an_end_is_a_broken_one(engine: OpenAIEngine, server: OpenAIServer):
     server.answers.append((200, {"Content-Type": "text/event-stream"}, "data: [DONE]\n\n"))
-    assert tokens(await run(engine)) == tokens(await expected())
+    with pytest.raises(UnreachableError, match="broke off"):
+        await run(engine)
 
 
 async def test_ids_outside_the_vocabulary_are_not_sent(engine: OpenAIEngine, server: OpenAIServer):
@@ -312,12 +355,23 @@ async def test_the_cache_can_be_reset_and_says_so(engine: OpenAIEngine):
 
 async def test_a_server_that_is_gone_is_unreachable(engine: OpenAIEngine, server: OpenAIServer):
     await server.stop()
-    with pytest.raises(UnreachableError):
+    with pytest.raises(UnreachableError) as caught:
         await run(engine)
+    assert caught.value.refused
     with pytest.raises(UnreachableError):
         await engine.ping()
     with pytest.raises(UnreachableError):
         await engine.read_load()
+
+
+async def test_a_server_that_does_not_answer_in_time_is_unreachable_and_says_what_was_asked(server: OpenAIServer):
+    engine = OpenAIEngine(url=server.url, health_timeout=0.05, **FAST)
+    await engine.start()
+    server.healthy.clear()
+    with pytest.raises(UnreachableError, match=r"no answer to GET /health within 0\.05 s"):
+        await engine.ping()
+    server.healthy.set()
+    await engine.close()
 
 
 async def test_a_start_waits_until_the_server_is_there():

@@ -31,7 +31,7 @@ def test_other_urls_are_refused_without_their_secrets(url: object):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("attempts", 0), ("health_timeout", -1), ("protocol", "smoke"), ("kv_tokenz", 3), ("backoff", 0)],
+    [("idle_timeout", 0), ("health_timeout", -1), ("protocol", "smoke"), ("kv_tokenz", 3), ("backoff", 0)],
 )
 def test_a_wrong_option_is_named(name: str, value: object):
     with pytest.raises(ConfigurationError, match=name):

@@ -59,18 +59,6 @@ async def test_the_text_goes_over_and_comes_back(engine: OpenAIEngine, server: O
     assert "return_token_ids" not in server.bodies[0]
 
 
-async def test_a_broken_stream_counts_what_came_before_it(
-    engine: OpenAIEngine, server: OpenAIServer, tokenizer: Tokenizer
-):
-    server.cuts.append(12)
-    request = EngineRequest(1, pack(tokenizer.encode(TEXT)), SamplingParams(max_tokens=30, temperature=0.0))
-    deltas = [delta async for delta in engine.generate(request)]
-    left = server.bodies[-1]["max_tokens"]
-    assert len(server.bodies) == 2
-    assert 0 < left < 30
-    assert deltas[-1].output_tokens == 30 - left + left
-
-
 async def test_what_needs_ids_or_is_not_known_there_is_refused(engine: OpenAIEngine, tokenizer: Tokenizer):
     for sampling, match in (
         (SamplingParams(logprobs=1), "^logprobs"),
