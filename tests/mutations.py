@@ -40,6 +40,28 @@ DISPATCH = "tests/dispatch/test_dispatcher.py tests/dispatch/test_stateful.py"
 MUTATIONS = [
     Mutation(guard, file, text, replacement, tests)
     for file, tests, guards in (
+        ("preble/workers/replicas.py", "tests/workers/test_replicas.py", [
+            ("a replica whose tokens flow is alive", "0 if replica.delivering else failures + 1", "failures + 1"),
+            ("a refused connection is a loss", " or _is_down(replica, error)", ""),
+            ("who takes no more connections may end what it has",
+             "return refused and not replica.delivering & replica.requests.keys()", "return refused"),
+            ("a replica in doubt is looked at", "replica.in_doubt.set()", "pass"),
+            ("a replica that comes back is what it was", "_check_same(replica.info, info)", "pass"),
+        ]),
+        ("preble/backends/openai/request_state.py", "tests/backends/openai/test_engine.py", [
+            ("no more tokens come than were asked for",
+             "if (excess := self._tokens - self._most) > 0:", "if excess := 0:"),
+            ("only tokens keep a request alive",
+             "if delta.tokens or (delta.admitted and not self._admitted):", "if True:"),
+        ]),
+        ("preble/backends/openai/engine.py", "tests/backends/openai/test_engine.py", [
+            ("the key is not shown in an event's error", "with http.key_hidden():", "if True:"),
+            ("all tokens are an end", " and not state.exhausted", ""),
+        ]),
+        ("preble/backends/openai/http.py", "tests/backends/openai/test_engine.py", [
+            ("what is compressed is not read",
+             'response.headers.get("Content-Encoding", "identity")', '"identity"'),
+        ]),
         ("preble/tree/radix.py", "tests/tree/test_radix.py", [
             ("what a pin needs is not evicted", "if node in holding.pins:", "if False:"),
             ("what was not computed is dropped with its last pin", "while pending.get(node) == 1:", "while False:"),

@@ -217,7 +217,8 @@ async def test_what_is_no_token_does_not_keep_a_request_alive(server: OpenAIServ
     await engine.start()
     server.noise = noise
     with pytest.raises(UnreachableError, match=r"no token within 0\.1 s"):
-        await run(engine)
+        async with asyncio.timeout(10):
+            await run(engine)
     server.noise = b""
     assert tokens(await run(engine)) == tokens(await expected())
     await engine.close()
