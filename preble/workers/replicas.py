@@ -39,7 +39,7 @@ _logger = logging.getLogger("preble.workers.replicas")
 class _Replica:
     """One server: its engine here, the requests on it, and the task that looks after it.
 
-    `info` is what it was when it came first. `delivering` are the requests that got tokens since the last check. It is
+    `info` is what it was when it last came. `delivering` are the requests that got tokens since the last check. It is
     `in_doubt` when a request found it unreachable.
     """
 

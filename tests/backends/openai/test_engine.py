@@ -19,6 +19,7 @@ import pytest_asyncio
 pytest.importorskip("aiohttp", reason="the openai engine needs aiohttp")
 
 from preble.backends import Delta, EngineRequest
+from preble.backends.openai import engine as module
 from preble.backends.openai.engine import OpenAIEngine
 from preble.backends.sim import SimEngine
 from preble.errors import (
@@ -372,6 +373,22 @@ async def test_a_server_that_does_not_answer_in_time_is_unreachable_and_says_wha
     with pytest.raises(UnreachableError, match=r"no answer to GET /health within 0\.05 s"):
         await engine.ping()
     server.healthy.set()
+    await engine.close()
+
+
+async def test_what_a_start_waits_for_can_be_read(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch):
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(module, "describe", never)
+    engine = OpenAIEngine(url=server.url, **FAST)
+    server.status = 500
+    starting = asyncio.create_task(engine.start())
+    await until(lambda: engine.problem == "HTTP 500: no explanation")
+    server.status = 200
+    await until(lambda: engine.problem.startswith("it is healthy, but"))
+    starting.cancel()
+    await asyncio.wait((starting,))
     await engine.close()
 
 
