@@ -17,10 +17,11 @@ from preble.workers.binding import Device
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """Whom a pool tells about its workers. It calls these on the event loop that started it, and none may block.
 
-    `on_step(worker, step)`: all news of a worker, in order. `on_failed(worker, id, error)`: the request of that worker
-    request id failed with a typed error. `on_lost(worker, error)`: the worker is gone and aborted what it had; it is
-    told once, and not for workers that `Pool.remove` took out. `on_found(worker, info)`: a lost one serves again, with
-    an empty cache. `on_stopping(worker)`: it accepts no more requests, though the cluster did not tell it to stop.
+    `on_step(worker, step)`: all news of a worker, in order. `on_failed(worker, id, error)`: the request of that
+    worker request id failed with a typed error. `on_lost(worker, error)`: the worker is gone and aborted what it
+    had; it is told once, and not for workers that `Pool.remove` took out. `on_found(worker, info)`: a lost one
+    serves again, with an empty cache, or one that was missing at the start has come. `on_stopping(worker)`: it
+    accepts no more requests, though the cluster did not tell it to stop.
     """
 
     on_step: Callable[[str, Step], None]

@@ -26,7 +26,6 @@ from preble import (
     PrebleCluster,
     PrebleError,
     SamplingParams,
-    WorkerLostError,
     WorkerStartError,
 )
 from preble.backends import Delta, EngineRequest
@@ -176,31 +175,65 @@ async def test_a_replica_that_says_that_it_is_ill_is_lost(pair: Pair):
     await eventually(lambda: pair.workers() == {pair.servers[1].url})
 
 
-async def test_a_broken_stream_is_mended_where_it_was(pair: Pair):
+async def test_a_broken_stream_is_mended_elsewhere_and_at_last_where_it_was(pair: Pair):
     for server in pair.servers:
         server.cuts.append(3)
-    out = await pair.cluster.generate(prompt(1), GREEDY)
-    assert out.token_ids == (await pair.cluster.generate(prompt(1), GREEDY)).token_ids
-    assert pair.cluster.stats().counters.retried == 0
+    sampling = SamplingParams(max_tokens=12, temperature=0.0, prompt_logprobs=1)
+    out = await pair.cluster.generate(prompt(1), sampling)
+    assert [len(server.bodies) for server in pair.servers] in ([1, 2], [2, 1])
+    whole = await pair.cluster.generate(prompt(1), sampling)
+    assert out.token_ids == whole.token_ids
+    assert out.prompt_logprobs == whole.prompt_logprobs
+    assert len(out.prompt_logprobs or ()) == 64
+    assert pair.cluster.stats().counters.retried == 2
     assert len(pair.workers()) == 2
 
 
-async def test_when_all_are_gone_requests_end_with_their_tokens_at_once():
+async def test_one_that_breaks_every_stream_costs_no_request(pair: Pair):
+    pair.servers[0].cuts.extend([2] * 1000)
+    outs = await pair.cluster.generate_many([prompt(number) for number in range(40)], GREEDY)
+    pair.servers[0].cuts.clear()
+    again = await pair.cluster.generate_many([prompt(number) for number in range(40)], GREEDY)
+    assert [out.token_ids for out in outs] == [out.token_ids for out in again]
+
+
+@pytest.mark.parametrize(("status", "retry_after"), [(500, {}), (404, {}), (503, {}), (429, {"Retry-After": "60"})])
+async def test_one_that_refuses_everything_at_once_costs_no_request(
+    pair: Pair, status: int, retry_after: dict[str, str]
+):
+    pair.servers[0].answers.extend([(status, retry_after, "no")] * 1000)
+    outs = await pair.cluster.generate_many([prompt(number) for number in range(40)], GREEDY, concurrency=8)
+    assert {out.worker for out in outs} == {pair.servers[1].url}
+    assert len(pair.servers[0].bodies) < 20, "it looks idle, but does not get most of them"
+
+
+async def test_when_all_are_gone_requests_end_at_once_if_they_are_not_to_wait():
     async with OpenAIServer(**SIM, **SLOW) as server:
         cluster = await connected(server, options={"health_interval": 3600.0}, worker_wait=0.0)
         task = asyncio.create_task(cluster.generate(prompt(1), LONG))
         await eventually(lambda: server.engine.load().used_tokens > 70)
         await server.stop()
-        with pytest.raises(WorkerLostError) as caught:
+        with pytest.raises(UnreachableError) as caught:
             await task
-        assert caught.value.token_ids
         assert caught.value.worker == server.url
+        await eventually(lambda: not serving(cluster))
         with pytest.raises(NoWorkersError):
             await cluster.generate(prompt(1), GREEDY)
         await server.start()
         await eventually(lambda: bool(serving(cluster)))
         assert (await cluster.generate(prompt(1), GREEDY)).token_ids
         await cluster.close()
+
+
+async def test_a_request_waits_for_its_only_replica_and_goes_on_there():
+    async with OpenAIServer(**SIM, **SLOW) as server, described(server) as cluster:
+        whole = await cluster.generate(prompt(1), LONG)
+        task = asyncio.create_task(cluster.generate(prompt(1), LONG))
+        await eventually(lambda: server.engine.load().used_tokens > 70)
+        await server.stop()
+        await eventually(lambda: not serving(cluster))
+        await server.start()
+        assert (await task).token_ids == whole.token_ids
 
 
 @pytest.mark.parametrize(
@@ -528,7 +561,8 @@ async def test_it_starts_with_the_replicas_that_are_there_and_the_others_join(ca
     async with OpenAIServer(**SIM) as one, OpenAIServer(**SIM) as two:
         await two.stop()
         cluster = await connected(one, two)
-        assert two.url not in serving(cluster)
+        (missing,) = [worker for worker in cluster.stats().workers if worker.worker == two.url]
+        assert (missing.status, "Cannot connect" in missing.reason) == ("lost", True)
         assert f"beginning without {two.url}" in caplog.text
         assert (await cluster.generate(prompt(1), GREEDY)).worker == one.url
         await two.start()
@@ -546,6 +580,7 @@ async def test_a_replica_that_never_came_can_be_removed_and_added():
             with pytest.raises(ConfigurationError, match="already"):
                 await cluster.add_worker(two.url)
             await cluster.remove_worker(two.url)
+            assert [worker.worker for worker in cluster.stats().workers] == [one.url]
             await two.start()
             assert await cluster.add_worker(two.url) == two.url
 
@@ -600,8 +635,9 @@ async def test_a_key_is_sent_to_all_and_shown_nowhere(caplog: pytest.LogCaptureF
         async with cluster:
             await cluster.generate(prompt(1), GREEDY)
             await server.stop()
-            with pytest.raises(WorkerLostError) as caught:
+            with pytest.raises((UnreachableError, NoWorkersError)) as caught:
                 await cluster.generate(prompt(1), GREEDY)
+            await eventually(lambda: not serving(cluster))
             shown = [caplog.text, repr(cluster), str(caught.value), repr(cluster.stats()), repr(cluster.__dict__)]
         assert "is lost" in caplog.text
     assert not [text for text in shown if KEY in text]
