@@ -77,7 +77,7 @@ class OpenAIEngine:
         while True:
             try:
                 await self.ping()
-                self.problem = "it is healthy, but has not told yet what it serves"
+                self.problem = self.problem if failures else "it is healthy, but has not told yet what it serves"
                 described = await describe(self._http, self.options, model=self._model, text=self.text)
                 _check_sizes(self.options.url, described.info)
                 self._described = described

@@ -382,13 +382,12 @@ async def test_what_a_start_waits_for_can_be_read(server: OpenAIServer, monkeypa
 
     monkeypatch.setattr(module, "describe", never)
     engine = OpenAIEngine(url=server.url, **FAST)
-    server.status = 500
-    starting = asyncio.create_task(engine.start())
-    await until(lambda: engine.problem == "HTTP 500: no explanation")
-    server.status = 200
-    await until(lambda: engine.problem.startswith("it is healthy, but"))
-    starting.cancel()
-    await asyncio.wait((starting,))
+    for status, problem in ((200, "it is healthy, but has not told yet"), (500, "HTTP 500: no explanation")):
+        server.status = status
+        starting = asyncio.create_task(engine.start())
+        await until(lambda problem=problem: engine.problem.startswith(problem))
+        starting.cancel()
+        await asyncio.wait((starting,))
     await engine.close()
 
 
