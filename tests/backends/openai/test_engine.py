@@ -102,7 +102,7 @@ async def test_cached_tokens_are_told_once(engine: OpenAIEngine):
 @pytest.mark.parametrize("logprobs", [None, 1])
 async def test_biases_and_logprobs_of_the_prompt_come_over(engine: OpenAIEngine, logprobs: int | None):
     sampling = SamplingParams(
-        max_tokens=12, temperature=0.0, prompt_logprobs=3, logprobs=logprobs, logit_bias={7: 6.0, 8: -2.0}
+        max_tokens=12, temperature=0.0, prompt_logprobs=3, logprobs=logprobs, logit_bias={7: 12.0, 8: -2.0}
     )
     wanted, got = await expected(sampling), await run(engine, sampling)
     assert tokens(got) == tokens(wanted)
