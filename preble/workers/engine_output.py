@@ -6,8 +6,7 @@ it in would be refused by the cluster, and the requests in it would never end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
@@ -15,9 +14,11 @@ from preble.backends import Delta, Engine, EngineInfo, EngineRequest, Evicted, L
 from preble.errors import EngineError, PrebleError
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
 from preble.transport.schema import MAX_BATCH
+from preble.types import FinishReason
 
 _Kind = TypeVar("_Kind")
 
+_FINISH_REASONS = get_args(FinishReason)
 _encoder = msgspec.msgpack.Encoder()
 _delta_decoder = msgspec.msgpack.Decoder(Delta)
 _evicted_decoder = msgspec.msgpack.Decoder(Evicted)
@@ -26,6 +27,20 @@ _info_decoder = msgspec.msgpack.Decoder(EngineInfo)
 
 def tokens_in(delta: Delta, request: EngineRequest, room: int) -> int:
     """Return how many tokens a delta has, of which there is `room` for so many. Raises EngineError if it is wrong."""
+    # Nearly every delta is one token and nothing else, and what is asked here is asked for every token.
+    if (
+        type(delta) is Delta
+        and type(tokens := delta.tokens) is bytes
+        and len(tokens) == TOKEN_BYTES
+        and tokens[3] < 128
+        and room > 0
+        and delta == Delta(tokens)
+    ):
+        return 1
+    return _checked(delta, request, room)
+
+
+def _checked(delta: Delta, request: EngineRequest, room: int) -> int:
     if type(delta) is not Delta:
         raise EngineError(f"the engine yielded {_kind(delta)}, not a Delta")
     tokens = delta.tokens
@@ -36,14 +51,18 @@ def tokens_in(delta: Delta, request: EngineRequest, room: int) -> int:
         raise EngineError(f"the engine yielded {tokens[:40]!r}, which are no token ids packed as int32")
     if count > room:
         raise EngineError(f"the engine yielded more than the {request.sampling.token_limit} tokens that were asked for")
-    if delta.cached_tokens is not None or delta.finish_reason is not None or delta.logprobs is not None:
-        _require_whole(delta, request)
+    _require_ends(delta, len(request.tokens) // TOKEN_BYTES)
+    if delta != Delta(tokens, delta.cached_tokens, delta.finish_reason):
+        _round_trip(delta, _delta_decoder, "the engine yielded a Delta that is wrong")
     return count
 
 
 def evictions(engine: Engine) -> list[Evicted]:
     """Return what the engine's `cache_events` returns. Raises EngineError if it is wrong, or raises."""
-    events = _asked(engine.cache_events, "cache_events")
+    try:
+        events = engine.cache_events()
+    except Exception as error:
+        raise _raised("cache_events", error) from error
     if type(events) is not list:
         raise EngineError(f"the engine's cache_events() returned {_kind(events)}, not a list")
     for event in events:
@@ -53,7 +72,10 @@ def evictions(engine: Engine) -> list[Evicted]:
 
 def load(engine: Engine) -> Load:
     """Return what the engine's `load` returns. Raises EngineError if it is wrong, or raises."""
-    found = _asked(engine.load, "load")
+    try:
+        found = engine.load()
+    except Exception as error:
+        raise _raised("load", error) from error
     if type(found) is not Load:
         raise EngineError(f"the engine's load() returned {_kind(found)}, not a Load")
     if not type(found.running) is type(found.waiting) is type(found.used_tokens) is int:
@@ -69,7 +91,10 @@ def timings(engine: Engine) -> list[StepTiming]:
     tell = getattr(engine, "timings", None)
     if tell is None:
         return []
-    found = _asked(tell, "timings")
+    try:
+        found = tell()
+    except Exception as error:
+        raise _raised("timings", error) from error
     if type(found) is not list or not all(type(timing) is StepTiming for timing in found):
         raise EngineError(f"the engine's timings() returned {repr(found)[:200]}, not a list of StepTimings")
     return [timing for timing in found[-MAX_BATCH:] if timing.plausible]
@@ -86,20 +111,19 @@ def checked_info(info: EngineInfo) -> EngineInfo:
     return info
 
 
-def _asked(method: Callable[[], _Kind], name: str) -> _Kind:
-    try:
-        return method()
-    except PrebleError:
-        raise
-    except Exception as error:
-        raise EngineError(f"the engine's {name}() raised {_kind(error)}: {error}") from error
+def _raised(method: str, error: Exception) -> PrebleError:
+    if isinstance(error, PrebleError):
+        return error
+    return EngineError(f"the engine's {method}() raised {_kind(error)}: {error}")
 
 
-def _require_whole(delta: Delta, request: EngineRequest) -> None:
-    _round_trip(delta, _delta_decoder, "the engine yielded a Delta that is wrong")
-    cached, prompt = delta.cached_tokens, len(request.tokens) // TOKEN_BYTES
-    if cached is not None and cached > prompt:
-        raise EngineError(f"the engine says that {cached} tokens of a prompt of {prompt} were cached")
+def _require_ends(delta: Delta, prompt: int) -> None:
+    """What the first and the last delta of a request of so many prompt tokens say."""
+    cached, finish = delta.cached_tokens, delta.finish_reason
+    if cached is not None and not (type(cached) is int and 0 <= cached <= prompt):
+        raise EngineError(f"the engine says that {cached!r} tokens of a prompt of {prompt} were cached")
+    if finish is not None and finish not in _FINISH_REASONS:
+        raise EngineError(f"the engine yielded the finish reason {finish!r}, none of {', '.join(_FINISH_REASONS)}")
 
 
 def _require_evicted(event: Evicted) -> None:

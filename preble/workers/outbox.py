@@ -48,6 +48,8 @@ class Outbox:
 
 
 def _beginning(items: list[_Item], size: Callable[[_Item], int]) -> tuple[_Item, ...]:
+    if len(items) <= MAX_BATCH and sum(map(size, items)) <= STEP_BYTES:  # nearly always, and quickly
+        return tuple(items)
     return tuple(items[: _fitting(map(size, items))])
 
 

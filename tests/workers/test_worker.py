@@ -485,10 +485,11 @@ def yielding(*deltas: object, error: BaseException | None = None):
         (yielding(*[Delta(pack([5]))] * 4), "the engine yielded more than the 3 tokens"),
         (
             yielding(Delta(b"", None, "nonsense")),
-            "the engine yielded a Delta that is wrong: Invalid enum value 'nonsense'",
+            "the engine yielded the finish reason 'nonsense', none of stop",
         ),  # type: ignore[arg-type]
-        (yielding(Delta(b"", 10**30)), "the engine yielded a Delta that is wrong"),
-        (yielding(Delta(b"", -7)), "the engine yielded a Delta that is wrong"),
+        (yielding(Delta(b"", -7)), "the engine says that -7 tokens of a prompt of 2 were cached"),
+        (yielding(Delta(b"", 10**30)), "tokens of a prompt of 2 were cached"),
+        (yielding(Delta(b"", None, "stop", 10**30)), "the engine yielded a Delta that is wrong"),
         (yielding(Delta(b"", 3)), "the engine says that 3 tokens of a prompt of 2 were cached"),
         (yielding(Delta(b"", None, "stop", object())), "the engine yielded a Delta that is wrong"),  # type: ignore[arg-type]
         (yielding(error=SystemExit(3)), "the engine raised SystemExit: 3"),
