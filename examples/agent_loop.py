@@ -2,7 +2,7 @@
 
 Every turn sends the whole conversation again. The worker that served the turn before has most of it in its KV cache,
 and all agents share the system prompt: see how many prompt tokens each turn found cached. The engine is simulated:
-with a model of yours, leave out `backend` and `engine_options`.
+with a model of yours, leave out `backend`.
 
     python examples/agent_loop.py
 """
@@ -63,7 +63,7 @@ async def agent(cluster: PrebleCluster, city: str) -> None:
 async def main() -> None:
     """Run the agents over one cluster."""
     model = make_model("out/model", hidden=64, layers=1)
-    async with PrebleCluster(model, backend="sim", engine_options={"vocab_size": 4096}, workers=2) as cluster:
+    async with PrebleCluster(model, backend="sim", workers=2) as cluster:
         await asyncio.gather(*(agent(cluster, city) for city in ("Oslo", "Lima", "Rome", "Perth")))
 
 

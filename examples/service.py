@@ -50,8 +50,8 @@ class Ask(BaseModel):
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Start the workers with the service, and stop them with it."""
     model = make_model("out/model", hidden=64, layers=1)
-    sim = {"vocab_size": 4096}  # the engine is simulated: leave out this and `backend` with a model of yours
-    async with PrebleCluster(model, backend="sim", engine_options=sim, workers=2) as app.state.cluster:
+    # The engine is simulated: leave out `backend` with a model of yours.
+    async with PrebleCluster(model, backend="sim", workers=2) as app.state.cluster:
         yield
 
 

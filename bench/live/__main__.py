@@ -121,7 +121,7 @@ def described(arguments: argparse.Namespace) -> Setting:
         block_size=16,
         max_running=64,
         max_batched_tokens=512,
-        vocabulary=vocabulary_of(None if arguments.backend in SIMULATED else model),  # such an engine has its own
+        vocabulary=vocabulary_of(model),
         options=SIMULATED.get(arguments.backend, {}),
     )
 

@@ -209,7 +209,7 @@ async def test_sim_writes_words_of_the_model(model: Path) -> None:
 
 
 async def test_chats_go_on_until_the_model_ends_them_or_the_context_is_full(model: Path) -> None:
-    options = {"context_limit": 400, "vocab_size": 4096, "time_scale": 0.0}
+    options = {"context_limit": 400, "time_scale": 0.0}
     async with PrebleCluster(model, backend="sim", processes=False, engine_options=options) as cluster:
         chats, text = [await cluster.generate(CHAT) for _ in range(40)], await cluster.generate("hello")
         ended = [chat for chat in chats if chat.finish_reason == "stop"]
