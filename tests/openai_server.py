@@ -1,4 +1,4 @@
-"""A server of the OpenAI API in the test's own event loop, over the `sim` engine; it fails when told to."""
+"""A server in the test's own event loop, over the `sim` engine, in any of `tests.dialects`; it fails when told to."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import asyncio
 import itertools
 import json
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import Any
 
 from aiohttp import web
 
 from preble.backends import Delta, EngineRequest
 from preble.backends.sim import SimEngine
-from preble.text import Tokenizer
-from preble.tokens import pack, unpack
+from preble.text import Detokenizer, Tokenizer
+from preble.tokens import TOKEN_BYTES, pack, unpack
 from preble.types import SamplingParams
+from tests.dialects import DIALECTS, MISSING
 
 FIELDS = (
     "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "logprobs", "ignore_eos",
@@ -28,7 +30,10 @@ LAST = -1
 
 
 class OpenAIServer:
-    """Speaks as vLLM does (`kind="vllm"`), as SGLang, or as a server that knows no token ids (`kind="text"`).
+    """Speaks the dialect `kind`; those of text need a `tokenizer`. `said` are the ids generated for each request.
+
+    `failures` are (where, status, words) for the next requests: instead of a response ("status"), as the first event of
+    a stream ("first"), or after some tokens ("midway"). After `stop_after` tokens a response stops.
 
     `answers` are (status, headers, body) given instead of the next completions. A stream is cut once after each
     number in `cuts` of events, or after the `LAST` with tokens, and says what is in `garbage` before it ends.
@@ -47,6 +52,10 @@ class OpenAIServer:
         **options: Any,
     ) -> None:
         self.kind = kind
+        self.dialect = DIALECTS[kind]
+        self.said: list[list[int]] = []
+        self.failures: deque[tuple[str, int, str]] = deque()
+        self.stop_after: int | None = None
         self.answers: deque[tuple[int, dict[str, str], str]] = deque()
         self.cuts: deque[int] = deque()
         self.garbage: deque[bytes] = deque()
@@ -88,16 +97,17 @@ class OpenAIServer:
             [
                 web.get("/health", self._health),
                 web.get("/v1/models", self._models),
-                web.get("/metrics", self._metrics),
+                *([web.get("/metrics", self._metrics)] if self.dialect.vllm_metrics else []),
                 web.get("/server_info", self._info),
                 web.get("/v1/loads", self._loads),
                 web.post("/v1/completions", self._completions),
                 web.post("/generate", self._generate),
                 web.post("/reset_prefix_cache", self._reset),
                 web.post("/flush_cache", self._reset),
+                *(web.get(path, _document(about)) for path, about in self._documents().items()),
             ]
         )
-        self._runner = web.AppRunner(application, shutdown_timeout=0.01, access_log=None)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.01, access_log=None, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
         await site.start()
@@ -125,21 +135,18 @@ class OpenAIServer:
     async def _health(self, request: web.Request) -> web.Response:
         self.checks += 1
         await self.healthy.wait()
-        return web.Response(status=self.status if self.kind != "text" else 404)
+        return web.Response(status=self.status if self.dialect.health == 200 else self.dialect.health)
 
     async def _models(self, request: web.Request) -> web.Response:
         await self.healthy.wait()
         if self.models is not None:
             return web.json_response(self.models)
-        owner = {"vllm": "vllm", "sglang": "sglang"}.get(self.kind, "someone")
-        card = {"id": "sim", "object": "model", "owned_by": owner}
-        if self.kind != "text":
-            card["max_model_len"] = self._options["context_limit"]
-        return web.json_response({"object": "list", "data": [card]})
+        return web.json_response(self.dialect.models(self._options["context_limit"]))
+
+    def _documents(self) -> dict[str, Any]:
+        return self.dialect.documents(self._options["context_limit"])
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        if self.kind != "vllm":
-            raise web.HTTPNotFound
         load, options = self.engine.load(), self.engine.options
         labels = '{engine="0",model_name="sim"}'
         blocks = options.kv_tokens // options.block_size
@@ -152,7 +159,8 @@ class OpenAIServer:
     async def _info(self, request: web.Request) -> web.Response:
         options = self.engine.options
         sizes = {"max_total_num_tokens": options.kv_tokens, "page_size": options.block_size}
-        priority = {"enable_priority_scheduling": True, "schedule_low_priority_values_first": True}
+        sign = self.dialect.priority
+        priority = {"enable_priority_scheduling": sign != 0, "schedule_low_priority_values_first": sign == 1}
         return web.json_response({**sizes, **priority, "max_running_requests": options.max_running})
 
     async def _loads(self, request: web.Request) -> web.Response:
@@ -176,20 +184,41 @@ class OpenAIServer:
             return refusal
         prompt = body["prompt"]
         ids = self._tokenizer.encode(prompt) if self._tokenizer and isinstance(prompt, str) else prompt
+        if refusal := self._too_long(ids):
+            return refusal
         if body.get("echo"):
             body["prompt_logprobs"] = body["logprobs"]
-        response = await _stream(request)
-        cached, prompt_length = 0, len(ids)
-        count = 0
+        if self.dialect.document:
+            return await self._whole(request, ids, body)
+        response = await self._stream(request)
+        async for event in self._events(request, response, ids, body):
+            await self._say(response, event)
+        return await self._done(response)
+
+    async def _events(
+        self, request: web.Request, response: web.StreamResponse | None, ids: list[int], body: dict[str, Any]
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The events of `/v1/completions`."""
+        dialect = self.dialect
+        usage: dict[str, Any] = {"prompt_tokens": len(ids) + (not dialect.returns_ids), "completion_tokens": 0}
+        text = Detokenizer(self._tokenizer) if self._tokenizer and not dialect.returns_ids else None
         async for delta in self._deltas(request, response, ids, body):
-            cached = cached if delta.cached_tokens is None else delta.cached_tokens
-            count += len(delta.tokens) // 4
-            await _say(response, {"choices": [self._choice(delta, body)]})
-        usage = {"prompt_tokens": prompt_length, "completion_tokens": count}
-        if self.kind == "vllm":
-            usage["prompt_tokens_details"] = {"cached_tokens": cached}
-        await _say(response, {"choices": [], "usage": usage})
-        return await _done(response)
+            if delta.cached_tokens is not None and dialect.returns_ids:
+                usage["prompt_tokens_details"] = {"cached_tokens": delta.cached_tokens}
+            usage["completion_tokens"] += len(delta.tokens) // TOKEN_BYTES
+            event = {"choices": [self._choice(delta, body, text)]}
+            yield event | ({"usage": usage} if dialect.usage == "each" else {})
+        if dialect.usage == "last":
+            yield {"choices": [], "usage": usage}
+
+    async def _whole(self, request: web.Request, ids: list[int], body: dict[str, Any]) -> web.Response:
+        """The events of a response in one document."""
+        events = [event async for event in self._events(request, None, ids, body)]
+        choices = [choice for event in events for choice in event["choices"]]
+        whole = {**choices[-1], "text": "".join(choice["text"] for choice in choices)}
+        if self.dialect.returns_ids:
+            whole["token_ids"] = [token for choice in choices for token in choice["token_ids"]]
+        return web.json_response(self.dialect.twist({"choices": [whole], "usage": events[-1].get("usage")}))
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -201,7 +230,9 @@ class OpenAIServer:
         if body.get("return_logprob"):
             sampling["logprobs"] = body["top_logprobs_num"]
             sampling["prompt_logprobs"] = body["top_logprobs_num"] if body.get("logprob_start_len") == 0 else None
-        response = await _stream(request)
+        if refusal := self._too_long(body["input_ids"]):
+            return refusal
+        response = await self._stream(request)
         ids: list[int] = []
         logprobs: list[Any] = []
         prompt: tuple[Any, ...] = ()
@@ -212,52 +243,101 @@ class OpenAIServer:
             logprobs += delta.logprobs or ()
             prompt = delta.prompt_logprobs or prompt
             if prompt or sampling.get("prompt_logprobs") is None:  # nothing is said before the prompt is computed
-                meta = _meta(delta, ids, cached, logprobs)
-                await _say(response, {"output_ids": ids, "meta_info": meta | _prompt_meta(prompt)})
-        return await _done(response)
+                meta = _meta(delta, self.dialect.words.get(delta.finish_reason), ids, cached, logprobs)
+                await self._say(response, {"output_ids": ids, "meta_info": meta | _prompt_meta(prompt)})
+        return await self._done(response)
 
     def _probe(self, body: dict[str, Any]) -> web.Response:
-        if self.kind == "text" and (isinstance(body["prompt"], list) or set(body) - STRICT):
-            return web.json_response({"error": {"message": "no such thing", "code": 400}}, status=400)
-        return web.json_response({"choices": [{"text": "x", "token_ids": [7]}]})
+        unknown = self.dialect.strict and set(body) - STRICT
+        if unknown or (isinstance(body["prompt"], list) and not self.dialect.takes_ids):
+            return self._error(400, "no such thing")
+        choice = {"text": "x"} | ({"token_ids": [7]} if self.dialect.returns_ids else {})
+        return web.json_response(self.dialect.twist({"choices": [choice]}))
 
     def _refusal(self, body: dict[str, Any]) -> web.Response | None:
         self.bodies.append(body)
         if self.answers:
             status, headers, text = self.answers.popleft()
             return web.Response(status=status, headers=headers, body=text.encode("latin1"))
-        if self.kind == "text" and set(body) - STRICT:
-            return web.json_response({"error": {"message": "unknown field", "code": 400}}, status=400)
+        if self.dialect.strict and set(body) - STRICT:
+            return self._error(400, "unknown field")
+        if self.failures and self.failures[0][0] == "status":
+            return self._error(*self.failures.popleft()[1:])
         return None
 
-    async def _deltas(self, request: web.Request, response: web.StreamResponse, ids: list[int], body: dict[str, Any]):
+    def _too_long(self, ids: list[int]) -> web.Response | None:
+        status, words = self.dialect.too_long
+        limit = self._options["context_limit"]
+        return self._error(status, words.format(length=len(ids), limit=limit)) if len(ids) >= limit else None
+
+    def _error(self, status: int, words: str) -> web.Response:
+        headers = {"Retry-After": "3"} if status in (429, 503) else {}
+        return web.Response(status=status, headers=headers, body=self.dialect.error_body(status, words))
+
+    async def _fail(self, response: web.StreamResponse | None, where: str) -> bool:
+        """Say in a stream that it has failed, if it shall."""
+        if response is None or not self.failures or self.failures[0][0] != where:
+            return False
+        _, status, words = self.failures.popleft()
+        await response.write(self.dialect.event_error(self.dialect.error_body(status, words)))
+        return True
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": self.dialect.content_type})
+        await response.prepare(request)
+        await response.write(b": welcome\r\n\r\n")
+        return response
+
+    async def _say(self, response: web.StreamResponse, event: dict[str, Any]) -> None:
+        await response.write(self.dialect.frame(json.dumps(self.dialect.twist(event)).encode()))
+
+    async def _done(self, response: web.StreamResponse) -> web.StreamResponse:
+        if self.dialect.done:
+            await response.write(b"data: [DONE]\n\n")
+        await asyncio.sleep(0.002)  # the end of the answer comes in a packet of its own
+        return response
+
+    async def _deltas(
+        self, request: web.Request, response: web.StreamResponse | None, ids: list[int], body: dict[str, Any]
+    ) -> AsyncIterator[Delta]:
         sampling = SamplingParams(**{name: body[name] for name in FIELDS if body.get(name) not in (None, -1)})
         while self.noise:
             await response.write(self.noise)
             await asyncio.sleep(0.002)
         cut = self.cuts.popleft() if self.cuts else None
         stream = self.engine.generate(EngineRequest(next(self._ids), pack(ids), sampling))
+        said: list[int] = []
+        self.said.append(said)
         try:
+            if await self._fail(response, "first"):
+                return
             events = 0
             async for delta in stream:
                 await self.flowing.wait()
+                said += unpack(delta.tokens)
+                if stopped := self.stop_after is not None and len(said) >= self.stop_after:
+                    delta.finish_reason = "stop"
                 yield delta
                 events += 1
-                if events == cut or (cut == LAST and delta.finish_reason):
+                if stopped or (len(said) >= 2 and await self._fail(response, "midway")):
+                    return
+                if response is not None and (events == cut or (cut == LAST and delta.finish_reason)):
                     request.transport.abort()
                     raise ConnectionResetError
-            if self.garbage:
+            if self.garbage and response is not None:
                 await response.write(self.garbage.popleft())
         finally:
             await stream.aclose()
 
-    def _choice(self, delta: Delta, body: dict[str, Any]) -> dict[str, Any]:
+    def _choice(self, delta: Delta, body: dict[str, Any], text: Detokenizer | None) -> dict[str, Any]:
         ids = list(unpack(delta.tokens))
-        choice: dict[str, Any] = {"index": 0, "text": "", "finish_reason": delta.finish_reason}
-        if self._tokenizer:
-            choice["text"] = self._tokenizer.decode(ids)
-        if self.kind == "vllm":
-            choice |= {"token_ids": ids, "stop_reason": delta.stop_reason, "text": "?" * len(ids)}
+        choice: dict[str, Any] = {"index": 0, "text": "?" * len(ids)}
+        if (word := self.dialect.words.get(delta.finish_reason)) is not MISSING:
+            choice["finish_reason"] = word
+        if self.dialect.returns_ids:
+            choice |= {"token_ids": ids, "stop_reason": delta.stop_reason}
+        elif text is not None:
+            choice["text"] = text.add(ids) + (text.finish() if delta.finish_reason else "")
         entries = [*(delta.prompt_logprobs or ()), *(delta.logprobs or ())]
         if entries:
             choice["logprobs"] = {
@@ -274,10 +354,8 @@ def _prompt_meta(entries: tuple[Any, ...]) -> dict[str, Any]:
     return {"input_token_logprobs": told, "input_top_logprobs": tops}
 
 
-def _meta(delta: Delta, ids: list[int], cached: int, logprobs: list[Any]) -> dict[str, Any]:
-    finish = None
-    if delta.finish_reason:
-        finish = {"type": delta.finish_reason, "matched": delta.stop_reason}
+def _meta(delta: Delta, word: Any, ids: list[int], cached: int, logprobs: list[Any]) -> dict[str, Any]:
+    finish = {"type": word, "matched": delta.stop_reason} if word else None
     return {
         "finish_reason": finish,
         "completion_tokens": len(ids),
@@ -287,18 +365,8 @@ def _meta(delta: Delta, ids: list[int], cached: int, logprobs: list[Any]) -> dic
     }
 
 
-async def _stream(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-    await response.prepare(request)
-    await response.write(b": welcome\r\n\r\n")
-    return response
+def _document(about: Any) -> Any:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response(about)
 
-
-async def _done(response: web.StreamResponse) -> web.StreamResponse:
-    await response.write(b"data: [DONE]\n\n")
-    await asyncio.sleep(0.002)  # the end of the answer comes in a packet of its own
-    return response
-
-
-async def _say(response: web.StreamResponse, event: dict[str, Any]) -> None:
-    await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+    return handler

@@ -183,12 +183,13 @@ class ReplicaPool:
             _, pending = await asyncio.wait(pending, timeout=until - clock(), return_when=asyncio.FIRST_COMPLETED)
             if sum(map(_came, replicas)) >= least:
                 until = min(until, clock() + STRAGGLERS)
-        late = [replica for replica in replicas if replica.starting.cancel()]
-        await asyncio.gather(*(replica.starting for replica in late), return_exceptions=True)
-        if len(replicas) - len(late) < least:
-            raise _too_few(late, len(replicas), least, timeout)
-        for replica in late:
-            _logger.warning("beginning without %s, which is tried again: %s", replica.name, replica.engine.problem)
+            _check_hope(replicas, least)
+        missing = [replica for replica in replicas if replica.starting.cancel() or not replica.serving]
+        await asyncio.gather(*(replica.starting for replica in missing), return_exceptions=True)
+        if len(replicas) - len(missing) < least:
+            raise _too_few(missing, len(replicas), least, timeout)
+        for replica in missing:
+            _logger.warning("beginning without %s, which is tried again: %s", replica.name, _problem(replica))
 
     def _begin_watch(self, replica: _Replica) -> None:
         """Look after a replica from now on: the listener is about to learn of it, and a loss is not told before."""
@@ -305,20 +306,38 @@ def _least(min_replicas: object, most: int) -> int:
 
 
 def _came(replica: _Replica) -> bool:
-    """Whether a replica is there now. Raises what keeps it from ever being so."""
-    if not replica.starting.done():
-        return False
-    if replica.starting.cancelled():
+    """Whether a replica is there now. Raises if the pool is stopped."""
+    starting = replica.starting
+    if starting.done() and starting.cancelled():
         raise WorkerStartError("stopped before it was healthy", worker=replica.name)
-    replica.info = replica.starting.result()
+    if not starting.done() or starting.exception() is not None:
+        return False
+    replica.info = starting.result()
     replica.serving = True
     return True
 
 
-def _too_few(late: Sequence[_Replica], all: int, least: int, timeout: float) -> WorkerStartError:
-    reasons = "; ".join(f"{replica.name}: {replica.engine.problem}" for replica in late)
-    needed = f" ({all - len(late)} of {all} are healthy, and min_replicas is {least})" if least > 1 else ""
-    return WorkerStartError(f"not healthy within {timeout:g} s: {reasons}{needed}", worker=late[0].name)
+def _refusal(replica: _Replica) -> BaseException | None:
+    """What keeps a replica from being used, however long one waits: another model, another key."""
+    starting = replica.starting
+    return starting.exception() if starting.done() and not starting.cancelled() else None
+
+
+def _check_hope(replicas: Sequence[_Replica], least: int) -> None:
+    """Raise the first refusal if so many replicas refuse that there will be too few."""
+    refusals = [refusal for replica in replicas if (refusal := _refusal(replica)) is not None]
+    if len(replicas) - len(refusals) < least:
+        raise refusals[0]
+
+
+def _problem(replica: _Replica) -> str:
+    return str(_refusal(replica) or replica.engine.problem).removeprefix(f"{replica.name}: ")
+
+
+def _too_few(missing: Sequence[_Replica], all: int, least: int, timeout: float) -> WorkerStartError:
+    reasons = "; ".join(f"{replica.name}: {_problem(replica)}" for replica in missing)
+    needed = f" ({all - len(missing)} of {all} are healthy, and min_replicas is {least})" if least > 1 else ""
+    return WorkerStartError(f"not healthy within {timeout:g} s: {reasons}{needed}", worker=missing[0].name)
 
 
 def _is_down(replica: _Replica, error: Exception) -> bool:

@@ -601,6 +601,21 @@ async def test_replicas_that_are_not_there_are_named_with_the_reason(least: int)
     assert ("1 of 3 are healthy" in str(caught.value)) == (least == 2)
 
 
+async def test_a_replica_that_refuses_does_not_keep_the_others_from_beginning(caplog: pytest.LogCaptureFixture):
+    async with OpenAIServer(**SIM) as one, OpenAIServer(api_key=KEY, **SIM) as locked, OpenAIServer(**SIM) as odd:
+        odd.models = {"object": "list"}
+        async with described(locked, one, odd) as cluster:
+            assert (await cluster.generate(prompt(1), GREEDY)).worker == one.url
+        with pytest.raises(ConfigurationError, match="wrong key"):
+            await described(locked, one, min_replicas=2).start()
+        one.healthy.clear()
+        with pytest.raises(WorkerStartError, match=f"{locked.url}: HTTP 401: wrong key"):
+            await described(one, locked, start_timeout=0.1).start()
+        one.healthy.set()
+    assert f"beginning without {locked.url}, which is tried again: HTTP 401: wrong key" in caplog.text
+    assert f"beginning without {odd.url}, which is tried again: " in caplog.text
+
+
 async def test_a_server_that_says_nothing_is_named():
     async with OpenAIServer() as hung:
         hung.healthy.clear()

@@ -130,7 +130,7 @@ class OpenAIEngine:
         """
         try:
             await self._get(self._health)
-        except ConfigurationError:  # not every server has a path for health
+        except (ConfigurationError, InvalidRequestError):  # not every server has a path for health
             if self._health == "/v1/models":
                 raise
             self._health = "/v1/models"

@@ -27,6 +27,7 @@ _STATUS = {
 }  # fmt: skip
 _DEPTH = 4
 _ENTRIES = 5
+_PAGE = 4096  # characters of a page that are looked at
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
@@ -105,6 +106,7 @@ def _plain(text: str) -> str:
     text = text.strip()
     if not text.startswith("<"):
         return text
+    text = text[:_PAGE]
     title = _TITLE.search(text)
     return " ".join(_TAGS.sub(" ", title[1] if title else text).split()) or text
 

@@ -23,6 +23,8 @@ MAX_BODY = 16 << 20
 """Longest response that is not a stream, in bytes."""
 
 _MAX_ERROR_BODY = 1 << 16
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")  # with which lines of a stream begin
+_DOCUMENTS = (b"{", b"[", b"<")
 Shape = TypeVar("Shape")
 _KEEP_ALIVE = 4.0  # seconds, below the 5 after which uvicorn closes an idle connection
 
@@ -65,13 +67,16 @@ class Http:
                 self.url + path, data=body, headers=headers, allow_redirects=False
             ) as response:
                 await self._check(response)
-                if response.content_type != "text/event-stream":
-                    yield await _bounded(response, MAX_BODY)
+                chunks = response.content.iter_any()
+                chunk = await anext(chunks, b"")
+                if not _is_stream(chunk, response.content_type):
+                    yield await _bounded(response, MAX_BODY, chunk)
                     return
                 events = EventStream()
-                async for chunk in response.content.iter_any():
+                while chunk:
                     for event in events.feed(chunk):
                         yield event
+                    chunk = await anext(chunks, b"")
         except (self._aiohttp.ClientError, OSError) as error:
             raise self._broken(error) from None
 
@@ -105,7 +110,7 @@ class Http:
         if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
             raise EngineError(f"{self.url}: an answer in {encoding[:20]!r}, which was not asked for")
         if not 200 <= response.status < 300:
-            body = await response.content.read(_MAX_ERROR_BODY)
+            body = await _beginning(response, _MAX_ERROR_BODY)
             wait = retry_after_seconds(response.headers.get("Retry-After"), now=time.time())
             with self.key_hidden():
                 raise error_of_status(
@@ -124,8 +129,23 @@ class Http:
         return broken
 
 
-async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
+def _is_stream(first: bytes, content_type: str) -> bool:
+    """Whether a response is a stream of events, by its first bytes: what servers call it is not always true."""
+    start = first.lstrip()
+    return start.startswith(_FIELDS) or (content_type == "text/event-stream" and not start.startswith(_DOCUMENTS))
+
+
+async def _beginning(response: aiohttp.ClientResponse, limit: int) -> bytes:
     body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) >= limit:
+            break
+    return bytes(body[:limit])
+
+
+async def _bounded(response: aiohttp.ClientResponse, limit: int, first: bytes = b"") -> bytes:
+    body = bytearray(first)
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > limit:

@@ -10,6 +10,8 @@ MAX_EVENT = 64 << 20
 DONE = b"[DONE]"
 """The data of the event that ends a stream of the OpenAI API."""
 
+_DATA = (b"data", b"error")  # older servers of llama.cpp write errors as a field of that name
+
 
 class EventStream:
     """Collects the data of events. Comments, event names, ids and an unfinished last event are dropped."""
@@ -34,8 +36,9 @@ class EventStream:
         return events
 
     def _take(self, line: bytes, events: list[bytes]) -> None:
-        if line.startswith(b"data:"):
-            data = line[5:].removeprefix(b" ")
+        name, colon, data = line.partition(b":")
+        if colon and name in _DATA:
+            data = data.removeprefix(b" ")
             self._data.append(data)
             self._size += len(data)
         elif not line and self._data:

@@ -19,7 +19,7 @@ from preble.errors import (
 
 _GATEWAY = {408, 502, 504, *range(520, 525)}
 _BUSY = {429, 503, 529}
-_REFUSED = {401, 402, 403, 404, 405, 407}
+_REFUSED = {401, 402, 403, 404, 405, 407, 501}
 _FAILED = {424}  # TGI's, when the model failed
 _LENGTH = {400, 413, 422, 500}  # with which servers say that a prompt is too long
 _TOO_LONG = re.compile(

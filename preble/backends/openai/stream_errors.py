@@ -23,6 +23,6 @@ def decoded_event(event: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
 
 def raise_error_in(event: bytes, *, sure: bool = False) -> None:
     """Raise the error that an event tells of, if it does. If it is `sure` to be one, its words may be in any form."""
-    raw = event.decode(errors="replace")[:_SHOWN] if sure else ""
+    raw = event[:_SHOWN].decode(errors="replace") if sure else ""
     if (said := explained(parsed_json(event), otherwise=raw)) is not None:
         raise error_of_event(said)

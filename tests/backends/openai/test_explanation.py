@@ -52,6 +52,7 @@ def test_words_and_kind_are_found_in_every_form(form: str):
          "502 Bad Gateway"),
         ("<!DOCTYPE html><style>h1 {x: y}</style><h1>Down</h1>\n<p>for <b>now</b></p>", "Down for now"),
         ("<html></html>", "<html></html>"),
+        ("<script" * 100_000, ("<script" * 1000)[:LONGEST]),
         ("  upstream connect error  ", "upstream connect error"),
         ('data: {"error": {"message": "too late"}}\n\n', "too late"),
         ('{"answer": 7}', '{"answer": 7}'),

@@ -12,10 +12,12 @@ STREAM = (
     b'data: {"a": 1}\n\n'
     b"event: message\r\nid: 7\r\ndata:two\r\ndata: lines\r\n\r\n"
     b"retry: 5\n\n\n"
+    b'error: {"code": 500}\n\n'
+    b"data\n\ndatum: 3\n\n"
     b"data: [DONE]\n\n"
     b"data: unfinished\n"
 )
-EVENTS = [b'{"a": 1}', b"two\nlines", b"[DONE]"]
+EVENTS = [b'{"a": 1}', b"two\nlines", b'{"code": 500}', b"[DONE]"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 10_000])
