@@ -14,12 +14,11 @@ from sortedcontainers import SortedKeyList
 from preble.backends import Delta, EngineRequest, Load
 from preble.core.copies import COPY_PRIORITY, Copy
 from preble.core.scheduler import Scheduler
-from preble.core.snapshot import WorkerState
 from preble.dispatch.breaker import Failure
 from preble.dispatch.copies_in_flight import CopiesInFlight
 from preble.dispatch.health import Health
 from preble.dispatch.instructions import AskAgain, Instruction, Send, Tell, Wake
-from preble.dispatch.record import Record
+from preble.dispatch.records import Records
 from preble.dispatch.request import InFlightRequest, Sample
 from preble.dispatch.waiting import Waiting
 from preble.errors import (
@@ -38,7 +37,7 @@ from preble.errors import (
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.transport.schema import Abort, Failed, Step, Submit
 from preble.tree import cache_salt
-from preble.types import ClusterStats, Counters, FinishReason, SamplingParams, WorkerEvent, WorkerStats
+from preble.types import ClusterStats, Counters, FinishReason, SamplingParams, WorkerEvent
 
 MAX_ATTEMPTS = 3
 """How often a sample is tried, before the failure of the last attempt is the caller's problem."""
@@ -87,8 +86,7 @@ class Dispatcher:
         self._deadlines: SortedKeyList[InFlightRequest] = SortedKeyList(key=lambda request: request.deadline)
         self._counts = dict.fromkeys(Counters.__struct_fields__, 0)
         self._health = Health(scheduler)
-        self._records: dict[str, Record] = {}
-        self._awaited: set[str] = set()
+        self._records = Records()
         self._waiting = Waiting()
         self._worker_wait = worker_wait
         self._idle_timeout = idle_timeout
@@ -117,14 +115,13 @@ class Dispatcher:
     def stats(self, now: float) -> ClusterStats:
         """Counters, what the scheduler believes, and what engines reported last."""
         snapshot = self._scheduler.snapshot()
-        here = {state.worker: state for state in snapshot.workers}
         return ClusterStats(
             counters=self.counters,
             in_flight=len(self._samples),
             waiting=len(self._waiting),
             tree_nodes=snapshot.tree_nodes,
             tree_tokens=snapshot.tree_tokens,
-            workers=tuple(self._worker_stats(worker, here.get(worker), now) for worker in {**self._records, **here}),
+            workers=self._records.stats(snapshot.workers, self.loads, self._health, now),
         )
 
     def start(self, now: float) -> list[Instruction]:
@@ -135,24 +132,18 @@ class Dispatcher:
 
     def on_added(self, worker: str, now: float) -> list[Instruction]:
         """The scheduler has a worker, a new one or one that was lost: what waits may go there."""
-        record = self._records.get(worker)
-        if record is not None and record.lost is not None:
-            record.back(now)
+        if self._records.added(worker, now):
             self._instructions.append(Tell(WorkerEvent("back", worker, "it serves again")))
-        self._record(worker, now)
-        self._awaited.discard(worker)
         self._health.freed = True
         return self._answer(now)
 
     def expect(self, worker: str, reason: str, now: float) -> None:
         """A worker that the scheduler does not have is not there yet, for `reason`, and may still come."""
-        self._record(worker, now).lost = reason
-        self._awaited.add(worker)
+        self._records.lost(worker, reason, now, returns=True)
 
     def forget(self, worker: str) -> None:
         """A worker was removed on purpose: nobody asks for it any more."""
-        self._records.pop(worker, None)
-        self._awaited.discard(worker)
+        self._records.forget(worker)
 
     def submit(self, request: InFlightRequest, now: float) -> list[Instruction]:
         """Place all samples of a request. If that fails, none is in the books and nothing is to be done.
@@ -239,14 +230,12 @@ class Dispatcher:
         if removed:
             self.forget(worker)
         else:
-            self._record(worker, now).lost = str(error)
+            self._records.lost(worker, str(error), now, returns=returns)
             self._instructions.append(Tell(WorkerEvent("lost", worker, str(error))))
-        if returns:
-            self._awaited.add(worker)
         for orphan in orphans:
             if (sample := self._samples.get(str(orphan))) is not None:  # else it was a copy
                 if not removed:
-                    self._record(worker, now).failed(error)
+                    self._records.of(worker, now).failed(error)
                     sample.failed_on[worker] = True
                 self._retry(sample, error, now)
         return self._answer(now)
@@ -324,47 +313,12 @@ class Dispatcher:
         self._counts["refused"] += len(request.samples)
         self._instructions.clear()
 
-    def _record(self, worker: str, now: float) -> Record:
-        record = self._records.get(worker)
-        if record is None:
-            record = self._records[worker] = Record(now)
-        return record
-
-    def _worker_stats(self, worker: str, state: WorkerState | None, now: float) -> WorkerStats:
-        record, engine = self._records.get(worker, Record(now)), self.loads.get(worker, Load(0, 0, 0))
-        ttft, latency = record.spreads(now)
-        status, reason = self._health.status(worker, now)
-        if state is None:
-            status, reason = "lost", record.lost or ""
-        elif not state.accepts_requests:
-            status = "drained"
-        return WorkerStats(
-            worker=worker,
-            load=state.load if state else 0.0,
-            requests=state.requests if state else 0,
-            held_tokens=state.held_tokens if state else 0,
-            kv_tokens=state.kv_tokens if state else 0,
-            running=engine.running,
-            waiting=engine.waiting,
-            used_tokens=engine.used_tokens,
-            status=status,
-            reason=reason,
-            finished=record.finished,
-            cached_tokens=record.cached_tokens,
-            uncached_tokens=record.prompt_tokens - record.cached_tokens,
-            errors=dict(record.errors),
-            ttft=ttft,
-            latency=latency,
-            uptime=now - record.since if state else 0.0,
-            restarts=record.restarts,
-        )
-
     def _place(self, sample: Sample, now: float) -> None:
         """Let the scheduler choose, and send. If no worker can take it now, it waits, or it is refused."""
         try:
             worker = self._choose(sample, now)
         except NoWorkersError as error:
-            if isinstance(error, NamespaceNotServedError) and not self._awaited:
+            if isinstance(error, NamespaceNotServedError) and not self._records.awaited:
                 raise  # the name may be misspelt
             self._wait(sample, error, now)
         else:
@@ -390,7 +344,7 @@ class Dispatcher:
     def _may_come(self, sample: Sample) -> bool:
         """Whether there is, or may be, a worker for it: one on which it has not failed for good."""
         hopeless = {worker for worker, again in sample.failed_on.items() if not again}
-        return not hopeless or not hopeless.issuperset(self._awaited.union(self._scheduler.workers))
+        return not hopeless or not hopeless.issuperset(self._records.awaited.union(self._scheduler.workers))
 
     def _admit_waiting(self, now: float) -> None:
         """A worker takes requests again: give it those that wait, until nobody takes any more."""
@@ -430,7 +384,7 @@ class Dispatcher:
 
     def _dispatch(self, sample: Sample, worker: str, now: float) -> None:
         sample.dispatched(worker, next(self._worker_request_ids), now)
-        self._record(worker, now)
+        self._records.of(worker, now)
         self._health.sent(worker, sample.id, now)
         self._on_workers[sample.worker_request_id] = sample
         options = sample.request.options
@@ -499,8 +453,7 @@ class Dispatcher:
     def _count(self, sample: Sample, now: float) -> None:
         usage, counts = sample.usage, self._counts
         if sample.finish_reason in ("stop", "length"):
-            if (record := self._records.get(sample.worker)) is not None:  # else it was removed meanwhile
-                record.ended(sample, now)
+            self._records.ended(sample, now)
             self._health.succeeded(sample.worker, sample.id, now)
         else:
             self._health.left(sample.worker, sample.id, now)
@@ -525,10 +478,10 @@ class Dispatcher:
         worker = sample.worker
         failure = Failure(sample.id, now - sample.sent_at, sample.answered)
         self._leave_scheduler(sample, now)
-        self._record(worker, now).failed(error)
+        self._records.of(worker, now).failed(error)
         sample.failed_on[worker] = isinstance(error, _MAY_PASS)
         if isinstance(error, OverloadedError):
-            sample.attempts -= 1  # nothing was tried
+            sample.attempts -= not failure.late  # a refusal is no attempt
             self._health.full(worker, error.retry_after, str(error), now)
             if sample.waits_until is None:
                 sample.waits_until = now + self._worker_wait

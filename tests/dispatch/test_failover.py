@@ -309,6 +309,15 @@ class TestFull:
         fleet.wait(FULL_PAUSE + 0.1)
         assert fleet.submit("third").worker == "a"
 
+    def test_a_worker_that_is_full_in_the_middle_of_a_stream_was_tried(self, fleet_of):
+        fleet = fleet_of("abcd")
+        sample = fleet.submit()
+        for token in range(MAX_ATTEMPTS):
+            fleet.say(sample, token)
+            fleet.fail(sample, OverloadedError("the cache is full"))
+        assert isinstance(sample.error, OverloadedError)
+        assert fleet.sent(sample) == ["a", "b", "c"]
+
     def test_with_all_full_requests_wait_and_are_served_in_the_end(self, fleet_of):
         fleet = fleet_of("ab")
         sample = fleet.submit()
