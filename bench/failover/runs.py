@@ -21,6 +21,8 @@ AT_ONCE = 24
 SETS = 150
 """Tool sets: so many that half of the requests find nothing cached, and go where a worker looks idle."""
 OUTPUT_TOKENS = 16
+WARMING = 60
+"""Requests of a run before the first of each fleet, which nobody looks at."""
 DEADLINE = 10.0
 
 Tokens = tuple[int, ...]
@@ -97,6 +99,7 @@ async def measure(scale: Scale, done: Callable[[], object]) -> list[Run]:
     """Run each kind of each fleet under each policy; `done` is called after each run."""
     requests, found = toolbench(requests=scale.requests, sets=SETS), []
     for fleet, kinds in scale.kinds.items():
+        await serve(fleet, HEALTHY, POLICIES[0], requests[:WARMING])
         expected: list[Tokens] = []
         for kind in kinds:
             for policy in POLICIES:
