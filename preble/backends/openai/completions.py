@@ -22,6 +22,7 @@ PATH = "/v1/completions"
 
 Logprobs: TypeAlias = tuple[TokenLogprob, ...]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+TokenIds = Annotated[list[TokenId], Meta(max_length=MAX_TOKENS)]
 
 _STANDARD = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 _EXTRA = ("top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos")
@@ -34,7 +35,7 @@ class _Logprobs(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     text: str | None = None
-    token_ids: list[TokenId] | None = None
+    token_ids: TokenIds | None = None
     logprobs: msgspec.Raw = msgspec.Raw()
     finish_reason: str | None = None
     stop_reason: Any = None

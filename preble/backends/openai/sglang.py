@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from preble.backends import Delta, EngineRequest
-from preble.backends.openai.completions import TokenId
+from preble.backends.openai.completions import TokenId, TokenIds
 from preble.backends.openai.explanation import Explanation
 from preble.backends.openai.finish import Ending, finish_reason
 from preble.backends.openai.sse import DONE
@@ -55,7 +55,7 @@ class _Meta(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    output_ids: list[TokenId] | None = None
+    output_ids: TokenIds | None = None
     meta_info: _Meta | None = None
     error: Any = None
 

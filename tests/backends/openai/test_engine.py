@@ -30,7 +30,7 @@ from preble.errors import (
     PrebleError,
     UnreachableError,
 )
-from preble.tokens import pack, unpack
+from preble.tokens import MAX_TOKENS, pack, unpack
 from preble.types import SamplingParams
 from tests.openai_server import LAST, OpenAIServer
 
@@ -286,6 +286,14 @@ async def test_nonsense_in_the_stream_is_an_error(engine: OpenAIEngine, server: 
 async def test_a_stream_without_an_end_is_a_broken_one(engine: OpenAIEngine, server: OpenAIServer):
     server.answers.append((200, {"Content-Type": "text/event-stream"}, "data: [DONE]\n\n"))
     with pytest.raises(UnreachableError, match="broke off"):
+        await run(engine)
+
+
+async def test_more_ids_than_any_prompt_has_are_the_server_s_fault(engine: OpenAIEngine, server: OpenAIServer):
+    ids = f"[5{',5' * MAX_TOKENS}]"
+    event = f'data: {{"choices": [{{"token_ids": {ids}}}], "output_ids": {ids}}}\n\n'
+    server.answers.append((200, {"Content-Type": "text/event-stream"}, event))
+    with pytest.raises(EngineError, match="not understood"):
         await run(engine)
 
 
