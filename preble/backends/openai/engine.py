@@ -60,7 +60,7 @@ class OpenAIEngine:
         self._api_key = api_key
         self._http: Http | None = None
         self._described: Described | None = None
-        self._health = "/health"
+        self._health = self.options.health_path
         self._load: Load | None = None
         self._cleared: list[Evicted] = []
         self._events: KvEvents | None = None

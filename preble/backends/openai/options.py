@@ -24,9 +24,9 @@ class ReplicaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `served_model` picks one of several models. `kv_tokens`, `block_size`, `max_running`, `context_limit` and
     `vocab_size` replace the sizes that the server publishes. `kv_events` is the ZeroMQ address where it publishes KV
     events, and `kv_replay` the address where missing ones can be requested again. `idle_timeout` bounds the time
-    without a token, and that to the first one. The server is asked for its health and load every `health_interval`, and
-    must respond within `health_timeout`. While it does not serve, it is asked after a pause of about `backoff`, doubled
-    each time up to `backoff_limit`.
+    without a token, and that to the first one. The server is asked for its health, at `health_path`, and its load every
+    `health_interval`, and must respond within `health_timeout`. While it does not serve, it is asked after a pause of
+    about `backoff`, doubled each time up to `backoff_limit`.
     """
 
     url: str
@@ -44,6 +44,7 @@ class ReplicaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     idle_timeout: _Seconds = 300.0
     backoff: _Seconds = 0.1
     backoff_limit: _Seconds = 30.0
+    health_path: Annotated[str, Meta(pattern="^/")] = "/health"
     health_interval: _Seconds = 1.0
     health_timeout: _Seconds = 2.0
 

@@ -15,7 +15,6 @@ pytest.importorskip("aiohttp", reason="the openai engine needs aiohttp")
 from preble import PrebleCluster
 from preble.backends import Delta, EngineRequest
 from preble.backends.openai.engine import OpenAIEngine
-from preble.backends.openai.options import ReplicaOptions
 from preble.errors import (
     ContextLengthError,
     EngineError,
@@ -37,6 +36,7 @@ PROMPT = TOKENIZER.encode("What does an error carry besides its text? ") * 3
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0)
 WHY = "the KV cache is exhausted"
 ASSUMED = 131_072
+STREAMING = [name for name, dialect in DIALECTS.items() if not dialect.document]
 
 
 @pytest.fixture(params=DIALECTS)
@@ -71,8 +71,7 @@ def server_of(name: str, **more: object) -> OpenAIServer:
 
 def options(server: OpenAIServer) -> dict[str, object]:
     several = {"served_model": NAME} if "slashes" in server.kind else {}
-    once = {"attempts": 1} if "attempts" in ReplicaOptions.__struct_fields__ else {}
-    return {"vocab_size": VOCABULARY, "backoff": 0.001, **once, **several, **server.dialect.options}
+    return {"vocab_size": VOCABULARY, "backoff": 0.001, **several, **server.dialect.options}
 
 
 async def run(
@@ -150,10 +149,9 @@ async def test_usage_is_the_server_s_where_it_tells_it(engine: OpenAIEngine, ser
             assert deltas[-1].prompt_tokens == (len(PROMPT) + 1 if told else None)
 
 
+@pytest.mark.parametrize("name", STREAMING)
 @pytest.mark.parametrize("where", ["first", "midway"])
 async def test_an_error_in_a_stream_has_the_server_s_words_once(engine: OpenAIEngine, server: OpenAIServer, where: str):
-    if server.dialect.document:
-        pytest.skip("it does not stream")
     for status, type_ in ((400, InvalidRequestError), (429, OverloadedError), (500, EngineError)):
         server.failures.append((where, status, WHY))
         error = await failure(engine)
@@ -183,9 +181,8 @@ async def test_a_prompt_that_is_too_long_is_told_by_the_server(engine: OpenAIEng
     assert heard(server, await run(engine)) == said(server)
 
 
+@pytest.mark.parametrize("name", STREAMING)
 async def test_a_stream_that_breaks_has_not_ended(engine: OpenAIEngine, server: OpenAIServer):
-    if server.dialect.document:
-        pytest.skip("it does not stream")
     server.cuts.append(5)
     got: list[Delta] = []
 
@@ -193,7 +190,7 @@ async def test_a_stream_that_breaks_has_not_ended(engine: OpenAIEngine, server: 
         async for delta in engine.generate(EngineRequest(1, pack(PROMPT), GREEDY)):
             got.append(delta)  # noqa: PERF401 what came before the error counts
 
-    with pytest.raises((UnreachableError, EngineError), match=r"payload|broke off"):
+    with pytest.raises(UnreachableError):
         await read()
     assert not [delta for delta in got if delta.finish_reason]
 

@@ -399,6 +399,26 @@ async def test_what_a_start_waits_for_can_be_read(server: OpenAIServer, monkeypa
     await engine.close()
 
 
+@pytest.mark.parametrize("content_type", ["text/event-stream", "application/json", "text/html"])
+async def test_an_error_may_be_a_long_document_whatever_it_is_called(
+    engine: OpenAIEngine, server: OpenAIServer, content_type: str
+):
+    document = f'{{"padding": "{"x" * 50_000}", "error": {{"message": "this is why", "code": 400}}}}'
+    for status in (200, 400):
+        server.answers.append((status, {"Content-Type": content_type}, document))
+        with pytest.raises(InvalidRequestError, match=r": this is why$"):
+            await run(engine)
+
+
+async def test_health_may_be_elsewhere(server: OpenAIServer):
+    server.status = 503
+    elsewhere = OpenAIEngine(url=server.url, health_path="/server_info", **FAST)
+    await elsewhere.start()
+    await elsewhere.ping()
+    assert server.checks == 0
+    await elsewhere.close()
+
+
 async def test_a_start_waits_until_the_server_is_there():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

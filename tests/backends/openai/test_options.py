@@ -31,8 +31,15 @@ def test_other_urls_are_refused_without_their_secrets(url: object):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("idle_timeout", 0), ("health_timeout", -1), ("protocol", "smoke"), ("kv_tokenz", 3), ("backoff", 0)],
-)
+    [
+        ("idle_timeout", 0),
+        ("health_timeout", -1),
+        ("protocol", "smoke"),
+        ("kv_tokenz", 3),
+        ("backoff", 0),
+        ("health_path", "health"),
+    ],
+)  # fmt: skip
 def test_a_wrong_option_is_named(name: str, value: object):
     with pytest.raises(ConfigurationError, match=name):
         replica_options({"url": "http://a", name: value})
