@@ -83,11 +83,13 @@ class SamplingParams(
             value = getattr(self, name)
             if value is not default:
                 _CHECKS[name](name, value)
+                if isinstance(value, float) and type(value) is not float:  # numpy's goes over no wire
+                    force_setattr(self, name, float(value))
         if isinstance(self.max_tokens, int) and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(f"must be at most max_tokens ({self.max_tokens})", field="min_tokens")
         # What the caller may change later is copied.
         if self.stop != ():
-            force_setattr(self, "stop", _stops("stop", self.stop, _is_stop, "non-empty strings"))
+            force_setattr(self, "stop", _stops("stop", self.stop, _is_stop, "non-empty strings of Unicode text"))
         if self.stop_token_ids != ():
             ids = _stops("stop_token_ids", self.stop_token_ids, _is_token_id, "token ids")
             force_setattr(self, "stop_token_ids", ids)
@@ -185,7 +187,7 @@ def _bias(bias: object) -> float:
 
 
 def _is_stop(value: object) -> bool:
-    return isinstance(value, str) and value != ""
+    return isinstance(value, str) and value != "" and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _is_token_id(value: object) -> bool:

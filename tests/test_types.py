@@ -6,6 +6,7 @@ import re
 from typing import Any, get_type_hints
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,9 +125,16 @@ def test_the_minimum_is_not_above_the_maximum():
         SamplingParams(min_tokens=6, max_tokens=5)
 
 
-@pytest.mark.parametrize("value", ["", 0, [1], [b"end"], ("end", ""), {"end": 1}])
+@pytest.mark.parametrize("value", ["", 0, [1], [b"end"], ("end", ""), {"end": 1}, "\ud800", ["end", "a\udfffb"]])
 def test_stop_is_a_sequence_of_text(value: Any):
     assert "must be a sequence of non-empty strings" in refused(stop=value)
+
+
+def test_numbers_of_numpy_go_over_the_wire_or_are_refused():
+    params = SamplingParams(temperature=np.float64(0.5), logit_bias={7: np.float64(1)})
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams) == params
+    refused(temperature=np.float32(0.5))
+    refused(max_tokens=np.int64(5))
 
 
 def test_a_stop_string_may_stand_alone():
