@@ -193,7 +193,7 @@ MUTATIONS = [
             ("a step that fails fails its own requests alone", "for id in ended:", "for id in self._unread:"),
             ("steps that fail again and again are looked into", "if self._failures >= FAILURES:", "if False:"),
             ("requests that fail their steps do not end an engine that works",
-             "            if spans:  # else", "            raise ValueError  # else"),
+             "self.batcher.commit(spans, await self._execute(spans), now)", "raise ValueError"),
         ]),
         ("preble/workers/launched.py", "tests/workers/test_launched.py", [
             ("a worker that cannot be understood is ended",
