@@ -39,12 +39,12 @@ class Replica:
     """Listens at a free port of the loopback address while it is open. Options are those of the `sim` engine.
 
     `fault` may be set at any time, and holds for completions that come later. `received` counts completions, but for
-    copies of prefixes that the cluster makes of its own accord.
+    copies of prefixes that the cluster makes of its own accord, and `health_checks` the requests for /health.
     """
 
     def __init__(self, **options: Any) -> None:
         self.fault = ReplicaFault()
-        self.received = 0
+        self.received = self.health_checks = 0
         self._engine = SimEngine(**options)
         self._ids = itertools.count(1)
         self._url = ""
@@ -79,6 +79,7 @@ class Replica:
         return app
 
     async def _health(self, request: web.Request) -> web.Response:
+        self.health_checks += 1
         await asyncio.sleep(self.fault.late_health)
         return web.Response()
 
