@@ -39,30 +39,36 @@ def end_when_forgotten(
 
 
 def _end(pool: Pool, loop: asyncio.AbstractEventLoop, end: Callable[[], None], made: str) -> None:
-    if loop.is_running():
+    if loop.is_running() and running_loop() is not loop:
         _end_on(loop, pool, end)
     else:
         pool.kill()
+        if loop.is_running():  # perhaps not for long: what has to wait comes after what ends the workers
+            _keep(loop.create_task(_stop(pool, end)))
     message = f"the cluster made at {made} was never closed; its workers are ended now"
     _logger.warning("%s", message)
     warnings.warn(message, ResourceWarning, stacklevel=2)
 
 
 def _end_on(loop: asyncio.AbstractEventLoop, pool: Pool, end: Callable[[], None]) -> None:
+    """End it on another thread's loop, and wait: the interpreter may be about to end."""
     ended = Event()
 
-    async def stop() -> None:
-        try:
-            end()
-            await pool.stop(0.0)
-        finally:
-            ended.set()
-
     def begin() -> None:
-        task = loop.create_task(stop())
-        _stopping.add(task)
-        task.add_done_callback(_stopping.discard)
+        task = loop.create_task(_stop(pool, end))
+        task.add_done_callback(lambda _: ended.set())
+        _keep(task)
 
     loop.call_soon_threadsafe(begin)
-    if running_loop() is not loop:  # the loop is another thread's, and the interpreter may be about to end
-        ended.wait(_PATIENCE)
+    if not ended.wait(_PATIENCE):
+        pool.kill()
+
+
+async def _stop(pool: Pool, end: Callable[[], None]) -> None:
+    end()
+    await pool.stop(0.0)
+
+
+def _keep(task: asyncio.Task[None]) -> None:
+    _stopping.add(task)
+    task.add_done_callback(_stopping.discard)

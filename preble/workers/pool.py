@@ -76,7 +76,7 @@ class Pool(Protocol):
         """Let requests finish within `grace` seconds, then end all workers. If cancelled, they are ended at once."""
 
     def kill(self) -> None:
-        """End all workers now and free what they used, without an event loop: the cluster's has ended."""
+        """End all workers now and free what they used, without waiting: the event loop may have ended."""
 
     def pids(self) -> dict[str, int]:
         """Return the process ids of those workers that are processes on this machine, by name, for operators."""

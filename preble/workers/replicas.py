@@ -160,8 +160,7 @@ class ReplicaPool:
         await asyncio.gather(*(self._leave(replica, grace) for replica in replicas))
 
     def kill(self) -> None:
-        """As `Pool.kill`: the connections ended with their event loop."""
-        self._replicas.clear()
+        """As `Pool.kill`: nothing here needs it, for connections end with their event loop."""
 
     def pids(self) -> dict[str, int]:
         """Return nothing: a replica is no process of ours."""
