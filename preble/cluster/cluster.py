@@ -62,7 +62,7 @@ from preble.workers.engine_options import EngineOptions, one_mapping
 from preble.workers.launched import LaunchedPool
 from preble.workers.launchers.in_loop import InLoopLauncher
 from preble.workers.launchers.local import LocalLauncher
-from preble.workers.pool import Listener, Pool
+from preble.workers.pool import Pool
 from preble.workers.replicas import ReplicaPool
 
 
@@ -240,8 +240,9 @@ class PrebleCluster:
             if self.model is not None:
                 await asyncio.to_thread(self._prompts.load, self.model)
             self._state.require_unclosed()
-            listener = _listener(self._driver, self._members, self._pool)
-            infos = await self._pool.start(listener, self._start_timeout, self._prompts.tokenizer)
+            infos = await self._pool.start(
+                self._members.listener(self._pool), self._start_timeout, self._prompts.tokenizer
+            )
             self._state.require_unclosed()
             self._members.add(infos)
             for worker, reason in self._pool.missing().items():
@@ -537,24 +538,6 @@ class PrebleCluster:
                 yield chunk
         finally:
             self._driver.release(reader.request)
-
-
-def _listener(driver: Driver, members: Members, pool: Pool) -> Listener:
-    """What a pool calls. It must not refer to the cluster, which would then live as long as its event loop."""
-    return Listener(
-        on_step=driver.on_step,
-        on_failed=driver.on_failed,
-        on_lost=partial(_lost, driver, members, pool),
-        on_found=members.found,
-        on_stopping=members.drain,
-    )
-
-
-def _lost(driver: Driver, members: Members, pool: Pool, worker: str, error: WorkerLostError) -> None:
-    returns = pool.awaits(worker)
-    driver.on_lost(worker, error, returns=returns)
-    if not returns:
-        members.forget(worker)
 
 
 def _end(driver: Driver, gate: Gate, log: LogFile | None, reason: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 
 from preble.backends import EngineInfo
 from preble.cluster.driver import Driver
 from preble.core.cost import CostModel
 from preble.core.scheduler import Scheduler
-from preble.errors import InvalidRequestError
+from preble.errors import InvalidRequestError, WorkerLostError
+from preble.workers.pool import Listener, Pool
 
 
 class _Member:
@@ -61,6 +63,16 @@ class Members:
         for worker in infos:
             self._driver.on_added(worker)
 
+    def listener(self, pool: Pool) -> Listener:
+        """What `pool` calls. It does not refer to the cluster, which would live as long as its event loop then."""
+        return Listener(
+            on_step=self._driver.on_step,
+            on_failed=self._driver.on_failed,
+            on_lost=partial(self._lost, pool),
+            on_found=self.found,
+            on_stopping=self.drain,
+        )
+
     def found(self, worker: str, info: EngineInfo) -> None:
         """A lost replica is back, to serve what it served, or one that was not there at the start has come."""
         before = self._members.get(worker)
@@ -86,6 +98,12 @@ class Members:
             if name and adapters is not None and name not in adapters:
                 known = ", ".join(adapters) or "none"
                 raise InvalidRequestError(f"the {backend} engine has no {name!r}, but {known}", field="lora")
+
+    def _lost(self, pool: Pool, worker: str, error: WorkerLostError) -> None:
+        returns = pool.awaits(worker)
+        self._driver.on_lost(worker, error, returns=returns)
+        if not returns:
+            self.forget(worker)
 
     def _changed(self) -> None:
         self._bound(member.info for member in self._members.values())
