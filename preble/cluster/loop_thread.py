@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from preble.errors import ClosedError, NotStartedError, StateError
 
@@ -16,6 +16,28 @@ _Result = TypeVar("_Result")
 
 _END: Any = object()
 _PATIENCE = 5.0
+
+
+class _Call(Generic[_Result]):
+    """A coroutine that another thread waits for. It can be cancelled whether it has begun or not."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, _Result]) -> None:
+        self._coroutine = coroutine
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+
+    async def run(self) -> _Result:
+        self._task = asyncio.current_task()
+        if self._cancelled:
+            raise asyncio.CancelledError
+        return await self._coroutine
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._task is None:
+            self._coroutine.close()
+        else:
+            self._task.cancel()
 
 
 class LoopThread:
@@ -58,17 +80,19 @@ class LoopThread:
 
         Raises NotStartedError, ClosedError, or StateError where waiting would never end.
         """
+        call = _Call(coroutine)
         try:
-            future = self._hand_over(coroutine)
-        except StateError:
-            coroutine.close()
-            raise
-        try:
-            return future.result()
+            return self._hand_over(call).result()
         except CancelledError:
             raise ClosedError("the cluster was closed") from None
-        except BaseException:
-            future.cancel()
+        except StateError:
+            coroutine.close()  # if it was not begun
+            raise
+        except Exception:
+            raise
+        except BaseException:  # perhaps before it was known that the call was handed over
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(call.cancel)
             raise
 
     def draw(self, source: AsyncGenerator[_Result, None]) -> Generator[_Result, None, None]:
@@ -86,7 +110,7 @@ class LoopThread:
             else:
                 self.run(_close(source))
 
-    def _hand_over(self, coroutine: Coroutine[Any, Any, _Result]) -> Future[_Result]:
+    def _hand_over(self, call: _Call[_Result]) -> Future[_Result]:
         if self._process != os.getpid():
             raise StateError("the cluster belongs to the process that this one was forked from")
         if threading.current_thread() is self._thread:
@@ -96,7 +120,7 @@ class LoopThread:
                 raise ClosedError("the cluster is closed")
             if self._thread is None:
                 raise NotStartedError("the cluster is not started: use `with`, or call start()")
-            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            return asyncio.run_coroutine_threadsafe(call.run(), self._loop)
 
     def _serve(self, started: Future[None]) -> None:
         async def main() -> None:

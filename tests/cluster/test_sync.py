@@ -204,6 +204,22 @@ def test_one_that_is_forgotten_ends_its_thread():
     until(lambda: threading.active_count() == before)
 
 
+def test_an_interruption_right_after_the_request_was_sent_cancels_it(slow: SyncCluster, monkeypatch):
+    hand_over = asyncio.run_coroutine_threadsafe
+
+    def interrupted(*args: object) -> None:
+        hand_over(*args)
+        until(lambda: slow.stats().in_flight == 1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        slow.generate(prompt(1), ENDLESS)
+    monkeypatch.undo()
+    until(lambda: slow.stats().in_flight == 0)
+    assert slow.stats().counters.cancelled == 1
+
+
 INTERRUPTED = """
     import os, signal, threading, time
     from preble import SamplingParams, SyncCluster
