@@ -229,6 +229,7 @@ INTERRUPTED = """
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
     slow = {"time_scale": 1.0}
     with SyncCluster(backend="sim", workers=1, processes=False, engine_options=slow) as cluster:
         threading.Thread(target=interrupt).start()
