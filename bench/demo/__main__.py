@@ -44,9 +44,13 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
     return int(any(act.differing for act in (first, second) if act))
 
 
+GGUF_BACKEND = "torch"
+"""The engine that takes a GGUF file."""
+
+
 def found_model(arguments: argparse.Namespace, console: Console) -> str | None:
     """Return the path of the real model; None, after a line that says why, if the first act cannot be."""
-    if arguments.backend != "torch":
+    if arguments.backend != GGUF_BACKEND:
         console.print("The first act, a real model that answers, needs --backend torch. The second act follows alone.")
         return None
     try:

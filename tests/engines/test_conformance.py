@@ -37,7 +37,7 @@ async def test_it_says_what_it_can_do(engine: Running):
     else:
         order = engine.case.options.get("discipline", "response-ratio")
         assert (info.discipline, info.max_batched_tokens) == (order, MAX_BATCHED)
-    assert info.eos_token_ids == ((2,) if engine.case.computes and not engine.case.server else ())
+    assert info.eos_token_ids == (() if engine.case.server else (2,))
 
 
 async def test_a_stream_has_as_many_tokens_as_asked_for_and_says_why_it_ended(engine: Running):
