@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -86,6 +87,12 @@ def check_seconds(**numbers: tuple[float, bool]) -> None:
         known = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not known or not (value > 0 or (zero and value == 0)):
             raise ConfigurationError(f"{name}: must be a number of seconds, not {value!r}")
+
+
+def check_callback(name: str, function: object) -> None:
+    """Raise ConfigurationError for what cannot be called, and for what would have to be awaited."""
+    if function is not None and (not callable(function) or inspect.iscoroutinefunction(function)):
+        raise ConfigurationError(f"{name}: must be a function that is called and not awaited, not {function!r}")
 
 
 def check_known(options: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from preble.backends import Engine, find_backend
 from preble.backends.openai.engine import OpenAIEngine
 from preble.cluster.arguments import (
     ConnectKeywords,
+    check_callback,
     check_known,
     check_model,
     check_numbers,
@@ -120,7 +121,7 @@ class PrebleCluster:
         * `max_in_flight`: samples that are accepted at once; beyond that, requests raise OverloadedError.
         * `worker_wait`: seconds that a request waits for a worker if none can take it, because all are lost, full or
           failing; then it ends with the error that it met, or with NoWorkersError.
-        * `idle_timeout`: a request is tried on another worker, once, if its own says nothing of it for so many seconds,
+        * `idle_timeout`: a request is tried on another worker if its own says nothing of it for so many seconds,
           or for ten times the predicted time to its first token if that is more.
         * `on_event`: called in the event loop with a `preble.types.WorkerEvent` when a worker is lost or back, and when
           its circuit breaker opens or closes.
@@ -139,6 +140,7 @@ class PrebleCluster:
             check_model(model, self.backend)
         threads = int(processes) if threads is None else threads
         check_seconds(worker_wait=(worker_wait, True), idle_timeout=(idle_timeout, False))
+        check_callback("on_event", on_event)
         check_numbers(workers=(workers, 1), threads=(threads, 0), max_in_flight=(max_in_flight, 1))
         check_seed(seed)
         self.model = folder(model)

@@ -73,7 +73,7 @@ class Dispatcher:
         """Beyond `max_in_flight` samples, if given, requests are refused. `rebalance_interval` of 0 means never.
 
         A sample that no worker can take waits for one for `worker_wait` seconds. One that its worker says nothing of
-        for `idle_timeout` seconds, or ten times the predicted time to its first token, is tried elsewhere, once.
+        for `idle_timeout` seconds, or ten times the predicted time to its first token, is tried elsewhere.
         """
         self.loads: dict[str, Load] = {}
         self.copies = CopiesInFlight(scheduler)
@@ -234,7 +234,9 @@ class Dispatcher:
             self._instructions.append(Tell(WorkerEvent("lost", worker, str(error))))
         for orphan in orphans:
             if (sample := self._samples.get(str(orphan))) is not None:  # else it was a copy
-                if not removed:
+                if removed:
+                    sample.attempts -= 1  # it was no failure
+                else:
                     self._records.of(worker, now).failed(error)
                     sample.failed_on[worker] = True
                 self._retry(sample, error, now)
@@ -327,7 +329,7 @@ class Dispatcher:
 
     def _wait(self, sample: Sample, error: PrebleError, now: float) -> None:
         """Let a sample wait for a worker. Raises what it failed with last, or `error`, if that is in vain."""
-        error = sample.last_error or error
+        error = sample.last_error or self._health.overload(now) or error
         if sample.waits_until is None:
             sample.waits_until = now + self._worker_wait
         if now >= sample.waits_until or not self._may_come(sample):
@@ -406,7 +408,7 @@ class Dispatcher:
             self._scheduler.started(sample.id, cached_tokens=cached, now=now)
         sample.heard = now
         if delta.tokens and not sample.answered:
-            sample.waits_until = None
+            sample.waits_until, sample.silent = None, False
             self._scheduler.first_token(sample.id, now=now)
             self._health.began(sample.worker, sample.id, now)
         sample.append(delta, now)
@@ -513,11 +515,14 @@ class Dispatcher:
         self._end(sample, now, error=_lost(sample, error) if isinstance(error, WorkerLostError) else _typed(error))
 
     def _leave_silent_workers(self, now: float) -> None:
-        """Try samples elsewhere, once, of which their workers have said nothing for too long."""
-        for sample in [sample for sample in self._on_workers.values() if not sample.silent]:
+        """Try samples elsewhere of which their workers have said nothing for too long.
+
+        The first time a sample stays where it is if no other worker could take it; after that it ends.
+        """
+        for sample in list(self._on_workers.values()):
             assert sample.placement is not None
             patience = max(self._idle_timeout, SILENCE_FACTOR * sample.placement.predicted_ttft)
-            if now - sample.heard > patience and self._has_elsewhere(sample):
+            if now - sample.heard > patience and (sample.silent or self._has_elsewhere(sample)):
                 sample.silent = True
                 seconds = now - sample.heard
                 error = WorkerTimeoutError(

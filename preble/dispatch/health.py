@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from preble.core.scheduler import Scheduler
 from preble.dispatch.breaker import Breaker, Failure
+from preble.errors import OverloadedError
 from preble.types import WorkerEvent, WorkerStatus
 
 FULL_PAUSE = 1.0
@@ -84,6 +85,14 @@ class Health:
         """A worker refused a request since it has too many. It gets no new ones for so many seconds."""
         self._full_until[worker] = now + (FULL_PAUSE if seconds is None else seconds), reason
         self._adjust(worker, now)
+
+    def overload(self, now: float) -> OverloadedError | None:
+        """Return what to say to those that no worker takes, if some are full: when the first of these takes more."""
+        full = [(until, reason) for until, reason in self._full_until.values() if now < until]
+        if not full:
+            return None
+        until, reason = min(full)
+        return OverloadedError(reason, retry_after=until - now)
 
     def withdraw(self, worker: str, sample: str, now: float) -> None:
         """What failed here failed everywhere: it was no fault of the worker."""

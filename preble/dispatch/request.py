@@ -68,7 +68,7 @@ class Sample:
 
     `failed_on` are the workers that it is not sent to again, since it failed there with `last_error`; the value says
     whether it may be, if no other is left. `suspects` are those of them whose fault that seems to be. It was `heard`
-    of last at that time, and went elsewhere once if it was `silent` for too long. It `waits_until` then at most.
+    of last at that time, and is `silent` if it went elsewhere since nothing was heard. It `waits_until` then at most.
     """
 
     __slots__ = (

@@ -329,6 +329,14 @@ class TestFull:
         fleet.serve(sample)
         assert (sample.error, sample.attempts) == (None, 1)
 
+    def test_whoever_comes_while_all_are_full_hears_when_to_try_again(self, fleet_of):
+        fleet = fleet_of("a", worker_wait=0.0)
+        fleet.fail(fleet.submit("first"), OverloadedError("HTTP 429: slow down", retry_after=3.0))
+        fleet.wait(1.0)
+        with pytest.raises(OverloadedError, match="slow down") as caught:
+            fleet.submit("second")
+        assert caught.value.retry_after == pytest.approx(2.0)
+
     def test_but_not_for_ever(self, fleet_of):
         fleet = fleet_of("a")
         sample = fleet.submit()
@@ -484,6 +492,16 @@ class TestBreaker:
         fleet.add("a")
         assert fleet.stats("a").status == "serving"
 
+    def test_workers_may_be_replaced_one_after_the_other_under_a_long_request(self, fleet_of):
+        fleet = fleet_of("ab")
+        sample = fleet.submit(max_tokens=20)
+        for number in range(MAX_ATTEMPTS + 2):
+            fleet.say(sample, number)
+            fleet.add(f"new{number}")
+            fleet.lose(sample.worker, removed=True)
+        fleet.serve(sample)
+        assert (sample.error, len(sample.output) // 4) == (None, MAX_ATTEMPTS + 3)
+
     def test_a_removed_worker_is_forgotten_and_a_drained_one_stays(self, fleet_of):
         fleet = fleet_of("abc")
         fleet.lose("a", removed=True)
@@ -494,16 +512,25 @@ class TestBreaker:
 
 
 class TestSilence:
-    def test_a_silent_worker_s_request_is_tried_elsewhere_once(self, fleet_of):
+    def test_a_silent_worker_s_request_is_tried_elsewhere_and_ends_if_all_are_silent(self, fleet_of):
         fleet = fleet_of("abc", idle_timeout=4.0)
         sample = fleet.submit()
         fleet.wait(5.0)
         assert fleet.sent(sample) == ["a", "b"]
         assert Send("a", Abort((1,))) in fleet.said
         assert fleet.stats("a").errors == {"timeout": 1}
-        fleet.wait(20.0)
-        assert fleet.sent(sample) == ["a", "b"], "it is tried elsewhere once"
-        fleet.serve(sample)
+        fleet.wait(5.0)
+        assert fleet.sent(sample) == ["a", "b", "c"]
+        assert not sample.ended
+        fleet.wait(5.0)
+        assert isinstance(sample.error, WorkerTimeoutError)
+
+    def test_with_two_silent_workers_of_two_it_ends(self, fleet_of):
+        fleet = fleet_of("ab", idle_timeout=4.0)
+        sample = fleet.submit()
+        fleet.wait(10.0)
+        assert isinstance(sample.error, WorkerTimeoutError)
+        assert fleet.sent(sample) == ["a", "b"]
 
     def test_tokens_are_life(self, fleet_of):
         fleet = fleet_of("ab", idle_timeout=4.0)
