@@ -166,10 +166,10 @@ MUTATIONS = [
              "return fits and not sample.failed_on and", "return True or"),
             ("what fails everywhere is held against nobody",
              "self._health.withdraw(worker, sample.id, now)", "pass"),
-            ("what is silent everywhere ends", "                sample.silent = True\n", ""),
+            ("what is silent everywhere ends", "        sample.silent = True\n", ""),
             ("a loop that was blocked makes no worker silent", "if due == math.inf or now - due < _LAG:", "if True:"),
             ("a silent worker's request stays if there is no other",
-             "(sample.silent or self._has_elsewhere(sample))", "True"),
+             "if hung if sample.silent else self._has_elsewhere(sample):", "if True:"),
         ]),
         ("preble/dispatch/health.py", "tests/dispatch/test_failover.py", [
             ("never more than half of the workers are open",

@@ -88,6 +88,7 @@ class Dispatcher:
         self._health = Health(scheduler)
         self._records = Records()
         self._waiting = Waiting()
+        self._spoke: dict[str, float] = {}
         self._worker_wait = worker_wait
         self._idle_timeout = idle_timeout
         self._next_rebalance = self._next_listen = math.inf
@@ -197,6 +198,8 @@ class Dispatcher:
             self._scheduler.evicted(worker, evicted.tokens, evicted.keep, cache_salt=evicted.cache_salt, now=now)
         if step.timings:
             self._scheduler.observe(worker, step.timings, now=now)
+        if step.deltas:
+            self._spoke[worker] = now
         for id, delta in step.deltas:
             sample = self._on_workers.get(id)
             if sample is not None:
@@ -227,6 +230,7 @@ class Dispatcher:
         self.copies.lost(worker, now)
         self.loads.pop(worker, None)
         self._health.forget(worker)
+        self._spoke.pop(worker, None)
         if removed:
             self.forget(worker)
         else:
@@ -517,19 +521,31 @@ class Dispatcher:
     def _leave_silent_workers(self, now: float) -> None:
         """Try samples elsewhere of which their workers have said nothing for too long.
 
-        The first time a sample stays where it is if no other worker could take it; after that it ends.
+        The first time a sample stays where it is if no other worker could take it. After that it stays if its worker
+        speaks of others, since then it may wait in a long queue, and ends if nobody is left to try.
         """
         for sample in list(self._on_workers.values()):
             assert sample.placement is not None
             patience = max(self._idle_timeout, SILENCE_FACTOR * sample.placement.predicted_ttft)
-            if now - sample.heard > patience and (sample.silent or self._has_elsewhere(sample)):
-                sample.silent = True
-                seconds = now - sample.heard
-                error = WorkerTimeoutError(
-                    f"no token within {seconds:.1f} s", worker=sample.worker, request_id=sample.request.id
-                )
-                self._abort(sample, now)
-                self._fail_over(sample, error, now)
+            if now - sample.heard > patience:
+                hung = now - self._spoke.get(sample.worker, -math.inf) > self._idle_timeout
+                if hung if sample.silent else self._has_elsewhere(sample):
+                    self._leave_silent(sample, now, hung=hung)
+
+    def _leave_silent(self, sample: Sample, now: float, *, hung: bool) -> None:
+        """Try a sample elsewhere; its worker is at fault if it is `hung`."""
+        sample.silent = True
+        error = WorkerTimeoutError(
+            f"no token within {now - sample.heard:.1f} s", worker=sample.worker, request_id=sample.request.id
+        )
+        self._abort(sample, now)
+        if hung:
+            self._fail_over(sample, error, now)
+        else:
+            self._leave_scheduler(sample, now)
+            sample.failed_on[sample.worker] = True
+            sample.attempts -= 1  # it was no failure
+            self._retry(sample, error, now)
 
     def _has_elsewhere(self, sample: Sample) -> bool:
         """Whether another worker could take a sample now."""

@@ -40,7 +40,8 @@ class Fleet:
     """A dispatcher whose policy prefers the first worker, and all that it said."""
 
     def __init__(self, workers: str, *, policy: Any = None, **options: Any) -> None:
-        self.scheduler = Scheduler(policy or First())
+        self.policy = policy or First()
+        self.scheduler = Scheduler(self.policy)
         self.dispatcher = Dispatcher(self.scheduler, **{"worker_wait": WAIT, **options})
         self.now = 100.0
         self.said: list[Instruction] = []
@@ -531,6 +532,25 @@ class TestSilence:
         fleet.wait(10.0)
         assert isinstance(sample.error, WorkerTimeoutError)
         assert fleet.sent(sample) == ["a", "b"]
+
+    def test_a_worker_that_speaks_of_others_is_not_at_fault_and_its_queue_may_be_long(self, fleet_of):
+        fleet = fleet_of("ab", idle_timeout=4.0)
+        waiting, running = fleet.submit("waiting"), fleet.submit("running", max_tokens=50)
+        for token in range(6):
+            fleet.wait(1.0)
+            fleet.say(running, token)
+        assert waiting.worker == "b"
+        assert (fleet.stats("a").errors, fleet.stats("a").status) == ({}, "serving")
+        other = fleet.submit("other", max_tokens=50)
+        fleet.hear(fleet.dispatcher.release(other.request, fleet.now))
+        fleet.policy.index = 1
+        busy = fleet.submit("busy", max_tokens=50)
+        assert busy.worker == "b"
+        for token in range(20):
+            fleet.wait(1.0)
+            fleet.say(busy, token)
+        assert (waiting.ended, waiting.worker) == (False, "b"), "it waits on"
+        fleet.serve(waiting)
 
     def test_tokens_are_life(self, fleet_of):
         fleet = fleet_of("ab", idle_timeout=4.0)

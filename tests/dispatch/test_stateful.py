@@ -144,7 +144,8 @@ class Fleet(RuleBasedStateMachine):
         try:
             instructions = self.dispatcher.submit(request, now)
         except OverloadedError:
-            assert self.dispatcher.in_flight + n > ROOM
+            statuses = [worker.status for worker in self.dispatcher.stats(now).workers]
+            assert self.dispatcher.in_flight + n > ROOM or "full" in statuses
         except NoWorkersError:
             assert all(sample.id not in self.ends for sample in request.samples)
         else:
