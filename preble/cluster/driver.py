@@ -12,7 +12,7 @@ from preble.core.scheduler import Scheduler
 from preble.dispatch.dispatcher import REBALANCE_INTERVAL, Dispatcher
 from preble.dispatch.instructions import AskAgain, Instruction, Send, Tell, Wake
 from preble.dispatch.request import InFlightRequest, Sample
-from preble.errors import InvalidRequestError, PrebleError, WorkerLostError
+from preble.errors import EngineError, InvalidRequestError, PrebleError, WorkerLostError
 from preble.transport.schema import Step, Submit, ToWorker
 from preble.types import ClusterStats, WorkerEvent
 
@@ -103,7 +103,7 @@ class Driver:
         self._carry_out(self._dispatcher.on_step(worker, step, self._loop.time()))
 
     def on_failed(self, worker: str, worker_request_id: int, error: PrebleError) -> None:
-        """A worker could not serve a request: it ends with `error`."""
+        """A worker could not serve a request: it is tried elsewhere, unless the request is at fault."""
         self._carry_out(self._dispatcher.on_failed(worker, worker_request_id, error, self._loop.time()))
 
     def on_added(self, worker: str) -> None:
@@ -146,8 +146,14 @@ class Driver:
         except WorkerLostError:
             pass  # the pool reports the loss by `on_lost`, which sends its samples elsewhere
         except PrebleError as error:
-            if isinstance(message, Submit):  # a request that could not be aborted is not listened to any more
-                self.on_failed(worker, message.request.id, error)
+            self._undelivered(worker, message, error)
+        except Exception as error:  # of a pool of the caller's own: what else there is to do must be done
+            _logger.exception("%s: a message could not be sent", worker)
+            self._undelivered(worker, message, EngineError(f"it could not be sent: {type(error).__name__}: {error}"))
+
+    def _undelivered(self, worker: str, message: ToWorker, error: PrebleError) -> None:
+        if isinstance(message, Submit):  # a request that could not be aborted is not listened to any more
+            self.on_failed(worker, message.request.id, error)
 
     def _tell(self, event: WorkerEvent) -> None:
         if event.kind in ("opened", "closed"):  # the pools say so themselves if a worker is lost or back

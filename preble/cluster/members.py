@@ -42,8 +42,13 @@ class Members:
         self._cost = cost
         self._members: dict[str, _Member] = {}
 
-    def add(self, infos: Mapping[str, EngineInfo], namespaces: Collection[str] | None = None) -> None:
-        """Give these workers requests, of `namespaces` only unless that is None. Raises ConfigurationError."""
+    def add(
+        self, infos: Mapping[str, EngineInfo], namespaces: Collection[str] | None = None, *, drained: bool = False
+    ) -> None:
+        """Give these workers requests, of `namespaces` only unless that is None. Raises ConfigurationError.
+
+        If they are `drained`, they get none.
+        """
         for worker, info in infos.items():
             self._scheduler.add_worker(
                 worker,
@@ -59,6 +64,8 @@ class Members:
                 now=asyncio.get_running_loop().time(),
             )
             self._members[worker] = _Member(info, namespaces)
+            if drained:
+                self.drain(worker)
         self._changed()
         for worker in infos:
             self._driver.on_added(worker)
@@ -76,9 +83,10 @@ class Members:
     def found(self, worker: str, info: EngineInfo) -> None:
         """A lost replica is back, to serve what it served, or one that was not there at the start has come."""
         before = self._members.get(worker)
-        self.add({worker: info}, None if before is None else before.namespaces)
-        if before is not None and before.drained:
-            self.drain(worker)
+        if before is None:
+            self.add({worker: info})
+        else:
+            self.add({worker: info}, before.namespaces, drained=before.drained)
 
     def drain(self, worker: str) -> None:
         """Give a worker no more requests. Raises ConfigurationError if it is not here."""

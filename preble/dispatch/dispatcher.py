@@ -23,6 +23,7 @@ from preble.dispatch.request import InFlightRequest, Sample
 from preble.dispatch.waiting import Waiting
 from preble.errors import (
     ConfigurationError,
+    ContextLengthError,
     DeadlineExceededError,
     EngineError,
     InvalidRequestError,
@@ -258,7 +259,8 @@ class Dispatcher:
             self._try_again(sample, now)
         if self._next_listen <= now:
             self._next_listen = now + self._idle_timeout / 8
-            if due == math.inf or now - due < _LAG:  # else it may be the caller who has not listened
+            lag = min(_LAG, self._idle_timeout / 4)
+            if due == math.inf or now - due < lag:  # else it may be the caller who has not listened
                 self._leave_silent_workers(now)
         if self._next_rebalance <= now:
             self._next_rebalance = now + self._interval
@@ -323,9 +325,9 @@ class Dispatcher:
         """Let the scheduler choose, and send. If no worker can take it now, it waits, or it is refused."""
         try:
             worker = self._choose(sample, now)
-        except NoWorkersError as error:
-            if isinstance(error, NamespaceNotServedError) and not self._records.awaited:
-                raise  # the name may be misspelt
+        except (NoWorkersError, ContextLengthError) as error:
+            if isinstance(error, (NamespaceNotServedError, ContextLengthError)) and not self._records.awaited:
+                raise  # nobody who may come back could take it
             self._wait(sample, error, now)
         else:
             self._waiting.discard(sample)
@@ -412,7 +414,7 @@ class Dispatcher:
             self._scheduler.started(sample.id, cached_tokens=cached, now=now)
         sample.heard = now
         if delta.tokens and not sample.answered:
-            sample.waits_until, sample.silent = None, False
+            sample.waits_until = None
             self._scheduler.first_token(sample.id, now=now)
             self._health.began(sample.worker, sample.id, now)
         sample.append(delta, now)
@@ -470,9 +472,15 @@ class Dispatcher:
 
     def _abort(self, sample: Sample, now: float) -> None:
         """Take a sample from its worker, if it is on one; what that still says of it is not believed."""
-        if self._on_workers.pop(sample.worker_request_id, None) is not None:
+        if self._withdraw(sample):
             self._health.left(sample.worker, sample.id, now)
+
+    def _withdraw(self, sample: Sample) -> bool:
+        """Have its worker abort a sample. Return whether it was on one."""
+        was_there = self._on_workers.pop(sample.worker_request_id, None) is not None
+        if was_there:
             self._instructions.append(Send(sample.worker, Abort((sample.worker_request_id,))))
+        return was_there
 
     def _go_elsewhere(self, sample: Sample, now: float) -> None:
         """A worker aborted a sample of its own accord: it stops."""
@@ -499,6 +507,7 @@ class Dispatcher:
     def _retry(self, sample: Sample, error: PrebleError, now: float) -> None:
         """Place a sample again, after `error`, with what it has generated so far as part of its prompt."""
         self._on_workers.pop(sample.worker_request_id, None)
+        self._health.left(sample.worker, sample.id, now)
         sample.last_error = error
         if sample.max_tokens <= 0:
             self._end(sample, now, reason="length")  # which is all that the worker had still to say
@@ -528,7 +537,8 @@ class Dispatcher:
             assert sample.placement is not None
             patience = max(self._idle_timeout, SILENCE_FACTOR * sample.placement.predicted_ttft)
             if now - sample.heard > patience:
-                hung = now - self._spoke.get(sample.worker, -math.inf) > self._idle_timeout
+                spoke = self._spoke.get(sample.worker, -math.inf)
+                hung = sample.answered or now - spoke > self._idle_timeout
                 if hung if sample.silent else self._has_elsewhere(sample):
                     self._leave_silent(sample, now, hung=hung)
 
@@ -538,7 +548,7 @@ class Dispatcher:
         error = WorkerTimeoutError(
             f"no token within {now - sample.heard:.1f} s", worker=sample.worker, request_id=sample.request.id
         )
-        self._abort(sample, now)
+        self._withdraw(sample)
         if hung:
             self._fail_over(sample, error, now)
         else:
@@ -570,7 +580,7 @@ class Dispatcher:
     def _rebalance(self, now: float) -> None:
         for move in self._scheduler.rebalance(now):
             sample = self._samples[str(move.id)]
-            if not sample.reconsidered:
+            if not sample.reconsidered and self._has_elsewhere(sample):
                 self._reconsider(sample, now)
         for copy in self._scheduler.copies(now):
             self._copy(copy, now)

@@ -99,7 +99,7 @@ class Health:
         if (breaker := self._breakers.get(worker)) is not None:
             breaker.withdraw(sample)
             if worker in self._tripped and not breaker.is_bad(now):
-                self._close(worker, now)
+                self._close(worker, now, "what failed there failed elsewhere too")
             else:
                 self._adjust(worker, now)
 
@@ -127,10 +127,10 @@ class Health:
             self._tripped.add(worker)
             self.events.append(WorkerEvent("opened", worker, reason))
 
-    def _close(self, worker: str, now: float) -> None:
+    def _close(self, worker: str, now: float, reason: str = "a request went well again") -> None:
         self._breakers[worker].close(now)
         self._tripped.discard(worker)
-        self.events.append(WorkerEvent("closed", worker, "a request went well again"))
+        self.events.append(WorkerEvent("closed", worker, reason))
         self._adjust(worker, now)
 
     def _adjust(self, worker: str, now: float) -> None:

@@ -67,8 +67,9 @@ class Sample:
     is `reconsidered` for a move at most once, and was `moved` if that led to another worker.
 
     `failed_on` are the workers that it is not sent to again, since it failed there with `last_error`; the value says
-    whether it may be, if no other is left. `suspects` are those of them whose fault that seems to be. It was `heard`
-    of last at that time, and is `silent` if it went elsewhere since nothing was heard. It `waits_until` then at most.
+    whether it may be, if no other is left. `suspects` are those of them whose fault that seems to be. It was `heard` of
+    last at that time, and is `silent` if it went elsewhere once since nothing was heard. While it is on no worker, it
+    waits until `waits_until` at most.
     """
 
     __slots__ = (

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from preble.backends import Delta, Load
+from preble.core.rebalance import Move
 from preble.core.scheduler import Scheduler
 from preble.dispatch.breaker import FIRST_PAUSE, LEAST_FAILURES, WINDOW
 from preble.dispatch.dispatcher import MAX_ATTEMPTS, RETRY_PAUSE, Dispatcher
@@ -291,6 +292,30 @@ class TestWaiting:
         fleet.add("b")
         assert sample.worker == "b"
 
+    def test_a_long_prompt_waits_for_the_lost_worker_that_it_fits(self, fleet_of):
+        fleet = fleet_of("")
+        fleet.add("short", context_limit=25)
+        fleet.add("long")
+        sample = fleet.submit(max_tokens=100)
+        assert sample.worker == "long"
+        fleet.say(sample, *range(10))
+        fleet.lose("long", returns=True)
+        assert not sample.ended
+        fleet.add("long")
+        assert sample.worker == "long"
+        fleet.serve(sample)
+
+    def test_a_request_that_waits_in_a_queue_is_not_moved_to_nowhere(self, fleet_of):
+        fleet = fleet_of("ab")
+        sample = fleet.submit()
+        fleet.fail(sample)
+        fleet.hear(fleet.dispatcher.on_failed("b", -1, EngineError("unknown"), fleet.now))
+        fleet.scheduler.rebalance = lambda now: [Move(sample.id, "b", "a")]  # type: ignore[method-assign]
+        fleet.scheduler.adjust_worker("b", paused=True, now=fleet.now)
+        fleet.wait(1.0)
+        assert (sample.ended, sample.worker) == (False, "b")
+        del fleet.scheduler.rebalance
+
 
 class TestFull:
     def test_a_full_worker_is_left_alone_for_as_long_as_it_says(self, fleet_of):
@@ -404,6 +429,27 @@ class TestBreaker:
         probe = fleet.submit("probe")
         fleet.hear(fleet.dispatcher.release(probe.request, fleet.now))
         assert fleet.stats("a").status == "half_open"
+        assert fleet.submit("next").worker == "a"
+
+    @pytest.mark.parametrize("how", ["full", "aborted", "silent"])
+    def test_a_probe_that_comes_to_nothing_does_not_keep_the_worker_out_for_good(self, fleet_of, how: str):
+        fleet = fleet_of("ab", idle_timeout=2.0)
+        fleet.trip("a")
+        fleet.wait(FIRST_PAUSE + 0.1)
+        probe = fleet.submit("probe")
+        assert probe.worker == "a"
+        if how == "full":
+            fleet.fail(probe, OverloadedError("HTTP 429", retry_after=1.0))
+            assert probe.worker == "b"
+        elif how == "aborted":
+            fleet.say(probe, end="abort")
+        else:
+            fleet.say(probe)  # it has begun
+            fleet.wait(2.6)
+            assert fleet.stats("a").status == "open", "the pause doubles"
+            assert probe.worker == "b"
+        fleet.serve(probe)
+        fleet.wait(3.0)
         assert fleet.submit("next").worker == "a"
 
     def test_who_breaks_every_stream_proves_itself_by_an_end(self, fleet_of):
@@ -551,6 +597,18 @@ class TestSilence:
             fleet.say(busy, token)
         assert (waiting.ended, waiting.worker) == (False, "b"), "it waits on"
         fleet.serve(waiting)
+
+    def test_a_stream_that_stalls_is_a_fault_though_its_worker_speaks_of_others(self, fleet_of):
+        fleet = fleet_of("ab", idle_timeout=4.0)
+        stalled, running = fleet.submit("stalled"), fleet.submit("running", max_tokens=50)
+        fleet.say(stalled, 1)
+        for token in range(6):
+            fleet.wait(1.0)
+            fleet.say(running, token)
+        assert (stalled.worker, fleet.stats("a").errors) == ("b", {"timeout": 1})
+        fleet.say(stalled, 2)
+        fleet.wait(30.0)
+        assert isinstance(stalled.error, WorkerTimeoutError)
 
     def test_tokens_are_life(self, fleet_of):
         fleet = fleet_of("ab", idle_timeout=4.0)
