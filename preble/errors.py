@@ -17,7 +17,7 @@
     │   └── NamespaceNotServedError         those that can do not serve this request's namespace
     ├── WorkerError                         a worker is at fault
     │   ├── WorkerStartError                it did not start; carries its last log lines
-    │   ├── WorkerLostError                 it died or went silent; carries the tokens so far
+    │   ├── WorkerLostError                 it died; carries the tokens so far
     │   ├── WorkerTimeoutError              it produced no token of this request for too long
     │   └── EngineError                     its engine failed this one request
     │       └── EngineDeadError             its engine can serve nothing any more, and the worker ends

@@ -439,9 +439,9 @@ class Counters(msgspec.Struct, frozen=True):
     """Samples and tokens since the start. Each submitted sample ends as finished, failed or cancelled.
 
     Those that were `refused` when they came, since a limit was reached or no worker was there, were not submitted.
-    `retried` counts how often a sample was placed again because its worker failed or was lost, `moved` the waiting
-    samples that were taken to another worker, and `copied` the prefixes that a worker was asked to compute in the
-    background.
+    `retried` counts how often a sample was placed again because its worker failed, was lost or was removed, or because
+    its queue there was too long; `moved` the waiting samples that were taken to another worker, and `copied` the
+    prefixes that a worker was asked to compute in the background.
     """
 
     submitted: int

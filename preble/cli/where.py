@@ -8,10 +8,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import msgspec
-
 from preble import POLICIES, ConfigurationError, PrebleCluster
 from preble.backends import BACKENDS
+from preble.backends.openai.models import model_cards
 
 MODEL = "a Hugging Face folder or a GGUF file; for a --url the one with its tokenizer"
 _STARTED = ", ".join(name for name, backend in BACKENDS.items() if not backend.remote)
@@ -19,15 +18,6 @@ _USUAL_KEY = "OPENAI_API_KEY"
 _PATIENCE = 5.0
 """Seconds that a server has to name its models."""
 _LONGEST = 1 << 20
-
-
-class _Card(msgspec.Struct):
-    id: str
-    root: str | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Card]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,9 +51,10 @@ def _served_folder(url: str, key: str | None) -> str:
     """Return the folder of the model that a server runs, if it is on this machine: only there is its tokenizer."""
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"--url: {url!r} does not begin with http:// or https://")
+    body = _models(url, key)
     try:
-        cards = msgspec.json.decode(_models(url, key), type=_Models).data
-    except msgspec.DecodeError as error:
+        cards = model_cards(body, url.rstrip("/").removesuffix("/v1"))
+    except ConfigurationError as error:
         raise ConfigurationError(f"--url: {url} does not say which models it runs ({error}): give MODEL") from None
     names = [name for card in cards for name in (card.root, card.id) if name]
     for name in names:

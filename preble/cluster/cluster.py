@@ -495,10 +495,11 @@ class PrebleCluster:
     async def remove_worker(self, worker: str) -> None:
         """Stop a worker. Its requests are sent to other workers, unless `drain_worker` has waited for them to finish.
 
-        Raises ConfigurationError if there is no such worker.
+        Of a worker that is lost already, what `stats` shows is forgotten. Raises ConfigurationError if there is no such
+        worker.
         """
         self._state.require_started()
-        if self._pool.awaits(worker):
+        if self._pool.awaits(worker) or self._is_lost(worker):
             self._driver.forget(worker)
         else:
             self._driver.on_lost(worker, WorkerLostError("the worker was removed", worker=worker), removed=True)
@@ -516,6 +517,9 @@ class PrebleCluster:
         Any thread may call it.
         """
         return self._state.call(self._pool.pids)
+
+    def _is_lost(self, worker: str) -> bool:
+        return any(each.worker == worker and each.status == "lost" for each in self._driver.stats().workers)
 
     async def _generate(
         self, prompt: Prompt, sampling: SamplingParams | None, options: RequestOptions, *, patient: bool = False

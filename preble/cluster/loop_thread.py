@@ -57,7 +57,7 @@ class LoopThread:
         return self._thread is not None and not self._ended
 
     def start(self) -> None:
-        """Start the thread. Raises ClosedError if it was started or stopped before."""
+        """Start the thread. Raises ClosedError if it was started or stopped before, OSError if there is no loop."""
         with self._lock:
             if self._thread is not None or self._ended:
                 raise ClosedError("a cluster starts once")
@@ -128,7 +128,14 @@ class LoopThread:
             started.set_result(None)
             await self._stopping.wait()
 
-        asyncio.run(main())
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(main())
+        except BaseException as error:
+            if started.done():
+                raise
+            self._ended = True  # there is no loop to stop, as when the system has no more files to give
+            started.set_exception(error)
 
 
 async def _next(source: AsyncGenerator[_Result, None]) -> _Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sized
 from contextlib import aclosing
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -93,7 +93,7 @@ class Batch:
     def __init__(
         self,
         serve: Serve,
-        jobs: AsyncIterator[Job],
+        jobs: AsyncGenerator[Job, None],
         *,
         common: RequestKeywords,
         concurrency: int,
@@ -122,7 +122,7 @@ class Batch:
 
     async def as_completed(self) -> AsyncGenerator[tuple[int, Generation | PrebleError], None]:
         """Yield the index of each prompt and what became of it, as they end. Closing it cancels what still runs."""
-        ended: asyncio.Queue[tuple[int, Generation | PrebleError] | Exception | None]
+        ended: asyncio.Queue[tuple[int, Generation | PrebleError] | BaseException | None]
         ended = asyncio.Queue(self._concurrency)  # a slow reader slows the work down
         working = asyncio.create_task(self._work(ended))
         try:
@@ -130,7 +130,7 @@ class Batch:
                 found = await ended.get()
                 if found is None:
                     return
-                if isinstance(found, Exception):
+                if isinstance(found, BaseException):
                     raise found
                 self._raise_unless_returned(found[1])
                 self._show(number)
@@ -138,6 +138,7 @@ class Batch:
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+            await self._jobs.aclose()
 
     def _raise_unless_returned(self, result: Generation | PrebleError) -> None:
         if isinstance(result, StateError) or (isinstance(result, PrebleError) and not self._return_exceptions):
@@ -152,7 +153,9 @@ class Batch:
     async def _work(self, ended: asyncio.Queue[Any]) -> None:
         try:
             await gather_or_cancel(self._serve_some(ended) for _ in range(self._concurrency))
-        except Exception as error:  # of what yields the prompts
+        except BaseException as error:  # of what yields the prompts, which may be a CancelledError too
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise  # nobody reads on
             await ended.put(error)
         else:
             await ended.put(None)

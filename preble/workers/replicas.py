@@ -227,14 +227,15 @@ class ReplicaPool:
             self._listener.on_step(replica.name, step)
 
     async def _watch(self, replica: _Replica) -> None:
-        """Look after a replica for as long as it is ours."""
+        """Look after a replica for as long as it is ours, whatever goes wrong where its losses and returns are told."""
         while True:
-            if not replica.serving:
-                replica.info = await self._until_back(replica)
-                replica.serving = True
-                _logger.warning("%s is back", replica.name)
-                self._listener.on_found(replica.name, replica.info)
-            self._lose(replica, await self._until_gone(replica))
+            try:
+                if not replica.serving:
+                    self._find(replica, await self._until_back(replica))
+                self._lose(replica, await self._until_gone(replica))
+            except Exception:
+                _logger.exception("%s is looked after all the same", replica.name)
+                await asyncio.sleep(replica.engine.options.health_interval)
 
     async def _until_gone(self, replica: _Replica) -> str:
         """Check health and load at intervals, and when it is in doubt; return why the replica counts as lost.
@@ -275,6 +276,12 @@ class ReplicaPool:
                     said = str(error)
                     _logger.error("%s is not used: %s", replica.name, error)
                 await asyncio.sleep(replica.engine.options.backoff_limit)
+
+    def _find(self, replica: _Replica, info: EngineInfo) -> None:
+        _logger.warning("%s is %s", replica.name, "there" if replica.info is None else "back")
+        replica.info = info
+        replica.serving = True
+        self._listener.on_found(replica.name, info)
 
     def _lose(self, replica: _Replica, reason: str) -> None:
         replica.serving = False

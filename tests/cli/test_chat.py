@@ -269,6 +269,8 @@ async def test_a_key_that_is_wrong_or_missing_is_one_line_and_is_not_shown(model
     ("models", "reason"),
     [
         ({"data": [{"id": "some-model"}]}, "runs some-model, no folder here: give its tokenizer's"),
+        ({"models": [{"name": "some-model", "root": 3}]}, "runs some-model, no folder here"),
+        (["some-model", {"id": "other", "root": None}], "runs some-model, other, no folder here"),
         ({"data": []}, "runs nothing, no folder here"),
         ({"error": "no"}, "does not say which models it runs"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from preble import (
     WorkerStartError,
 )
 from preble.replay import replay
-from tests.cluster.cases import GREEDY, SLOW, alive, descendants, eventually, prompt
+from tests.cluster.cases import GREEDY, SLOW, alive, descendants, eventually, prompt, serving
 
 LONG = SamplingParams(max_tokens=30, temperature=0.0)
 
@@ -115,6 +116,18 @@ async def test_without_a_worker_a_request_does_not_wait_for_ever() -> None:
         with pytest.raises(NoWorkersError):
             await cluster.generate(prompt(1), GREEDY)
         assert cluster.stats().counters.refused == 1
+
+
+async def test_a_worker_that_died_is_forgotten_when_it_is_removed() -> None:
+    async with PrebleCluster(backend="sim", workers=2) as cluster:
+        os.kill(cluster.worker_pids()["w0"], signal.SIGKILL)
+        await eventually(lambda: serving(cluster) == ["w1"])
+        assert [worker.worker for worker in cluster.stats().workers] == ["w0", "w1"]
+        await cluster.remove_worker("w0")
+        assert [worker.worker for worker in cluster.stats().workers] == ["w1"]
+        with pytest.raises(ConfigurationError, match="'w0' is not here"):
+            await cluster.remove_worker("w0")
+        cluster.check()
 
 
 async def test_workers_that_are_not_here_are_named() -> None:

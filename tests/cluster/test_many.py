@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from preble import (
     PrebleCluster,
     SamplingParams,
 )
+from preble.cluster.many import Batch, Job
 from tests.cluster.cases import GREEDY, SLOW, eventually, prompt
 
 LIMIT = 500
@@ -241,6 +242,43 @@ async def test_an_error_of_what_yields_the_prompts_ends_it_all():
     async with running() as cluster:
         with pytest.raises(OSError, match="no more lines"):
             await cluster.generate_many(prompts(), GREEDY, return_exceptions=True)
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_a_cancellation_by_what_yields_the_prompts_ends_it_all(concurrency: int):
+    def prompts() -> Iterator[list[int]]:
+        yield prompt(1)
+        raise asyncio.CancelledError("no more lines")
+
+    async with running() as cluster:
+        caught = asyncio.create_task(cluster.generate_many(prompts(), GREEDY, concurrency=concurrency))
+        await eventually(caught.done)
+        assert caught.cancelled()
+
+
+async def test_leaving_the_results_early_ends_what_yields_the_jobs():
+    ended = []
+
+    async def jobs() -> AsyncGenerator[Job, None]:
+        try:
+            for index in range(9):
+                yield Job(index, prompt(index), GREEDY, {})
+        finally:
+            ended.append(True)
+
+    async with running() as cluster:
+        source = jobs()
+        batch = Batch(
+            lambda *of: cluster.generate(of[0], of[1]),
+            source,
+            common={},
+            concurrency=2,
+            progress=None,
+            return_exceptions=False,
+        )
+        async with aclosing(batch.as_completed()) as results:
+            await anext(results)
+        assert ended == [True]
 
 
 async def test_a_drained_cluster_stays_closed_until_it_is_reopened():

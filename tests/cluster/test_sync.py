@@ -195,6 +195,20 @@ def test_a_cluster_that_does_not_start_leaves_no_thread():
     assert threading.active_count() == before
 
 
+def test_one_that_gets_no_event_loop_says_why(monkeypatch: pytest.MonkeyPatch):
+    def no_more() -> None:
+        raise OSError("too many open files")
+
+    before = threading.active_count()
+    monkeypatch.setattr(asyncio, "new_event_loop", no_more)
+    monkeypatch.setattr(asyncio.events, "new_event_loop", no_more)
+    cluster = SyncCluster(backend="sim", processes=False)
+    with ThreadPoolExecutor(1) as pool:
+        assert str(pool.submit(cluster.start).exception(timeout=10)) == "too many open files"
+    cluster.close()
+    until(lambda: threading.active_count() == before)
+
+
 def test_one_that_is_forgotten_ends_its_thread():
     before = threading.active_count()
     cluster = SyncCluster(backend="sim", workers=1, processes=False)

@@ -296,6 +296,7 @@ class Heard:
         self.failed: list[PrebleError] = []
         self.lost: list[str] = []
         self.found: list[str] = []
+        self.wrong: list[str] = []  # what raises when it is told next
         self.pool = module.ReplicaPool(
             urls, make_engine=lambda **own: OpenAIEngine(**{**QUICK, "health_interval": 3600.0, **options, **own})
         )
@@ -305,8 +306,8 @@ class Heard:
             Listener(
                 on_step=self._on_step,
                 on_failed=lambda _, __, error: self.failed.append(error),
-                on_lost=lambda worker, _: self.lost.append(worker),
-                on_found=lambda worker, _: self.found.append(worker),
+                on_lost=lambda worker, _: self._on("lost", worker),
+                on_found=lambda worker, _: self._on("found", worker),
                 on_stopping=pytest.fail,
             ),
             5.0,
@@ -319,6 +320,12 @@ class Heard:
     def ask(self, worker: str, max_tokens: int = 8) -> None:
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
         self.pool.send(worker, Submit(EngineRequest(1, pack(prompt(1)), sampling)))
+
+    def _on(self, kind: str, worker: str) -> None:
+        getattr(self, kind).append(worker)
+        if kind in self.wrong:
+            self.wrong.remove(kind)
+            raise LookupError(f"{kind} is not understood")
 
     def _on_step(self, worker: str, step: Step) -> None:
         self.tokens += [token for _, delta in step.deltas for token in unpack(delta.tokens)]
@@ -567,6 +574,8 @@ async def test_it_starts_with_the_replicas_that_are_there_and_the_others_join(ca
         assert (await cluster.generate(prompt(1), GREEDY)).worker == one.url
         await two.start()
         await eventually(lambda: len(serving(cluster)) == 2)
+        assert f"{two.url} is there" in caplog.text
+        assert "is back" not in caplog.text
         outs = await cluster.generate_many([prompt(number) for number in range(12)], GREEDY)
         assert {out.worker for out in outs} == {one.url, two.url}
         cluster.check()
@@ -614,6 +623,21 @@ async def test_a_replica_that_refuses_does_not_keep_the_others_from_beginning(ca
         one.healthy.set()
     assert f"beginning without {locked.url}, which is tried again: HTTP 401: wrong key" in caplog.text
     assert f"beginning without {odd.url}, which is tried again: " in caplog.text
+
+
+@pytest.mark.parametrize("wrong", ["lost", "found"])
+async def test_a_replica_is_looked_after_also_if_telling_of_it_goes_wrong(caplog: pytest.LogCaptureFixture, wrong: str):
+    async with OpenAIServer(**SIM) as server, Heard(server.url, health_interval=0.02) as heard:
+        heard.wrong.append(wrong)
+        await server.stop()
+        await eventually(lambda: bool(heard.lost))
+        await server.start()
+        await eventually(lambda: bool(heard.found))
+        await server.stop()
+        await eventually(lambda: len(heard.lost) == 2)
+        await server.start()
+        await eventually(lambda: len(heard.found) == 2)
+    assert f"{wrong} is not understood" in caplog.text
 
 
 async def test_a_server_that_says_nothing_is_named():

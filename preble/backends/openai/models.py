@@ -19,13 +19,15 @@ _SHOWN = 200  # characters of a list that is not understood
 class ModelCard(msgspec.Struct, frozen=True):
     """One model of a server. `context` is what the server says of its context, as it says it; None if it does not.
 
-    `adapter` is True for a LoRA adapter, which servers list beside its base model.
+    `adapter` is True for a LoRA adapter, which servers list beside its base model. `root` is where the server has the
+    model from, such as a folder; None if it does not say.
     """
 
     id: str
     owned_by: str = ""
     context: Any = None
     adapter: bool = False
+    root: str | None = None
 
     @property
     def context_limit(self) -> int | None:
@@ -70,7 +72,14 @@ def _card(entry: Any) -> ModelCard | None:
         return None
     meta = entry.get("meta")  # llama.cpp's
     context = _first({**(meta if isinstance(meta, dict) else {}), **entry}, (*_CONTEXT, "n_ctx"))
-    return ModelCard(name, str(entry.get("owned_by") or ""), context, adapter=bool(entry.get("parent")))
+    root = entry.get("root")
+    return ModelCard(
+        name,
+        str(entry.get("owned_by") or ""),
+        context,
+        adapter=bool(entry.get("parent")),
+        root=root if isinstance(root, str) else None,
+    )
 
 
 def _first(entry: dict[str, Any], names: tuple[str, ...]) -> Any:
