@@ -31,6 +31,7 @@ from preble import (
 from preble.backends import Delta, EngineRequest
 from preble.backends.openai.engine import OpenAIEngine
 from preble.core.cost import PRESETS
+from preble.dispatch import breaker, health
 from preble.errors import UnreachableError
 from preble.tokens import pack, unpack
 from preble.transport.schema import Step, Submit
@@ -156,7 +157,7 @@ async def test_a_replica_that_hangs_is_lost(pair: Pair):
 @pytest.mark.parametrize("ill", ["late", "503"])
 async def test_a_replica_whose_tokens_flow_is_alive_whatever_it_says_of_its_health(ill: str):
     async with OpenAIServer(**SIM, **SLOW) as server:
-        cluster = await connected(server, options={"health_timeout": 0.05})
+        cluster = await connected(server, options={"health_timeout": 0.05, "health_interval": 0.1})
         stream = cluster.stream(prompt(1), SamplingParams(max_tokens=1000))
         await anext(stream)
         server.healthy.clear() if ill == "late" else setattr(server, "status", 503)
@@ -199,8 +200,10 @@ async def test_one_that_breaks_every_stream_costs_no_request(pair: Pair):
 
 @pytest.mark.parametrize(("status", "retry_after"), [(500, {}), (404, {}), (503, {}), (429, {"Retry-After": "60"})])
 async def test_one_that_refuses_everything_at_once_costs_no_request(
-    pair: Pair, status: int, retry_after: dict[str, str]
+    pair: Pair, status: int, retry_after: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 60.0)  # so that it is not tried again before the test ends
+    monkeypatch.setattr(health, "FULL_PAUSE", 60.0)
     pair.servers[0].answers.extend([(status, retry_after, "no")] * 1000)
     outs = await pair.cluster.generate_many([prompt(number) for number in range(40)], GREEDY, concurrency=8)
     assert {out.worker for out in outs} == {pair.servers[1].url}
@@ -382,13 +385,13 @@ async def test_a_server_that_takes_no_more_connections_may_still_end_what_it_has
         raise error
 
     asked: list[OpenAIEngine] = []
-    async with OpenAIServer(**SIM, **SLOW) as server, Heard(server.url, health_interval=0.2) as heard:
-        heard.ask(server.url, 60)
+    async with OpenAIServer(**SIM, **SLOW) as server, Heard(server.url, health_interval=1.0) as heard:
+        heard.ask(server.url, 160)
         await eventually(lambda: bool(heard.tokens))
         monkeypatch.setattr(OpenAIEngine, "ping", refused)
         await eventually(lambda: len(asked) >= 2)
         assert heard.lost == []
-        await eventually(lambda: len(heard.tokens) == 60)
+        await eventually(lambda: len(heard.tokens) == 160)
         await eventually(lambda: heard.lost == [server.url])
 
 
@@ -600,8 +603,8 @@ async def test_replicas_that_are_not_there_are_named_with_the_reason(least: int)
         ill.status = 503
         odd.models = {"data": [{"id": "sim", "max_model_len": -5}]}
         servers = [ill, odd] if least == 1 else [there, ill, odd]
-        with pytest.raises(WorkerStartError, match=r"not healthy within 0\.3 s: ") as caught:
-            await described(*servers, start_timeout=0.3, min_replicas=least).start()
+        with pytest.raises(WorkerStartError, match=r"not healthy within \d[\d.]* s: ") as caught:
+            await described(*servers, start_timeout=2.0, min_replicas=least).start()
     assert caught.value.worker == ill.url
     assert f"{ill.url}: HTTP 503" in str(caught.value)
     assert f"{odd.url}: " in str(caught.value)
@@ -619,7 +622,7 @@ async def test_a_replica_that_refuses_does_not_keep_the_others_from_beginning(ca
             await described(locked, one, min_replicas=2).start()
         one.healthy.clear()
         with pytest.raises(WorkerStartError, match=f"{locked.url}: HTTP 401: wrong key"):
-            await described(one, locked, start_timeout=0.1).start()
+            await described(one, locked, start_timeout=2.0).start()
         one.healthy.set()
     assert f"beginning without {locked.url}, which is tried again: HTTP 401: wrong key" in caplog.text
     assert f"beginning without {odd.url}, which is tried again: " in caplog.text

@@ -213,24 +213,24 @@ async def test_the_wait_may_end_at_a_date(engine: OpenAIEngine, server: OpenAISe
     "noise",
     [b": still here\n\n", b'data: {"choices": [], "meta_info": {"completion_tokens": 0}}\n\n', b"data: "],
 )
-async def test_what_is_no_token_does_not_keep_a_request_alive(server: OpenAIServer, noise: bytes):
-    engine = OpenAIEngine(url=server.url, idle_timeout=0.1, **FAST)
-    await engine.start()
+async def test_what_is_no_token_does_not_keep_a_request_alive(engine: OpenAIEngine, server: OpenAIServer, noise: bytes):
+    impatient = OpenAIEngine(url=server.url, idle_timeout=0.1, **FAST)
+    await impatient.start()
     server.noise = noise
     with pytest.raises(UnreachableError, match=r"no token within 0\.1 s"):
         async with asyncio.timeout(10):
-            await run(engine)
+            await run(impatient)
+    await impatient.close()
     server.noise = b""
     assert tokens(await run(engine)) == tokens(await expected())
-    await engine.close()
 
 
 async def test_tokens_keep_a_request_alive_however_long_it_takes(server: OpenAIServer):
     server.engine.options = msgspec.structs.replace(server.engine.options, time_scale=1.0)
-    engine = OpenAIEngine(url=server.url, idle_timeout=0.5, **FAST)
+    engine = OpenAIEngine(url=server.url, idle_timeout=1.0, **FAST)
     await engine.start()
-    deltas = await run(engine, SamplingParams(max_tokens=60, temperature=0.0))
-    assert len(tokens(deltas)) == 60
+    deltas = await run(engine, SamplingParams(max_tokens=80, temperature=0.0))
+    assert len(tokens(deltas)) == 80
     await engine.close()
 
 
