@@ -17,6 +17,7 @@ from preble.errors import ConfigurationError, ModelError, nearest
 from preble.transport.schema import Ticket
 from preble.workers.worker import construct, make_engine
 
+_OF_WORKERS = ("backend", "cpus", "devices", "processes", "share_devices", "threads", "workers")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "config.json")
 
 
@@ -98,6 +99,8 @@ def check_callback(name: str, function: object) -> None:
 def check_known(options: Iterable[str]) -> None:
     """Raise ConfigurationError for an option that `connect` does not have."""
     for name in options:
+        if name in _OF_WORKERS:
+            raise ConfigurationError(f"{name}: is for clusters that start workers")
         if name not in ConnectKeywords.__annotations__:
             raise ConfigurationError(f"{name}: unknown option{nearest(name, ConnectKeywords.__annotations__)}")
 

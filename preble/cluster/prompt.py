@@ -118,7 +118,7 @@ class PromptReader:
 
     def _tokenizer(self, kind: str) -> Tokenizer:
         if self.tokenizer is None:
-            raise InvalidRequestError(f"{kind} need a model with a tokenizer: pass token ids", field="prompt")
+            raise InvalidRequestError(f"{kind} cannot be read without a tokenizer: pass token ids", field="prompt")
         return self.tokenizer
 
     def _check_tokens(self, packed: bytes) -> None:

@@ -232,6 +232,8 @@ class Scheduler:
         if fleet.restricted or excluded or length + (max_tokens or 1) > fleet.shortest_context:
             fleet = fleet.serving(namespace, length, max_tokens, excluded)
         decision = self.policy.place(query, fleet, now) if worker is None else self._assigned(worker, fleet)
+        if not isinstance(decision, Decision) or not isinstance(decision.slot, int):
+            raise ConfigurationError(f"policy: place returned {decision!r}, which is no Decision of a slot")
         slot = decision.slot
         if not (0 <= slot < len(fleet.slots) and fleet.slots[slot].accepts_requests and fleet.names[slot] is not None):
             raise ConfigurationError(f"policy: chose slot {slot}, which has no worker that takes this request")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from preble.core.policy import Decision
 from preble.core.scheduler import Placement, Scheduler
 from preble.errors import ConfigurationError, InvalidRequestError, NoWorkersError
 from preble.tokens import pack
@@ -487,6 +488,19 @@ class TestRefusals:
         ):
             with pytest.raises(KeyError):
                 call()
+
+
+@pytest.mark.parametrize("answer", [None, "a", Decision("0", "text"), 3])
+def test_a_policy_that_answers_with_something_else_is_a_typed_error(answer: object):
+    class Odd:
+        def place(self, query: object, fleet: object, now: float) -> object:
+            return answer
+
+    scheduler = Scheduler(Odd())
+    scheduler.add_worker("a", kv_tokens=100, now=0.0)
+    with pytest.raises(ConfigurationError, match="policy: place returned"):
+        scheduler.submit(1, [1, 2], now=0.0)
+    assert scheduler.snapshot().requests == 0
 
 
 class TestReceipts:
