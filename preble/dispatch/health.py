@@ -88,7 +88,8 @@ class Health:
 
     def overload(self, now: float) -> OverloadedError | None:
         """Return what to say to those that no worker takes, if some are full: when the first of these takes more."""
-        full = [(until, reason) for until, reason in self._full_until.values() if now < until]
+        live = self._live()
+        full = [known for worker, known in self._full_until.items() if worker in live and now < known[0]]
         if not full:
             return None
         until, reason = min(full)
@@ -116,9 +117,13 @@ class Health:
             found = self._breakers[worker] = Breaker()
         return found
 
-    def _may_open(self, worker: str) -> bool:
+    def _live(self) -> set[str | None]:
+        """The workers that are not drained."""
         fleet = self._scheduler.fleet
-        live = {fleet.names[slot] for slot in fleet.live}
+        return {fleet.names[slot] for slot in fleet.live}
+
+    def _may_open(self, worker: str) -> bool:
+        live = self._live()
         return worker not in self._tripped and 2 * (len(self._tripped & live) + 1) <= len(live)
 
     def _open(self, worker: str, breaker: Breaker, reason: str, now: float) -> None:
