@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -131,6 +131,14 @@ def told(url: str) -> dict[str, object]:
         return json.loads(response.read())
 
 
+def until(condition: Callable[[], object]) -> None:
+    """Wait until `condition` holds; fail if it does not in time."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_the_service_stops_what_a_client_has_left(service):
     before = told(service)["counters"]["cancelled"]
     body = json.dumps({"prompt": "import this", "max_tokens": 100_000}).encode()
@@ -140,10 +148,8 @@ def test_the_service_stops_what_a_client_has_left(service):
     address = urllib.parse.urlsplit(service)
     with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall(head.encode() + body)
-        while not told(service)["in_flight"]:
-            time.sleep(0.01)
-    while told(service)["in_flight"]:
-        time.sleep(0.01)
+        until(lambda: told(service)["in_flight"])
+    until(lambda: not told(service)["in_flight"])
     assert told(service)["counters"]["cancelled"] == before + 1
 
 

