@@ -24,7 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--markdown", metavar="FILE", help="write the tables there")
     options = parser.parse_args(argv)
     scale = QUICK if options.quick else FULL
-    logging.getLogger("preble").setLevel(logging.CRITICAL)  # of what is bad on purpose nobody needs to hear
     with progress("failover", scale.runs) as done:
         runs = asyncio.run(measure(scale, done))
     sys.stdout.write("\n\n".join([*tables(runs), verdict(runs)]) + "\n\n")
@@ -46,4 +45,5 @@ def metrics(runs: Sequence[Run]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    logging.getLogger("preble").setLevel(logging.CRITICAL)  # of what is bad on purpose nobody needs to hear
     sys.exit(main())

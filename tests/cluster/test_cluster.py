@@ -476,10 +476,11 @@ async def test_calls_from_another_loop_fail_at_once(cluster: PrebleCluster) -> N
 
 async def test_a_check_finds_what_the_scheduler_has_and_the_cluster_has_not(cluster: PrebleCluster) -> None:
     cluster.check()
-    cluster.scheduler.submit("nobody's", [1, 2, 3], now=0.0)
+    now = asyncio.get_running_loop().time()
+    cluster.scheduler.submit("nobody's", [1, 2, 3], now=now)
     with pytest.raises(AssertionError, match="scheduler and samples differ"):
         cluster.check()
-    cluster.scheduler.finish("nobody's", now=0.0)
+    cluster.scheduler.finish("nobody's", now=now)
 
 
 async def test_a_policy_of_ones_own_needs_no_entry() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -101,6 +102,12 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left alone is tried again after a moment."""
     monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(health, "FULL_PAUSE", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def heard(caplog: pytest.LogCaptureFixture) -> None:
+    """Warnings are heard, whatever level other tests in this process have set."""
+    caplog.set_level(logging.INFO, logger="preble")
 
 
 def said(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:

@@ -64,7 +64,7 @@ async def test_what_outlasts_a_stopping_worker_goes_on_elsewhere() -> None:
         task = asyncio.create_task(cluster.generate(prompt(1), GREEDY))
         await eventually(lambda: cluster.stats().workers[0].requests == 1)
         os.kill(_worker_process(cluster, "w0"), signal.SIGTERM)
-        await eventually(lambda: cluster.stats().counters.retried == 1)
+        await eventually(lambda: cluster.stats().counters.retried == 1, patience=60.0)
         task.cancel()
 
 

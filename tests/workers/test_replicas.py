@@ -703,7 +703,7 @@ async def test_a_wrong_key_is_an_error_at_the_start():
         (["http://a"], {"min_replicas": 0}, "min_replicas"),
         (["http://a"], {"min_replicas": "all"}, "min_replicas"),
         (["http://a"], {"polcy": "e2"}, "polcy: unknown option, did you mean 'policy'"),
-        (["http://a"], {"workers": 3}, "workers: unknown option"),
+        (["http://a"], {"workers": 3}, "workers: is for clusters that start workers"),
     ],
 )
 def test_a_wrong_description_is_named(urls: Any, options: Any, match: str):
