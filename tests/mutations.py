@@ -167,9 +167,14 @@ MUTATIONS = [
             ("what fails everywhere is held against nobody",
              "self._health.withdraw(worker, sample.id, now)", "pass"),
             ("what is silent everywhere ends", "        sample.silent = True\n", ""),
-            ("a loop that was blocked makes no worker silent", "if due == math.inf or now - due < lag:", "if True:"),
-            ("a silent worker's request stays if there is no other",
-             "if hung if sample.silent else self._has_elsewhere(sample):", "if True:"),
+                        ("a silent worker's request stays if there is no other",
+             "(trouble == \"hung\" if sample.silent else self._has_elsewhere(sample))", "True"),
+        ]),
+        ("preble/dispatch/silence.py", "tests/dispatch/test_failover.py", [
+            ("a loop that was blocked makes no worker silent",
+             "return late < min(_LAG, self._idle_timeout / 4)", "return True"),
+            ("a stream that stalls is a fault though its worker speaks of others", "sample.answered or quiet", "quiet"),
+            ("who waits in a long queue is not hung", "sample.answered or quiet", "True"),
         ]),
         ("preble/dispatch/health.py", "tests/dispatch/test_failover.py", [
             ("never more than half of the workers are open",

@@ -34,7 +34,7 @@ def _waits(axes: Axes, records: Mapping[str, Sequence[Record]]) -> None:
     axes.set(xscale="log", xlabel="time to first token, s", ylabel="share of requests", title="Waiting")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
 
 
 def _work(axes: Axes, records: Mapping[str, Sequence[Record]]) -> None:

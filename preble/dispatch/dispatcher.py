@@ -20,6 +20,7 @@ from preble.dispatch.health import Health
 from preble.dispatch.instructions import AskAgain, Instruction, Send, Tell, Wake
 from preble.dispatch.records import Records
 from preble.dispatch.request import InFlightRequest, Sample
+from preble.dispatch.silence import Silence
 from preble.dispatch.waiting import Waiting
 from preble.errors import (
     ConfigurationError,
@@ -45,9 +46,6 @@ MAX_ATTEMPTS = 3
 
 RETRY_PAUSE = 0.1
 """Seconds before a sample is tried again where it failed, if there is no other worker; doubled each time, to 100 s."""
-
-SILENCE_FACTOR = 10.0
-"""A worker may need so many times the predicted time to the first token before it counts as silent."""
 
 REBALANCE_INTERVAL = 0.25
 """Seconds between looks for waiting requests that another worker would start much sooner."""
@@ -89,10 +87,9 @@ class Dispatcher:
         self._health = Health(scheduler)
         self._records = Records()
         self._waiting = Waiting()
-        self._spoke: dict[str, float] = {}
+        self._silence = Silence(idle_timeout)
         self._worker_wait = worker_wait
-        self._idle_timeout = idle_timeout
-        self._next_rebalance = self._next_listen = math.inf
+        self._next_rebalance = math.inf
         self._asked_at = math.inf
         self._instructions: list[Instruction] = []
 
@@ -129,7 +126,7 @@ class Dispatcher:
     def start(self, now: float) -> list[Instruction]:
         """Begin to look for what waits too long."""
         self._next_rebalance = now + self._interval
-        self._next_listen = now + self._idle_timeout / 8
+        self._silence.start(now)
         return self._answer(now)
 
     def on_added(self, worker: str, now: float) -> list[Instruction]:
@@ -200,7 +197,7 @@ class Dispatcher:
         if step.timings:
             self._scheduler.observe(worker, step.timings, now=now)
         if step.deltas:
-            self._spoke[worker] = now
+            self._silence.spoke(worker, now)
         for id, delta in step.deltas:
             sample = self._on_workers.get(id)
             if sample is not None:
@@ -231,7 +228,7 @@ class Dispatcher:
         self.copies.lost(worker, now)
         self.loads.pop(worker, None)
         self._health.forget(worker)
-        self._spoke.pop(worker, None)
+        self._silence.forget(worker)
         if removed:
             self.forget(worker)
         else:
@@ -257,11 +254,8 @@ class Dispatcher:
         self._health.on_time(now)
         for sample in self._waiting.over(now):
             self._try_again(sample, now)
-        if self._next_listen <= now:
-            self._next_listen = now + self._idle_timeout / 8
-            lag = min(_LAG, self._idle_timeout / 4)
-            if due == math.inf or now - due < lag:  # else it may be the caller who has not listened
-                self._leave_silent_workers(now)
+        if self._silence.is_due(now, late=max(0.0, now - due)):
+            self._leave_silent_workers(now)
         if self._next_rebalance <= now:
             self._next_rebalance = now + self._interval
             self._rebalance(now)
@@ -282,7 +276,7 @@ class Dispatcher:
 
     def _ask_again(self) -> None:
         """Say when something is due next, if that is sooner than what was said last."""
-        due = min(self._next_rebalance, self._next_listen, self._health.due, self._waiting.due)
+        due = min(self._next_rebalance, self._silence.due, self._health.due, self._waiting.due)
         if self._deadlines:
             due = min(due, self._deadlines[0].deadline)
         if due < self._asked_at:
@@ -534,13 +528,9 @@ class Dispatcher:
         speaks of others, since then it may wait in a long queue, and ends if nobody is left to try.
         """
         for sample in list(self._on_workers.values()):
-            assert sample.placement is not None
-            patience = max(self._idle_timeout, SILENCE_FACTOR * sample.placement.predicted_ttft)
-            if now - sample.heard > patience:
-                spoke = self._spoke.get(sample.worker, -math.inf)
-                hung = sample.answered or now - spoke > self._idle_timeout
-                if hung if sample.silent else self._has_elsewhere(sample):
-                    self._leave_silent(sample, now, hung=hung)
+            trouble = self._silence.of(sample, now)
+            if trouble and (trouble == "hung" if sample.silent else self._has_elsewhere(sample)):
+                self._leave_silent(sample, now, hung=trouble == "hung")
 
     def _leave_silent(self, sample: Sample, now: float, *, hung: bool) -> None:
         """Try a sample elsewhere; its worker is at fault if it is `hung`."""
@@ -613,7 +603,6 @@ class Dispatcher:
         self._instructions.append(Send(copy.target, Submit(request)))
 
 
-_LAG = 1.0  # seconds
 _DOUBLINGS = 10  # a pause is not doubled more often
 _MAY_PASS = (OverloadedError, UnreachableError, WorkerLostError)
 
