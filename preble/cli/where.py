@@ -72,3 +72,6 @@ def _models(url: str, key: str | None) -> bytes:
     except urllib.error.HTTPError as error:
         hint = ": the API key is missing or wrong (--api-key-env)" if error.code in (401, 403) else ""
         raise ConfigurationError(f"--url: {url} answers {error.code} {error.reason}{hint}") from None
+    except OSError as error:  # HTTPError is one too
+        reason = getattr(error, "reason", error)
+        raise ConfigurationError(f"--url: {url} cannot be reached: {reason}") from None
