@@ -8,6 +8,7 @@ from typing import Any
 from zlib import crc32
 
 from preble.core.copies import Copy
+from preble.core.fleet import Fleet
 from preble.core.rebalance import Move
 from preble.core.scheduler import Placement, Scheduler
 from preble.tokens import TOKEN_BYTES
@@ -37,6 +38,11 @@ class Split:
         self._choose = choose
         self._owners: dict[Hashable, Scheduler] = {}
         self._proposers: dict[bytes, Scheduler] = {}
+
+    @property
+    def fleet(self) -> Fleet:
+        """The workers and their limits, which are the same for every scheduler."""
+        return self.schedulers[0].fleet
 
     def add_worker(self, worker: str, **about: Any) -> None:
         """All know the workers."""

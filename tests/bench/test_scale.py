@@ -65,6 +65,19 @@ def test_each_request_is_in_the_books_of_one(choose):
     assert all(scheduler.tree.tokens for scheduler in split.schedulers), "each has its part"
 
 
+@pytest.mark.parametrize("choose", [by_chance, by_prefix])
+def test_waiting_requests_are_moved_by_the_scheduler_that_placed_them(choose):
+    split = Split([Scheduler("e2", seed=seed) for seed in range(3)], choose)
+    crowded = [
+        Request(segments=((index % 7, 600), (10 + index, 300)), output_tokens=60, arrival=0.001 * index)
+        for index in range(150)
+    ]
+    result = simulate(crowded, workers=4, options=OPTIONS, scheduler=split)
+    assert result.finished.all()
+    assert result.moved.any()
+    split.check()
+
+
 def test_a_prefix_has_one_scheduler_and_chance_spreads_it():
     prompts = [segment_tokens(7, 600) + segment_tokens(100 + index, 50) for index in range(50)]
     assert len({by_prefix(index, prompt, 8) for index, prompt in enumerate(prompts)}) == 1
