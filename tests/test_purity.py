@@ -55,11 +55,14 @@ LAYERS = [
     {"workers"},
     {"cluster", "simulate", "replay"},
     {"testing"},
+    {"serve"},
+    {"client"},
+    {"pytest_plugin"},
     {"cli"},
     {"__main__"},
 ]
 """From the bottom up: a part imports itself and lower layers."""
-FACES = {"testing", "cli", "__main__"}
+FACES = {"testing", "serve", "client", "pytest_plugin", "cli", "__main__"}
 """What stands on the public names in `preble/__init__.py`; nothing else imports those."""
 APART = [
     ({"transport"}, {"core", "tree", "text"}, "bytes know nothing of scheduling"),
