@@ -71,6 +71,7 @@ lint: .venv/installed
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m mypy examples
+	$(BIN)/hadolint Dockerfile
 
 clean:
 	rm -rf .venv .venv-* out dist

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from preble import PrebleError, __version__, native
-from preble.cli import chat, generate, get_model
+from preble.cli import chat, generate, get_model, serve
 from preble.replay import command as replay
 from preble.simulate import command as simulate
 
@@ -97,6 +97,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    _run(serve.serve(arguments))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="preble",
@@ -114,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         ("get-model", "fetch a small real model", _add_get_model),
         ("chat", "hold a conversation with a model", _add_chat),
         ("generate", "generate text, shown as it comes", _add_generate),
+        ("serve", "serve a model over HTTP, for OpenAI and Anthropic clients", _add_serve),
+        ("check", "check a settings file of serve", _add_check),
         ("replay", "decide a decision log again, under another policy", _add_replay),
         ("simulate", "compare policies on a workload, in virtual time", _add_simulate),
     ):
@@ -139,6 +146,16 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     simulate.add_arguments(parser)
     parser.set_defaults(run=simulate.run)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    serve.add_arguments(parser)
+    parser.set_defaults(run=_serve)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    serve.add_check_arguments(parser)
+    parser.set_defaults(run=serve.check)
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:

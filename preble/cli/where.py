@@ -13,7 +13,7 @@ from preble.backends import BACKENDS
 from preble.backends.openai.models import model_cards
 
 MODEL = "a Hugging Face folder or a GGUF file; for a --url the one with its tokenizer"
-_STARTED = ", ".join(name for name, backend in BACKENDS.items() if not backend.remote)
+STARTED = ", ".join(name for name, backend in BACKENDS.items() if not backend.remote)
 _USUAL_KEY = "OPENAI_API_KEY"
 _PATIENCE = 5.0
 """Seconds that a server has to name its models."""
@@ -22,7 +22,7 @@ _LONGEST = 1 << 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where requests go."""
-    parser.add_argument("--backend", default="torch", help=f'{_STARTED} or "module:Class" (%(default)s)')
+    parser.add_argument("--backend", default="torch", help=f'{STARTED} or "module:Class" (%(default)s)')
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes (%(default)s)")
     parser.add_argument("--policy", default="e2", help=f"{', '.join(POLICIES)} (%(default)s)")
     parser.add_argument("--url", action="append", help="a server that runs the model already; may be given again")
