@@ -33,6 +33,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
       name another adapter are refused before they are sent.
     * `max_batched_tokens` is the most that one step computes, so that longer prefills take several steps; None if that
       is not known.
+    * `plain_text` is True if it has no model, so that its ids are those of `preble.text.plain`.
     * `discipline` is the order of the engine's wait queue (see `preble.wait_queue.disciplines`), if its first delta of
       a request comes as soon as the request is admitted; otherwise it is "fcfs".
     """
@@ -50,6 +51,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     adapters: tuple[str, ...] | None = ()
     max_batched_tokens: int | None = None
     discipline: Discipline = "fcfs"
+    plain_text: bool = False
 
 
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -32,11 +32,15 @@ _WORD = re.compile("[Ġ▁][a-z]{2,}")
 
 
 class Words(msgspec.Struct, frozen=True):
-    """`ids` are what is drawn from, `end` is the token that ends a text, and `size` bounds all ids."""
+    """`ids` are what is drawn from, `end` is the token that ends a text, and `size` bounds all ids.
+
+    They are `plain` without a model: those of `preble.text.plain`.
+    """
 
     ids: Sequence[int]
     end: int | None
     size: int
+    plain: bool = False
 
 
 def words_of(model: str | None, size: int | None) -> Words:
@@ -49,7 +53,7 @@ def words_of(model: str | None, size: int | None) -> Words:
     vocabulary = read_vocabulary(path) if path and path.exists() else None
     if path is None or vocabulary is None:
         size = size or DEFAULT_SIZE
-        return Words(range(FIRST_TOKEN, size), END_TOKEN, size)
+        return Words(range(FIRST_TOKEN, size), END_TOKEN, size, plain=path is None)
     bound = size or vocabulary.size
     pieces = {piece: id for piece, id in vocabulary.pieces.items() if id < bound}
     ids = sorted(id for piece, id in pieces.items() if _WORD.fullmatch(piece)) or sorted(pieces.values())

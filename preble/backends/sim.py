@@ -167,6 +167,7 @@ class SimEngine:
             adapters=None,
             max_batched_tokens=options.max_batched_tokens,
             discipline=self.core.batcher.local.discipline,
+            plain_text=words.plain,
         )
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:

@@ -56,6 +56,8 @@ class Http(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_on
 
     host: str = "127.0.0.1"
     port: int = 8000
+    grace: float | None = None
+    max_body: int | None = None
     api_key_env: str | None = None
     served_model_name: str | list[str] | None = None
     tool_parser: str | None = None

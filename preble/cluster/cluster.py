@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Literal, Unpack, overload
 
-from preble.backends import Engine, find_backend
+from preble.backends import Engine, EngineInfo, find_backend
 from preble.backends.openai.engine import OpenAIEngine
 from preble.cluster.arguments import (
     ConnectKeywords,
@@ -26,6 +27,7 @@ from preble.cluster.arguments import (
     folder,
 )
 from preble.cluster.driver import Driver, OnEvent
+from preble.cluster.faces import face
 from preble.cluster.forgotten import caller, end_when_forgotten
 from preble.cluster.gate import Gate
 from preble.cluster.intake import Intake
@@ -417,6 +419,10 @@ class PrebleCluster:
         self._state.require_ready()
         return self._state.call(self._driver.stats)
 
+    def engines(self) -> dict[str, EngineInfo]:
+        """Return what each worker's engine can do, by worker name. Any thread may call it."""
+        return self._state.call(self._members.infos)
+
     def explain(self, id: str) -> Receipt:
         """Return the receipt of a recent request, which says why it went where it went.
 
@@ -432,6 +438,60 @@ class PrebleCluster:
         thread may call it.
         """
         self._state.call(self._driver.check)
+
+    def asgi(self, **options: Any) -> Callable[..., Awaitable[None]]:
+        """Return an ASGI application that serves this cluster to OpenAI's and Anthropic's clients.
+
+        `options` are those of `preble.serve.create_app`. It may be made before the start. Raises ConfigurationError if
+        the packages of the extra `serve` are missing.
+        """
+        app: Callable[..., Awaitable[None]] = face("serve", extra="serve").create_app(self, **options)
+        return app
+
+    @asynccontextmanager
+    async def serve_http(
+        self, *, host: str = "127.0.0.1", port: int = 0, grace: float = 10.0, **options: Any
+    ) -> AsyncGenerator[str, None]:
+        """Serve this cluster over HTTP while inside, and yield the URL for clients, which ends with `/v1`.
+
+        Port 0 is any free one. Afterwards requests have `grace` seconds to finish. `options` are those of
+        `preble.serve.create_app`, such as `api_key`. Raises OSError if the address is taken, ConfigurationError if the
+        packages of the extra `serve` are missing.
+        """
+        app = self.asgi(**options)
+        async with face("serve.listen", extra="serve").listening(app, host=host, port=port, grace=grace) as url:
+            yield url
+
+    def openai(self, **options: Any) -> Any:
+        """Return an `openai.AsyncOpenAI` that calls this cluster in this process, without a socket.
+
+        `options` are its own. Use it with `async with`. Raises ConfigurationError if openai is not installed.
+        """
+        return face("client", extra="serve").openai_client(self.asgi(), **options)
+
+    def openai_sync(self, **options: Any) -> Any:
+        """Return an `openai.OpenAI` for other threads than this one, whose event loop serves what they ask.
+
+        A call in the thread of the event loop raises WrongLoopError, since it would wait for itself. The cluster must
+        be started. Raises ConfigurationError if openai is not installed.
+        """
+        self._state.require_started()
+        return face("client", extra="serve").openai_sync_client(self.asgi(), self._state.loop, **options)
+
+    def anthropic(self, **options: Any) -> Any:
+        """Return an `anthropic.AsyncAnthropic` that calls this cluster in this process, without a socket.
+
+        `options` are its own. Use it with `async with`. Raises ConfigurationError if anthropic is not installed.
+        """
+        return face("client", extra="serve").anthropic_client(self.asgi(), **options)
+
+    def httpx_client(self, module: str | ModuleType = "httpx") -> Any:
+        """Return an `AsyncClient` of `httpx` or `httpx2` that calls this cluster in this process, and really streams.
+
+        Paths begin with `/v1`. It is what clients of other packages take as their `http_client`. Raises
+        ConfigurationError if the library is not installed.
+        """
+        return face("client", extra="serve").http_client(self.asgi(), module)
 
     async def drain(self, *, reopen: bool = True) -> None:
         """Wait until nothing is in flight. Meanwhile new requests raise OverloadedError; later they are accepted.

@@ -99,6 +99,10 @@ class Members:
         if self._members:  # else requests find no worker, whatever their length
             self._changed()
 
+    def infos(self) -> dict[str, EngineInfo]:
+        """Return what each worker's engine said of itself."""
+        return {worker: member.info for worker, member in self._members.items()}
+
     def check_adapter(self, name: str, backend: str) -> None:
         """Raise InvalidRequestError for an adapter that one of the engines of this `backend` does not have."""
         for member in self._members.values():

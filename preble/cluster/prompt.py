@@ -14,6 +14,7 @@ from preble.backends.checks import check_biases
 from preble.errors import ContextLengthError, InvalidRequestError
 from preble.text import ChatTemplate, ChatTokenizer, Tokenizer
 from preble.text.messages import is_typed, plain
+from preble.text.plain import SMALLEST, plain_template, plain_tokenizer
 from preble.tokens import TOKEN_BYTES, TokenInput, highest, pack
 from preble.types import RequestOptions, SamplingParams
 
@@ -53,6 +54,8 @@ class PromptReader:
         infos = list(infos)
         self._vocab_size = min(info.vocab_size for info in infos)
         self._room = max(min(info.context_limit, info.kv_tokens) for info in infos)
+        if self.tokenizer is None and self._vocab_size >= SMALLEST and all(info.plain_text for info in infos):
+            self.tokenizer, self._template = plain_tokenizer(self._vocab_size), plain_template()
 
     def check(self, sampling: SamplingParams) -> None:
         """Raise InvalidRequestError for sampling that this model cannot do."""

@@ -7,6 +7,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable, Sized
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
@@ -216,6 +217,24 @@ class SyncCluster:
 
     check = _asking(PrebleCluster.check)
     """As `PrebleCluster.check`."""
+
+    engines = _asking(PrebleCluster.engines)
+    """As `PrebleCluster.engines`."""
+
+    def openai_sync(self, **options: Any) -> Any:
+        """As `PrebleCluster.openai_sync`: for any thread but the cluster's own."""
+        return self._thread.run(_called(self._cluster.openai_sync, **options))
+
+    @contextmanager
+    @_describing(PrebleCluster.serve_http)
+    def serve_http(self, **arguments: Any) -> Generator[str, None, None]:
+        """As `PrebleCluster.serve_http`, in a `with` statement."""
+        serving = self._cluster.serve_http(**arguments)
+        url = self._thread.run(serving.__aenter__())
+        try:
+            yield url
+        finally:
+            self._thread.run(serving.__aexit__(None, None, None))
 
     worker_pids = _asking(PrebleCluster.worker_pids)
     """As `PrebleCluster.worker_pids`."""

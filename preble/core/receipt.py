@@ -31,7 +31,10 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """A decision, and what came of it. `cached_tokens` and `ttft` (seconds) are None until they are known.
+    """A decision, and what came of it. `cached_tokens` and the times (seconds) are None until they are known.
+
+    `queue_time` runs from the decision until the engine began the prefill, as far as the engine tells of it: else until
+    it told how much was cached.
 
     `predicted_cached_tokens` counts prefixes in flight as cached, whatever the policy does.
     """
@@ -44,6 +47,7 @@ class Receipt(msgspec.Struct, frozen=True):
     cached_tokens: int | None
     predicted_ttft: float
     ttft: float | None
+    queue_time: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return its fields as plain data, for `json.dumps`, FastAPI and pydantic, if `id` is text or a number."""
@@ -60,6 +64,7 @@ class _Entry(msgspec.Struct, gc=False):
     decided_at: float
     cached: int | None = None
     ttft: float | None = None
+    queue_time: float | None = None
 
 
 class Receipts:
@@ -78,11 +83,12 @@ class Receipts:
         if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
 
-    def started(self, id: Hashable, cached_tokens: int) -> None:
-        """Note what the engine really found cached."""
+    def started(self, id: Hashable, cached_tokens: int, now: float) -> None:
+        """Note what the engine really found cached, and that it began."""
         entry = self._entries.get(id)
         if entry:
             entry.cached = cached_tokens
+            entry.queue_time = now - entry.decided_at
 
     def first_token(self, id: Hashable, now: float) -> None:
         """Note when the first token came."""
@@ -103,6 +109,7 @@ class Receipts:
             cached_tokens=entry.cached,
             predicted_ttft=entry.predicted_ttft,
             ttft=entry.ttft,
+            queue_time=entry.queue_time,
         )
 
 

@@ -414,7 +414,7 @@ class Scheduler:
         request.counted = True
         if cached_tokens != request.cached:
             self._correct(request, cached_tokens, now)
-        self._receipts.started(request.id, cached_tokens)
+        self._receipts.started(request.id, cached_tokens, now)
 
     def _correct(self, request: Request, cached_tokens: int, now: float) -> None:
         """The engine found another amount cached than believed: say so to the tree, the load and what is learned."""

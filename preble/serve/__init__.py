@@ -6,3 +6,7 @@ Importing it needs the packages of the extra `serve`.
 """
 
 from __future__ import annotations
+
+from preble.serve.app import create_app
+
+__all__ = ["create_app"]

@@ -28,6 +28,12 @@ class ChatTokenizer:
         """Return the text of `ids`. Unknown ids add nothing."""
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
+    def token_bytes(self, id: int) -> bytes:
+        """Return the bytes of one id. Several ids may share a character, which only their bytes together make."""
+        if self._tokenizer.byte_level and not self._tokenizer.is_special(id):
+            return self._tokenizer.token_bytes(id)
+        return self._tokenizer.decode([id], skip_special_tokens=False).encode()
+
     def count(self, prompt: str | Sequence[Any], **template: Any) -> int:
         """Return how many tokens a prompt of text or chat messages has.
 

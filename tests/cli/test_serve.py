@@ -76,15 +76,6 @@ async def test_a_client_without_the_token_is_refused():
         assert (await asyncio.to_thread(ask, f"{url}/models", key="token"))["object"] == "list"
 
 
-async def test_servers_that_run_already_are_served_as_one():
-    async with served("--backend", "sim", "--workers", "1") as (_, first):
-        urls = [first.split()[-1]]
-        async with served("--connect", urls[0]) as (_, line):
-            assert line.startswith("1 workers at ")
-            answer = await asyncio.to_thread(ask, f"{line.split()[-1]}/chat/completions", HELLO)
-            assert answer["usage"]["completion_tokens"] == 4
-
-
 def test_an_option_goes_before_the_file(tmp_path):
     file = tmp_path / "preble.toml"
     file.write_text('backend = "torch"\nworkers = 3\nengine_options = {a = 1}\n[serve]\nport = 9\nhost = "127.0.0.1"\n')

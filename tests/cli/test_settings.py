@@ -9,6 +9,7 @@ import pytest
 from preble import ConfigurationError, PrebleCluster
 from preble.cli import settings
 from preble.cluster.arguments import ConnectKeywords
+from preble.serve import create_app
 
 GIVEN_IN_CODE = {"self", "on_event", "pool"}
 """Arguments that a file cannot describe."""
@@ -30,7 +31,8 @@ def test_a_file_has_the_arguments_of_a_cluster_by_their_names():
 
 
 def test_a_file_has_the_arguments_of_serve_http_by_their_names():
-    told = set(signature(PrebleCluster.serve_http).parameters) - {"self", "api_key"}
+    told = {*signature(PrebleCluster.serve_http).parameters, *signature(create_app).parameters}
+    told -= {"self", "options", "cluster", "api_key"}
     assert set(settings.Http.__struct_fields__) == told | {"api_key_env"}
 
 

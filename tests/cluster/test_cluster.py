@@ -305,8 +305,6 @@ BAD_PROMPTS = {
     "floats": (np.array([1.5, 2.5]), "element format"),
     "two dimensions": (np.ones((2, 2), dtype=np.int32), "one-dimensional"),
     "half a token": (b"abc", "multiple of 4"),
-    "text without a tokenizer": ("hello", "tokenizer"),
-    "chat without a tokenizer": ([{"role": "user", "content": "hi"}], "tokenizer"),
     "a message alone": ({"role": "user", "content": "hi"}, "a message alone: pass a list"),
     "too large an id": ([1 << 40], "32-bit token ids"),
     "not a prompt": (None, "prompt"),
@@ -321,6 +319,16 @@ async def test_a_bad_prompt_is_refused_by_name(cluster: PrebleCluster, case: str
         await cluster.generate(bad, GREEDY)
     assert caught.value.field == "prompt"
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("bad", ["hello", [{"role": "user", "content": "hi"}]])
+async def test_text_and_stop_strings_need_a_tokenizer(bad: Any) -> None:
+    few = {"vocab_size": 200}  # too few for text
+    async with PrebleCluster(backend="sim", workers=1, processes=False, engine_options=few) as cluster:
+        with pytest.raises(InvalidRequestError, match=r"prompt: .*tokenizer"):
+            await cluster.generate(bad, GREEDY)
+        with pytest.raises(InvalidRequestError, match=r"stop: .*tokenizer"):
+            await cluster.generate([5, 6], SamplingParams(stop=("x",)))
 
 
 async def test_a_prompt_longer_than_the_context_is_refused(cluster: PrebleCluster) -> None:
@@ -342,7 +350,6 @@ async def test_a_prompt_longer_than_the_context_is_refused(cluster: PrebleCluste
         ({"priority": True}, "priority"),
         ({"sampling": SamplingParams(logit_bias={32_000: 1})}, "logit_bias"),
         ({"sampling": {"max_tokens": 3}}, "sampling"),
-        ({"sampling": SamplingParams(stop=("x",))}, "stop"),
     ],
 )
 async def test_a_bad_option_is_refused_by_name(cluster: PrebleCluster, options: dict[str, object], field: str) -> None:
@@ -386,7 +393,11 @@ async def test_results_are_plain_data_for_json_and_pydantic(cluster: PrebleClust
     for result in (out, *chunks, cluster.stats(), cluster.explain(out.id)):
         assert json.loads(json.dumps(result.to_dict(), allow_nan=False)) == result.to_dict()
     answer = Answer.model_validate(out.to_dict())
-    assert (answer.id, answer.text, answer.choices[1]["token_ids"]) == (out.id, "", list(out.choices[1].token_ids))
+    assert (answer.id, answer.text, answer.choices[1]["token_ids"]) == (
+        out.id,
+        out.text,
+        list(out.choices[1].token_ids),
+    )
     assert cluster.stats().to_dict()["counters"]["finished"] > 0
     assert cluster.explain(out.id).to_dict()["candidates"][0]["worker"] == "w0"
 
