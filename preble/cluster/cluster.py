@@ -30,7 +30,7 @@ from preble.cluster.driver import Driver, OnEvent
 from preble.cluster.faces import face
 from preble.cluster.forgotten import caller, end_when_forgotten
 from preble.cluster.gate import Gate
-from preble.cluster.intake import Intake
+from preble.cluster.intake import Intake, Watch
 from preble.cluster.log_file import LogFile
 from preble.cluster.many import Batch, Many, ManyKeywords, Progress, check_many, jobs
 from preble.cluster.members import Members
@@ -577,6 +577,10 @@ class PrebleCluster:
         Any thread may call it.
         """
         return self._state.call(self._pool.pids)
+
+    def _watch_requests(self, watch: Watch) -> None:
+        # For scripted answers, which depend on what was asked and not only on its tokens.
+        self._intake.watch = watch
 
     def _is_lost(self, worker: str) -> bool:
         return any(each.worker == worker and each.status == "lost" for each in self._driver.stats().workers)

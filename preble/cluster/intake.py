@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
+from typing import TypeAlias
 
 from preble.cluster.driver import Driver
 from preble.cluster.gate import Gate
@@ -14,6 +16,9 @@ from preble.dispatch.request import InFlightRequest
 from preble.types import RequestOptions, SamplingParams
 
 _DEFAULT_SAMPLING = SamplingParams()
+
+Watch: TypeAlias = Callable[[Prompt, SamplingParams, InFlightRequest], object]
+"""Is shown a request as it was passed, and as it is submitted next."""
 
 
 class Intake:
@@ -26,6 +31,7 @@ class Intake:
         self._members = members
         self._backend = backend
         self._ids = itertools.count(1)
+        self.watch: Watch | None = None
 
     async def submit(
         self,
@@ -59,6 +65,8 @@ class Intake:
             streaming=streaming or bool(chosen.stop),
             open_ended=open_ended(chosen, prompt),
         )
+        if self.watch is not None:
+            self.watch(prompt, chosen, request)
         return self._driver.submit(request)
 
     async def _let_in(self, samples: int) -> None:

@@ -1,13 +1,15 @@
-"""What tests of your own need: models, and an event loop whose clock does not wait.
+"""What tests of your own need: scripted answers, models, and an event loop whose clock does not wait.
 
-`make_model` writes a small model with random weights, and `real_model` fetches one whose answers mean something. With
-`PrebleCluster(..., processes=False)` a whole cluster runs in a `VirtualTimeLoop`. Of the package, only the command line
-imports this.
+`Script` says what a model answers, and remembers what it was asked. `make_model` writes a small model with random
+weights, and `real_model` fetches one whose answers mean something. With `PrebleCluster(..., processes=False)` a whole
+cluster runs in a `VirtualTimeLoop`. Of the package, only the command line and the pytest plugin import this.
 """
 
 from preble.testing.gguf_folder import convert_gguf
 from preble.testing.models import CHAT_TEMPLATE, SHAPES, SIZES, SPECIAL_TOKENS, main, make_model
 from preble.testing.real_models import FORMATS, REAL_MODELS, RealModel, cache_folder, get_model, real_model
+from preble.testing.replies import Call, Reply, ToolCall
+from preble.testing.scripted import Script
 from preble.testing.virtual_time import VirtualTimeLoop
 
 __all__ = [
@@ -17,7 +19,11 @@ __all__ = [
     "SHAPES",
     "SIZES",
     "SPECIAL_TOKENS",
+    "Call",
     "RealModel",
+    "Reply",
+    "Script",
+    "ToolCall",
     "VirtualTimeLoop",
     "cache_folder",
     "convert_gguf",
