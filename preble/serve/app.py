@@ -19,6 +19,7 @@ from preble.serve import chat, completions, errors, models, state, tokens
 from preble.serve.endpoint import Endpoint
 from preble.serve.errors import Failure
 from preble.serve.guard import LOCAL, Guard
+from preble.serve.parsers import reasons, tool_format
 from preble.serve.served import Served
 
 MAX_BODY = 16 << 20
@@ -46,6 +47,8 @@ def create_app(
     * `allowed_hosts`: names by which the server may be called, "*" for any. By default those of this machine, or any if
       there is an `api_key`: a page in a browser cannot send that.
     """
+    tool_format(tool_parser, "")
+    reasons(reasoning_parser, "")
     names = (served_model_name,) if isinstance(served_model_name, str) else tuple(served_model_name or ())
     served = Served(
         cluster=cluster,

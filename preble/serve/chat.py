@@ -17,6 +17,7 @@ from preble.serve.answer import Ask, Piece, answer
 from preble.serve.chat_body import ChatBody
 from preble.serve.endpoint import Answer, Stream
 from preble.serve.parsers import CallPart
+from preble.serve.reading import reading
 from preble.serve.served import Served
 from preble.serve.sessions import session
 from preble.serve.usage import usage
@@ -81,16 +82,22 @@ async def read(served: Served, fields: Mapping[str, Any], session: str | None) -
     model, lora = served.named(body.model)
     if body.logprobs:
         chosen["logprobs"] = body.top_logprobs or 0
+    shown = None if body.tool_choice == "none" else body.tools
+    template_kwargs = _template_kwargs(body)
+    read = reading(served, template_kwargs, tools=bool(shown), single=body.parallel_tool_calls is False)
+    if read.shows_special:
+        chosen.setdefault("skip_special_tokens", False)
     options: RequestKeywords = {
         "session": session,
         "priority": body.priority,
         "tenant": body.cache_salt or "",
         "lora": lora,
-        "tools": None if body.tool_choice == "none" else body.tools,
-        "chat_template_kwargs": _template_kwargs(body) or None,
+        "tools": shown,
+        "chat_template_kwargs": template_kwargs or None,
         "add_special_tokens": body.add_special_tokens,
     }
-    ask = Ask(prompt=body.messages, sampling=SamplingParams(max_tokens=body.limit, **chosen), options=options)
+    params = SamplingParams(max_tokens=body.limit, **chosen)
+    ask = Ask(prompt=body.messages, sampling=params, options=options, make_parser=read.make)
     return await _with_ids(served, ask, body, model) if body.return_token_ids else Chat(ask, body, model)
 
 

@@ -38,6 +38,7 @@ class ChatTemplate:
 
         if "default" not in sources:
             raise ModelError(f"no chat template is named default, only {', '.join(sources)}")
+        self.sources = dict(sources)
         environment = make_environment(now)
         try:
             self._templates = {name: environment.from_string(source) for name, source in sources.items()}

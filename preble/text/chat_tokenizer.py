@@ -28,6 +28,16 @@ class ChatTokenizer:
         """Return the text of `ids`. Unknown ids add nothing."""
         return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        """The control tokens, such as the end of a turn."""
+        return frozenset(self._tokenizer.special_tokens())
+
+    @property
+    def chat_template(self) -> str:
+        """The source of the chat template, of all of them if there are several; empty without one."""
+        return "" if self._template is None else "\n".join(self._template.sources.values())
+
     def token_bytes(self, id: int) -> bytes:
         """Return the bytes of one id. Several ids may share a character, which only their bytes together make."""
         if self._tokenizer.byte_level and not self._tokenizer.is_special(id):
