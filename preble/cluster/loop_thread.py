@@ -95,6 +95,17 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(call.cancel)
             raise
 
+    def submit(self, coroutine: Coroutine[Any, Any, _Result]) -> Future[_Result]:
+        """Begin a coroutine on the loop and return its future, for who waits in another loop. Raises what `run` does.
+
+        Cancelling the future cancels the coroutine.
+        """
+        try:
+            return self._hand_over(_Call(coroutine))
+        except StateError:
+            coroutine.close()
+            raise
+
     def draw(self, source: AsyncGenerator[_Result, None]) -> Generator[_Result, None, None]:
         """Yield what an asynchronous generator of the loop yields. Closing it closes that."""
         try:

@@ -28,7 +28,7 @@ class ToolCall(msgspec.Struct, frozen=True):
 class Call(msgspec.Struct, frozen=True, eq=False):
     """What was asked: `prompt` as it was passed, `sampling`, and the other `options` of the request.
 
-    `rendered` is the text that the model saw. `answered` is False if no reply was there for it.
+    `rendered` is the text that the model saw.
     """
 
     request_id: str
@@ -36,7 +36,6 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     sampling: SamplingParams
     options: RequestOptions
     rendered: str
-    answered: bool = False
 
     @property
     def messages(self) -> Sequence[Any]:

@@ -13,12 +13,13 @@ from preble import PrebleCluster, SamplingParams
 from preble.cluster.prompt import Prompt
 from preble.dispatch.request import InFlightRequest, Sample
 from preble.errors import EngineError, InvalidRequestError, PrebleError
+from preble.testing.faults import Faults
 from preble.testing.replies import Call, Part, Reply, ToolCall, When, check_parts
 from preble.testing.scripted_engine import CONTEXT, ScriptedEngine
 from preble.tokens import TOKEN_BYTES, unpack
 
-Answerer: TypeAlias = Callable[[Call], Awaitable[Reply]]
-"""Says from elsewhere what a call is answered."""
+Answerer: TypeAlias = Callable[[Call], Awaitable[Reply | None]]
+"""Says from elsewhere what a call is answered; None if there is no answer."""
 
 _SHOWN = 4000
 
@@ -33,13 +34,16 @@ class Script:
     >>> out.text, script.calls[0].messages
     ('It rains.', [{'role': 'user', 'content': 'How is the weather?'}])
 
+    `calls` are the requests in order, and `unanswered` those that nothing answers.
+
     A request gets the first reply for which `when` holds and that is not used up. A request that nothing answers fails
     with InvalidRequestError, and `check` raises AssertionError with its prompt. `answerer` is asked instead of the
-    replies if it is given. Replies may be given in any thread.
+    replies if it is given. Replies may be given in any thread, while the clusters are on one event loop.
     """
 
     def __init__(self, answerer: Answerer | None = None) -> None:
         self.calls: list[Call] = []
+        self.unanswered: list[Call] = []
         self._answerer = answerer
         self._replies: list[Reply] = []
         self._used: list[int] = []
@@ -72,11 +76,6 @@ class Script:
         self.reply(ToolCall(name, arguments))
 
     @property
-    def unanswered(self) -> list[Call]:
-        """The calls that no reply was there for."""
-        return [call for call in self.calls if not call.answered]
-
-    @property
     def unused(self) -> list[Reply]:
         """The replies that have answered fewer requests than they were given for."""
         pairs = zip(self._replies, self._used, strict=True)
@@ -85,6 +84,7 @@ class Script:
     def clear(self) -> None:
         """Forget the calls and the replies."""
         self.calls.clear()
+        self.unanswered.clear()
         self._replies.clear()
         self._used.clear()
 
@@ -93,17 +93,18 @@ class Script:
         if self.unanswered:
             raise AssertionError("\n".join(map(_nothing_answers, self.unanswered)))
 
-    def cluster(self, **options: Any) -> PrebleCluster:
+    def cluster(self, *, faults: Faults | None = None, **options: Any) -> PrebleCluster:
         """Return a cluster whose workers follow this script, in the event loop that starts it.
 
-        `options` are those of `PrebleCluster`. Of a `model`, the tokenizer and the chat template are used. Without one,
-        a token is a byte, and the chat template is a plain one.
+        With `faults` its engines can be broken. `options` are those of `PrebleCluster`. Of a `model`, the tokenizer and
+        the chat template are used. Without one, a token is a byte, and the chat template is a plain one.
         """
 
         def engine(model: str | None = None) -> ScriptedEngine:
             return ScriptedEngine(self._find, lambda text: _encoded(cluster, text), model)
 
-        cluster = PrebleCluster(backend=engine, processes=False, **options)
+        backend = engine if faults is None else faults.around(engine)
+        cluster = PrebleCluster(backend=backend, processes=False, **options)
         cluster._watch_requests(partial(self._asked, cluster))
         return cluster
 
@@ -112,22 +113,29 @@ class Script:
     ) -> None:
         call = Call(request.id, prompt, sampling, request.options, _rendered(cluster, request.tokens))
         answer = self._answer(call)
-        if answer is not None:
-            call = msgspec.structs.replace(call, answered=True)
         if self._answerer is not None or sampling.max_tokens is msgspec.UNSET:
             _lift_the_limit(request)
         self.calls.append(call)
+        if answer is None:
+            self.unanswered.append(call)
         self._open = [each for each in self._open if not all(sample.ended for sample in each.request.samples)]
         self._open.append(_Open(call, request, answer))
 
-    def _answer(self, call: Call) -> Awaitable[Reply] | Reply | None:
+    def _answer(self, call: Call) -> asyncio.Task[Reply] | Reply | None:
         if self._answerer is not None:
-            return asyncio.ensure_future(self._answerer(call))
+            return asyncio.ensure_future(self._from_elsewhere(self._answerer, call))
         for index, reply in enumerate(self._replies):
             if (reply.times is None or self._used[index] < reply.times) and reply.fits(call):
                 self._used[index] += 1
                 return reply
         return None
+
+    async def _from_elsewhere(self, answerer: Answerer, call: Call) -> Reply:
+        reply = await answerer(call)
+        if reply is None:
+            self.unanswered.append(call)
+            raise InvalidRequestError(_nothing_answers(call), field="prompt")
+        return reply
 
     def _find(self, tokens: bytes) -> tuple[Sample, Callable[[], Awaitable[Reply]]]:
         """Return whose tokens an engine was sent, of several the first that no engine has, and what to answer."""
@@ -147,7 +155,7 @@ class Script:
 class _Open:
     """A call in flight. `begun` are the samples that an engine has."""
 
-    def __init__(self, call: Call, request: InFlightRequest, answer: Awaitable[Reply] | Reply | None) -> None:
+    def __init__(self, call: Call, request: InFlightRequest, answer: asyncio.Task[Reply] | Reply | None) -> None:
         self.call = call
         self.request = request
         self.begun: set[str] = set()
@@ -156,7 +164,7 @@ class _Open:
     async def reply(self) -> Reply:
         if self._answer is None:
             raise InvalidRequestError(_nothing_answers(self.call), field="prompt")
-        return self._answer if isinstance(self._answer, Reply) else await self._answer
+        return self._answer if isinstance(self._answer, Reply) else await asyncio.shield(self._answer)
 
 
 def _nothing_answers(call: Call) -> str:
