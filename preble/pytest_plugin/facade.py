@@ -183,7 +183,8 @@ class Cluster:
         await self._stack.enter_async_context(self.cluster)
 
     async def _many(self, *args: Any, **options: Any) -> list[Any]:
-        return await self.cluster.generate_many(*args, **options)
+        results: list[Any] = await self.cluster.generate_many(*args, **options)
+        return results
 
     def _counted(self) -> tuple[int, int]:
         counters = self.stats().counters
