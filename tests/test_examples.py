@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.pytest_plugin.conftest import PLUGIN
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -39,7 +42,7 @@ asyncio.run(run())
 def run(folder: Path, *command: str) -> str:
     """What a Python process prints; it must end well."""
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -47,6 +50,14 @@ def test_every_example_is_listed_and_has_a_test():
     files = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".ipynb")}
     assert set(re.findall(r"^\| \[([\w.]+)\]\(\1\)", (EXAMPLES / "README.md").read_text(), re.MULTILINE)) == files
     assert {name for name in files if Path(name).stem not in Path(__file__).read_text()} == set()
+
+
+def test_the_tests_of_an_agent_pass_without_a_model(tmp_path):
+    folder = shutil.copytree(EXAMPLES / "testing", tmp_path / "testing", ignore=shutil.ignore_patterns("__pycache__"))
+    ini = "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
+    (folder / "pytest.ini").write_text(ini)  # so that nothing of this repository's own settings is used
+    shown = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGIN, "--timeout", "100")
+    assert re.search(r"^8 passed", shown, re.MULTILINE), shown
 
 
 def test_agents_find_the_turns_before_cached(tmp_path):

@@ -1,0 +1,70 @@
+"""What the pytest plugin costs: a start of pytest with and without it, and the start of its cluster.
+
+Run `python -m bench.pytest_start [--runs N]`. It prints medians, and the spread between the quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from statistics import median, quantiles
+
+_INSTALLED = any(each.value == "preble.pytest_plugin" for each in entry_points(group="pytest11"))
+WITH = () if _INSTALLED else ("-p", "preble.pytest_plugin")
+WITHOUT = ("-p", "no:preble") if _INSTALLED else ()
+
+_EMPTY = "def test_it(): pass\n"
+_CLUSTER = """
+import time
+from preble.pytest_plugin.start import described
+
+def test_it(pytestconfig):
+    described(pytestconfig, {})  # what is imported first
+    began = time.perf_counter()
+    with described(pytestconfig, {}):
+        print("STARTED", time.perf_counter() - began)
+"""
+
+
+def run(folder: Path, code: str, *arguments: str) -> tuple[float, str]:
+    """Return the seconds that pytest takes for one test file, and its output."""
+    file = folder / "test_it.py"
+    file.write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *arguments, str(file)]
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return time.perf_counter() - began, done.stdout
+
+
+def line(what: str, seconds: Sequence[float]) -> str:
+    """Return a row of the table: times in milliseconds."""
+    low, _, high = quantiles(seconds, n=4)
+    return f"{what:32} {1000 * median(seconds):8.1f} ms   quartiles {1000 * low:.1f} to {1000 * high:.1f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, in turns, so that all meet the same noise."""
+    parser = argparse.ArgumentParser(prog="python -m bench.pytest_start", description=__doc__)
+    parser.add_argument("--runs", type=int, default=30, help="at least 2 (default: 30)")
+    runs = max(2, parser.parse_args(arguments).runs)
+    without, added, started = [], [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for _ in range(runs):
+            without.append(run(folder, _EMPTY, *WITHOUT)[0])
+            added.append(run(folder, _EMPTY, *WITH)[0] - without[-1])
+            started.append(float(run(folder, _CLUSTER, *WITH)[1].split("STARTED")[1].split()[0]))
+    print(line("pytest, without the plugin", without))
+    print(line("added by the plugin", added))
+    print(line("start of the in-process cluster", started))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
