@@ -25,6 +25,8 @@ except ImportError:  # built without a compiler
 TOKEN_BYTES = 4
 MAX_TOKENS = 4 << 20
 """Upper bound on the tokens of one sequence, here and on the wire."""
+FIRST_TEXT_ID = 1 << 30
+"""Ids from here on are of no vocabulary: they stand for pieces of text where the tokens are not known."""
 
 _MAX_BYTES = MAX_TOKENS * TOKEN_BYTES
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Unpack, overload
 
 from preble.backends import Engine, EngineInfo, find_backend
 from preble.backends.openai.engine import OpenAIEngine
+from preble.backends.openai.forward import Forward
 from preble.cluster.arguments import (
     ConnectKeywords,
     check_callback,
@@ -46,6 +47,7 @@ from preble.dispatch.dispatcher import Dispatcher
 from preble.errors import (
     ClosedError,
     PrebleError,
+    StateError,
     WorkerLostError,
     WorkerStartError,
     names_checked,
@@ -234,7 +236,7 @@ class PrebleCluster:
         if self._state.loop is not None or self._state.closed:
             raise ClosedError("a cluster starts once")
         loop = self._state.loop = asyncio.get_running_loop()
-        self._driver.start(loop, self._pool.send)
+        self._driver.start(loop, self._pool.send, getattr(self._pool, "forward", None))
         self._call_off = end_when_forgotten(
             self, self._pool, loop, partial(self._end, "the cluster was forgotten"), self._made
         )
@@ -324,6 +326,33 @@ class PrebleCluster:
         self._state.require_started()
         self._gate.check()
         return self._stream(prompt, sampling, request_options(options))
+
+    async def forward(
+        self, exchange: Forward, tokens: bytes, sampling: SamplingParams, **options: Unpack[RequestKeywords]
+    ) -> AsyncGenerator[bytes, None]:
+        """Send a request as it came to the server that the scheduler chooses, and yield the bytes of its response.
+
+        The scheduler knows it by `tokens`, packed ids or `preble.serve.routing.text_ids`. Closing the iterator ends it.
+        Until the first byte another server is tried where one fails. Raises StateError for a cluster of workers, and
+        what `stream` does.
+        """
+        self._state.require_started()
+        if not self.forwards:
+            raise StateError("only servers that run already take a request as it came")
+        reader = self._intake.forward(exchange, tokens, sampling, request_options(options))
+        serving = asyncio.ensure_future(_until_ended(chunks(reader, None, self._driver.stop)))
+        serving.add_done_callback(exchange.settle)
+        try:
+            while (part := await exchange.part()) is not None:
+                yield part
+        finally:
+            serving.cancel()
+            self._driver.release(reader.request)
+
+    @property
+    def forwards(self) -> bool:
+        """Whether it is a cluster of servers that run already, to which requests can go as they came."""
+        return isinstance(self._pool, ReplicaPool)
 
     @overload
     def generate_many(
@@ -608,6 +637,11 @@ class PrebleCluster:
                 yield chunk
         finally:
             self._driver.release(reader.request)
+
+
+async def _until_ended(told: AsyncGenerator[Chunk, None]) -> None:
+    async for _ in told:
+        pass
 
 
 def _end(driver: Driver, gate: Gate, log: LogFile | None, reason: str) -> None:

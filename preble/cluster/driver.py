@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from preble.cluster.reader import Reader
 from preble.core.scheduler import Scheduler
@@ -36,9 +36,14 @@ class Driver:
         self._loop: asyncio.AbstractEventLoop
         self._send: Callable[[str, ToWorker], None]
 
-    def start(self, loop: asyncio.AbstractEventLoop, send: Callable[[str, ToWorker], None]) -> None:
-        """Begin, on this loop. `send(worker, message)` queues a message for a worker, or raises a PrebleError."""
-        self._loop, self._send = loop, send
+    def start(
+        self, loop: asyncio.AbstractEventLoop, send: Callable[[str, ToWorker], None], forward: Any = None
+    ) -> None:
+        """Begin, on this loop. `send(worker, message)` queues a message for a worker, or raises a PrebleError.
+
+        So does `forward(worker, id, exchange)` for a request that goes to a replica as it came.
+        """
+        self._loop, self._send, self._forward = loop, send, forward
         self._carry_out(self._dispatcher.start(loop.time()))
 
     def close(self, error: PrebleError) -> None:
@@ -132,17 +137,20 @@ class Driver:
                 case Wake(sample):
                     if (reader := self._readers.get(sample.request.id)) is not None:
                         reader.wake(sample)
-                case Send(worker, message):
-                    self._deliver(worker, message)
+                case Send(worker, message, forward):
+                    self._deliver(worker, message, forward)
                 case AskAgain(at):
                     self._ask_at(at)
                 case Tell(event):
                     self._tell(event)
         self._tell_idle()
 
-    def _deliver(self, worker: str, message: ToWorker) -> None:
+    def _deliver(self, worker: str, message: ToWorker, forward: object) -> None:
         try:
-            self._send(worker, message)
+            if forward is not None and isinstance(message, Submit):
+                self._forward(worker, message.request.id, forward)
+            else:
+                self._send(worker, message)
         except WorkerLostError:
             pass  # the pool reports the loss by `on_lost`, which sends its samples elsewhere
         except PrebleError as error:

@@ -69,6 +69,23 @@ class Intake:
             self.watch(prompt, chosen, request)
         return self._driver.submit(request)
 
+    def forward(self, exchange: object, tokens: bytes, sampling: SamplingParams, options: RequestOptions) -> Reader:
+        """Submit a request that goes to a replica as it came; the scheduler knows it by `tokens`."""
+        now = asyncio.get_running_loop().time()
+        self._gate.check()
+        request = InFlightRequest(
+            options.request_id or self._new_id(),
+            tokens,
+            sampling,
+            options,
+            now=now,
+            deadline=options.until(now),
+            streaming=True,
+            open_ended=sampling.max_tokens is None,
+            forward=exchange,
+        )
+        return self._driver.submit(request)
+
     async def _let_in(self, samples: int) -> None:
         while self._gate.draining or self._driver.full(samples):
             await self._gate.opened()

@@ -399,7 +399,7 @@ class Dispatcher:
             remaining=sample.request.remaining(now),
             lora=options.lora,
         )
-        self._instructions.append(Send(worker, Submit(request)))
+        self._instructions.append(Send(worker, Submit(request), sample.request.forward))
 
     def _take_in(self, sample: Sample, delta: Delta, now: float) -> None:
         if delta.admitted:

@@ -12,10 +12,14 @@ from preble.types import WorkerEvent
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """Send `message` to `worker`. If that fails for a request, tell the dispatcher by `on_failed`."""
+    """Send `message` to `worker`. If that fails for a request, tell the dispatcher by `on_failed`.
+
+    Of a request that is forwarded, `forward` goes there in place of the message.
+    """
 
     worker: str
     message: ToWorker
+    forward: object = None
 
 
 class Wake(msgspec.Struct, frozen=True, gc=False):

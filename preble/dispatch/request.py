@@ -27,10 +27,10 @@ class InFlightRequest:
     """A request with its `sampling.n` samples. `tokens` is the prompt, packed int32; times are on the caller's clock.
 
     Its reader is woken for every delta if it is `streaming`, else only when a sample ends. It is `open_ended` if only
-    the context bounds its output, of which it will hardly use all.
+    the context bounds its output, of which it will hardly use all. `forward` is what a replica gets in place of tokens.
     """
 
-    __slots__ = ("deadline", "id", "open_ended", "options", "samples", "streaming", "submitted_at", "tokens")
+    __slots__ = ("deadline", "forward", "id", "open_ended", "options", "samples", "streaming", "submitted_at", "tokens")
 
     def __init__(
         self,
@@ -43,8 +43,10 @@ class InFlightRequest:
         deadline: float | None = None,
         streaming: bool = False,
         open_ended: bool = False,
+        forward: object = None,
     ) -> None:
         self.id = id
+        self.forward = forward
         self.tokens = tokens
         self.options = options
         self.submitted_at = now

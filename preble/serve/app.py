@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp
 
 from preble import PrebleCluster
 from preble.errors import names_checked
-from preble.serve import chat, completions, errors, models, state, tokens
+from preble.serve import chat, completions, errors, forward, models, state, tokens
 from preble.serve.endpoint import Endpoint
 from preble.serve.errors import Failure
 from preble.serve.guard import LOCAL, Guard
@@ -63,8 +64,9 @@ def create_app(
 
 
 def routes(served: Served, max_body: int) -> list[Route]:
-    """Return the paths of workers of ours."""
-    posts = [
+    """Return the paths. What is posted to a cluster of servers is forwarded."""
+    forwarded: list[tuple[str, Any, Mapping[str, str]]] = [(path, forward.forward, {}) for path in forward.PATHS]
+    ours: list[tuple[str, Any, Mapping[str, str]]] = [
         ("/v1/chat/completions", chat.complete, chat.NAMES),
         ("/v1/completions", completions.complete, completions.NAMES),
         ("/tokenize", tokens.tokenize, chat.NAMES),
@@ -79,7 +81,7 @@ def routes(served: Served, max_body: int) -> list[Route]:
     return [
         *(
             Route(path, Endpoint(partial(handler, served), max_body=max_body, names=names), methods=["POST"])
-            for path, handler, names in posts
+            for path, handler, names in (forwarded if served.cluster.forwards else ours)
         ),
         *(
             Route(path, Endpoint(partial(handler, served), max_body=max_body), methods=["GET"])

@@ -40,7 +40,17 @@ class Stream(msgspec.Struct, frozen=True):
     last: bytes = b""
 
 
-Handler: TypeAlias = Callable[[Request, bytes], Awaitable[Answer | Stream]]
+class Relayed(msgspec.Struct, frozen=True):
+    """Another server's answer: its bytes as they come, `first` ahead of the other `parts`. It may be one of events."""
+
+    status: int
+    headers: Mapping[str, str]
+    first: bytes
+    parts: AsyncGenerator[bytes, None]
+    streams: bool
+
+
+Handler: TypeAlias = Callable[[Request, bytes], Awaitable[Answer | Stream | Relayed]]
 
 
 class Endpoint:
@@ -78,6 +88,8 @@ class Endpoint:
             answer = await self._handler(request, body)
             if isinstance(answer, Stream):
                 await self._stream(answer, send)
+            elif isinstance(answer, Relayed):
+                await self._relay(answer, send)
             else:
                 await send_whole(answer, send)
         except (PrebleError, HttpError) as error:
@@ -94,6 +106,19 @@ class Endpoint:
             except PrebleError as error:
                 await send(_part(sse.event(self._refusal(failure(self._renamed(error)), error.request_id))))
             await send({"type": "http.response.body", "body": answer.last, "more_body": False})
+
+    async def _relay(self, answer: Relayed, send: Send) -> None:
+        async with contextlib.aclosing(answer.parts) as parts:
+            await send(_start(answer.status, answer.headers))
+            await send(_part(answer.first))
+            try:
+                async for item in parts:
+                    await send(_part(item))
+            except PrebleError as error:
+                if not answer.streams:
+                    raise ConnectionError("the server broke off in the middle of its answer") from None
+                await send(_part(sse.event(self._refusal(failure(error), error.request_id)) + sse.DONE))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _refuse(self, error: PrebleError | HttpError, send: Send) -> None:
         told = failure(self._renamed(error))
@@ -150,9 +175,9 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-def _start(status: int, headers: Mapping[str, str], media_type: str) -> Message:
-    pairs = [(b"content-type", media_type.encode())]
-    pairs += [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+def _start(status: int, headers: Mapping[str, str], media_type: str | None = None) -> Message:
+    pairs = [] if media_type is None else [(b"content-type", media_type.encode())]
+    pairs += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
     return {"type": "http.response.start", "status": status, "headers": pairs}
 
 

@@ -27,8 +27,9 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     def listed(self) -> Sequence[str]:
         """The names of the model, the first of which is the usual one, and those of the adapters of its workers."""
         cluster = self.cluster
-        own = Path(cluster.model).name if cluster.model is not None else cluster.backend
-        return [*(self.names or (str(own),)), *self.adapters]
+        told = next((info.model for info in cluster.engines().values() if cluster.forwards), "")
+        own = Path(cluster.model).name if cluster.model is not None else told or cluster.backend
+        return [*(self.names or (own,)), *self.adapters]
 
     @property
     def adapters(self) -> list[str]:

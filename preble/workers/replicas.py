@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from preble.backends import Delta, EngineInfo, EngineRequest
+from preble.backends import Delta, EngineInfo
 from preble.backends.openai.engine import OpenAIEngine
+from preble.backends.openai.forward import Forward
 from preble.backends.openai.options import base_url
 from preble.backends.openai.retokenize import TextTokenizer
 from preble.errors import (
     ConfigurationError,
     EngineError,
+    InvalidRequestError,
     PrebleError,
     UnreachableError,
     WorkerLostError,
     WorkerStartError,
 )
+from preble.tokens import FIRST_TEXT_ID, highest
 from preble.transport.schema import Abort, Step, Submit, ToWorker
 from preble.workers.binding import Device
 from preble.workers.gather_or_cancel import gather_or_cancel
@@ -141,11 +144,23 @@ class ReplicaPool:
             raise WorkerLostError("the replica is gone", worker=worker)
         if isinstance(message, Submit):
             request = message.request
-            task = asyncio.create_task(self._answer(replica, request))
-            replica.requests[request.id] = task
-            task.add_done_callback(partial(_forget, replica, request.id))
+            if highest(request.tokens) >= FIRST_TEXT_ID:
+                raise InvalidRequestError("is known by its text alone", field="prompt")  # a copy of a forwarded prefix
+            self._begin(replica, request.id, replica.engine.generate(request))
         elif isinstance(message, Abort):
             _cancel(replica, message.ids)
+
+    def forward(self, worker: str, id: int, exchange: Forward) -> None:
+        """Let a replica serve a request as it came. Raises WorkerLostError if it is gone."""
+        replica = self._replicas.get(worker)
+        if replica is None or not replica.serving:
+            raise WorkerLostError("the replica is gone", worker=worker)
+        self._begin(replica, id, replica.engine.forward(exchange))
+
+    def _begin(self, replica: _Replica, id: int, deltas: AsyncIterator[Delta]) -> None:
+        task = asyncio.create_task(self._answer(replica, id, deltas))
+        replica.requests[id] = task
+        task.add_done_callback(partial(_forget, replica, id))
 
     async def reset_cache(self, worker: str) -> None:
         """As `Pool.reset_cache`. Raises ConfigurationError if the server cannot do that."""
@@ -207,19 +222,19 @@ class ReplicaPool:
             await asyncio.wait(tasks, timeout=_CLOSE_PATIENCE)
             await replica.engine.close()
 
-    async def _answer(self, replica: _Replica, request: EngineRequest) -> None:
+    async def _answer(self, replica: _Replica, id: int, deltas: AsyncIterator[Delta]) -> None:
         try:
-            async for delta in replica.engine.generate(request):
+            async for delta in deltas:
                 if delta.tokens:
-                    replica.delivering.add(request.id)
-                self._tell(replica, (request.id, delta))
+                    replica.delivering.add(id)
+                self._tell(replica, (id, delta))
         except PrebleError as error:
             if isinstance(error, UnreachableError):
                 replica.in_doubt.set()
-            self._listener.on_failed(replica.name, request.id, error)
+            self._listener.on_failed(replica.name, id, error)
         except Exception as error:
-            _logger.exception("request %d failed", request.id)
-            self._listener.on_failed(replica.name, request.id, EngineError(f"{type(error).__name__}: {error}"))
+            _logger.exception("request %d failed", id)
+            self._listener.on_failed(replica.name, id, EngineError(f"{type(error).__name__}: {error}"))
 
     def _tell(self, replica: _Replica, *deltas: tuple[int, Delta]) -> None:
         if replica.serving:

@@ -118,3 +118,12 @@ def test_an_address_that_others_reach_needs_a_token_before_anything_is_started(m
     said = run("serve", "--backend", "sim", "--host", "0.0.0.0")  # noqa: S104
     assert said.returncode == 2
     assert "PREBLE_API_KEY" in said.stderr
+
+
+async def test_servers_that_run_already_are_served_as_one():
+    async with served("--backend", "sim", "--workers", "1") as (_, first):
+        urls = [first.split()[-1]]
+        async with served("--connect", urls[0]) as (_, line):
+            assert line.startswith("1 workers at ")
+            answer = await asyncio.to_thread(ask, f"{line.split()[-1]}/chat/completions", HELLO)
+            assert answer["usage"]["completion_tokens"] == 4

@@ -16,6 +16,7 @@ from preble.backends.checks import check_biases
 from preble.backends.openai.backoff import pause
 from preble.backends.openai.discovery import Described, Reader, describe
 from preble.backends.openai.events import KvEvents
+from preble.backends.openai.forward import Forward, deltas
 from preble.backends.openai.http import Http
 from preble.backends.openai.metrics import sglang_load, vllm_load
 from preble.backends.openai.options import replica_options
@@ -108,6 +109,14 @@ class OpenAIEngine:
             yield Delta(b"", finish_reason="abort")
         finally:
             del self._requests[request.id]
+
+    async def forward(self, exchange: Forward) -> AsyncIterator[Delta]:
+        """Send a request as it came and yield its deltas; closing the iterator ends it. Raises what `generate` does."""
+        http, _ = self._started()
+        async with aclosing(deltas(http, exchange)) as told:
+            with http.key_hidden():
+                async for delta in told:
+                    yield delta
 
     def abort(self, id: int) -> None:
         """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""

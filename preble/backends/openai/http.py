@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,6 +26,7 @@ _MAX_ERROR_BODY = 1 << 16
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")  # with which lines of a stream begin
 _DOCUMENTS = (b"{", b"[", b"<")
 Shape = TypeVar("Shape")
+_AGAIN = {408, 429}
 _KEEP_ALIVE = 4.0  # seconds, below the 5 after which uvicorn closes an idle connection
 
 
@@ -77,6 +78,28 @@ class Http:
                     for event in events.feed(chunk):
                         yield event
                     chunk = await anext(chunks, b"")
+        except (self._aiohttp.ClientError, OSError) as error:
+            raise self._broken(error) from None
+
+    @contextlib.asynccontextmanager
+    async def exchange(
+        self, path: str, body: bytes, headers: Mapping[str, str], *, streams: bool
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """POST `body` and yield the response, whatever it says, unless the server is too busy or fails.
+
+        One that does not stream may take its time: only its health says whether the server still works.
+        """
+        idle = self._session.timeout.sock_read if streams else None
+        timeout = self._aiohttp.ClientTimeout(
+            total=None, sock_connect=self._session.timeout.sock_connect, sock_read=idle
+        )
+        try:
+            async with self._session.post(
+                self.url + path, data=body, headers=headers, allow_redirects=False, timeout=timeout
+            ) as response:
+                if response.status >= 500 or response.status in _AGAIN:
+                    await self._check(response)
+                yield response
         except (self._aiohttp.ClientError, OSError) as error:
             raise self._broken(error) from None
 
