@@ -6,18 +6,18 @@ Run `python -m bench.pytest_start [--runs N]`. It prints medians, and the spread
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from statistics import median, quantiles
 
-_INSTALLED = any(each.value == "preble.pytest_plugin" for each in entry_points(group="pytest11"))
-WITH = () if _INSTALLED else ("-p", "preble.pytest_plugin")
-WITHOUT = ("-p", "no:preble") if _INSTALLED else ()
+WITH = ("-p", "preble.pytest_plugin")
+_ALONE = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+"""Without other plugins, whose start would be the greater part."""
 
 _EMPTY = "def test_it(): pass\n"
 _CLUSTER = """
@@ -38,7 +38,7 @@ def run(folder: Path, code: str, *arguments: str) -> tuple[float, str]:
     file.write_text(code)
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *arguments, str(file)]
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=folder, env=_ALONE, capture_output=True, text=True, check=True)
     return time.perf_counter() - began, done.stdout
 
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for _ in range(runs):
-            without.append(run(folder, _EMPTY, *WITHOUT)[0])
+            without.append(run(folder, _EMPTY)[0])
             added.append(run(folder, _EMPTY, *WITH)[0] - without[-1])
             started.append(float(run(folder, _CLUSTER, *WITH)[1].split("STARTED")[1].split()[0]))
     print(line("pytest, without the plugin", without))

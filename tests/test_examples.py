@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pytest_plugin.conftest import PLUGIN
+from tests.pytest_plugin.conftest import PLUGINS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -52,11 +52,12 @@ def test_every_example_is_listed_and_has_a_test():
     assert {name for name in files if Path(name).stem not in Path(__file__).read_text()} == set()
 
 
-def test_the_tests_of_an_agent_pass_without_a_model(tmp_path):
+def test_the_tests_of_an_agent_pass_without_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     folder = shutil.copytree(EXAMPLES / "testing", tmp_path / "testing", ignore=shutil.ignore_patterns("__pycache__"))
     ini = "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
     (folder / "pytest.ini").write_text(ini)  # so that nothing of this repository's own settings is used
-    shown = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGIN, "--timeout", "100")
+    shown = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGINS)
     assert re.search(r"^8 passed", shown, re.MULTILINE), shown
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from contextlib import AsyncExitStack, suppress
+from importlib import import_module
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -144,16 +145,17 @@ class Cluster:
         return self._url
 
     def openai(self, **options: Any) -> Any:
-        """Return an `openai.OpenAI` client; close it in the end. It does not try again by itself."""
-        import openai
-
-        return openai.OpenAI(**self._client(options))
+        """Return an `openai.OpenAI` client without a socket; close it in the end. It does not try again by itself."""
+        import_module("openai")  # here, and not on the loop, which it would hold up
+        return self.run(_called(self.cluster.openai_sync, **{"max_retries": 0, **options}))
 
     def async_openai(self, **options: Any) -> Any:
-        """Return an `openai.AsyncOpenAI` client, for any event loop."""
+        """Return an `openai.AsyncOpenAI` client for any event loop, which asks the server at `url`."""
         import openai
 
-        return openai.AsyncOpenAI(**self._client(options))
+        # No connection is kept: a client that nobody closes leaves none behind.
+        ours = {"base_url": self.url, "api_key": "none", "max_retries": 0, "default_headers": {"connection": "close"}}
+        return openai.AsyncOpenAI(**{**ours, **options})
 
     def begin(self) -> None:
         """Let `hit_ratio` count from here."""
@@ -189,11 +191,6 @@ class Cluster:
     def _counted(self) -> tuple[int, int]:
         counters = self.stats().counters
         return counters.prompt_tokens, counters.cached_tokens
-
-    def _client(self, options: dict[str, Any]) -> dict[str, Any]:
-        # No connection is kept: clients that nobody closes leave none behind.
-        ours = {"base_url": self.url, "api_key": "none", "max_retries": 0, "default_headers": {"connection": "close"}}
-        return {**ours, **options}
 
 
 async def _called(function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RustTokenizer
@@ -59,6 +60,6 @@ def _words(count: int) -> Iterator[str]:
     syllables = [consonant + vowel for consonant in _CONSONANTS for vowel in _VOWELS]
     words = syllables
     while count > 0:
-        words = [first + last for first in words for last in syllables]
-        yield from words[:count]
+        words = list(islice((first + last for first in words for last in syllables), count))
+        yield from words
         count -= len(words)

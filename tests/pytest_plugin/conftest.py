@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
 import pytest
 
 TIMEOUT = 120
-LOADED = any(each.value == "preble.pytest_plugin" for each in entry_points(group="pytest11"))
-PLUGIN = () if LOADED else ("-p", "preble.pytest_plugin")
+PLUGINS = ("-p", "preble.pytest_plugin", "-p", "pytest_asyncio.plugin", "-p", "xdist.plugin")
+"""What the tests within tests load; other plugins that are installed would make each start slow."""
 
 INI = """
 [pytest]
@@ -22,12 +21,13 @@ Run = Callable[..., pytest.RunResult]
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester) -> Run:
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a test file in a process of its own, which must end."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
     def run(code: str, *arguments: str, scope: str = "function") -> pytest.RunResult:
         pytester.makeini(INI.format(scope=scope))
         pytester.makepyfile(code)
-        return pytester.runpytest_subprocess(*PLUGIN, "-p", "no:cacheprovider", *arguments, timeout=TIMEOUT)
+        return pytester.runpytest_subprocess(*PLUGINS, "-p", "no:cacheprovider", *arguments, timeout=TIMEOUT)
 
     return run

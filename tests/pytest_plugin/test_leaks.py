@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.pytest_plugin.conftest import Run
 
 SOON = """
@@ -51,34 +49,42 @@ def test_next(preble_cluster):
     )
 
 
-@pytest.mark.parametrize(
-    "leak", ["os.pipe()", "tempfile.mkdtemp(prefix='preble-')", "subprocess.Popen(['sleep', '99'])"]
-)
-def test_what_a_cluster_leaves_with_the_system_fails_the_test(run: Run, leak: str):
+def test_what_a_cluster_leaves_with_the_system_fails_the_test(run: Run):
     result = run(
         SOON
-        + f"""
+        + """
 import os, subprocess, tempfile
+import pytest
 from preble import PrebleCluster
 
-def test_leaks(preble_cluster_factory, monkeypatch):
+LEAKS = {
+    "pipe": os.pipe,
+    "folder": lambda: tempfile.mkdtemp(prefix="preble-"),
+    "child": lambda: subprocess.Popen(["sleep", "99"]),
+}
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_leaks(preble_cluster_factory, monkeypatch, leak):
     start = PrebleCluster.start
     async def leaking(self):
-        KEPT.append({leak})
+        KEPT.append(LEAKS[leak]())
         await start(self)
     monkeypatch.setattr(PrebleCluster, "start", leaking)
     preble_cluster_factory()
 
 def test_clean_up():
-    for each in KEPT:
-        getattr(each, "kill", lambda: None)()
+    _, folder, child = KEPT
+    os.rmdir(folder)
+    child.kill()
+    child.wait()
 
 def test_next(preble_cluster_factory):
     preble_cluster_factory().generate([1, 2])
 """
     )
-    result.assert_outcomes(passed=3, errors=1)
-    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaks*", "*the cluster has left behind: *"])
+    result.assert_outcomes(passed=5, errors=3)
+    for leak, what in (("pipe", "descriptor"), ("folder", "file"), ("child", "process")):
+        result.stdout.fnmatch_lines([f"*ERROR at teardown of test_leaks[[]{leak}[]]*", f"*has left behind: {what} *"])
 
 
 def test_a_cluster_leaves_nothing(run: Run):
