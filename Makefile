@@ -4,7 +4,7 @@ BIN := .venv/bin
 BACKEND ?= torch
 DEMO := $(if $(filter vllm sglang,$(BACKEND)),.venv-engines,.venv)
 
-.PHONY: demo model test test-engines test-pythons lint docs bench bench-engines clean
+.PHONY: demo model test test-engines test-frameworks test-pythons lint docs bench bench-engines clean
 
 .venv/installed: pyproject.toml constraints.txt hatch_build.py $(shell find preble -name "*.c")
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -32,6 +32,17 @@ test: .venv/installed
 
 test-engines: .venv-engines/installed
 	.venv-engines/bin/python -m pytest tests/engines
+
+# Agent frameworks, in an environment for each generation of OpenAI's client. Versions are pinned with all they need.
+.venv-openai%/installed: tests/frameworks/openai%.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(@D)/bin/python -m uv pip install --quiet --python $(@D)/bin/python --no-deps -r $< -e .
+	touch $@
+
+test-frameworks: .venv-openai2/installed .venv-openai3/installed
+	PREBLE_FRAMEWORKS=2 .venv-openai2/bin/python -m pytest tests/frameworks
+	PREBLE_FRAMEWORKS=3 .venv-openai3/bin/python -m pytest tests/frameworks
 
 # The tests that need no model, on each of these versions of Python that is installed.
 test-pythons:
@@ -70,7 +81,7 @@ lint: .venv/installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m mypy examples
+	$(BIN)/python -m mypy examples --exclude examples/frameworks/
 	$(BIN)/hadolint Dockerfile
 
 clean:

@@ -87,7 +87,10 @@ def _synchronous(module: Any) -> type:
                 yield part
 
         def close(self) -> None:
-            _run(self._loop, self._exchange.close())
+            if _is_running_here(self._loop):  # the collector closes a stream in any thread
+                self._exchange.abandon()
+            else:
+                _run(self._loop, self._exchange.close())
 
     class Transport(module.BaseTransport):  # type: ignore[misc]
         """Calls an ASGI application in another thread's event loop."""
@@ -163,11 +166,14 @@ def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _Result]) ->
 def _check(loop: asyncio.AbstractEventLoop) -> None:
     if loop.is_closed() or not loop.is_running():
         raise StateError("the event loop of the cluster does not run, so this call would wait for ever")
-    try:
-        mine = asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return
-    if mine:
+    if _is_running_here(loop):
         raise WrongLoopError(
             "this call would wait for itself: use the asynchronous client, or call it in a thread (asyncio.to_thread)"
         )
+
+
+def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -220,6 +220,22 @@ async def test_another_thread_that_leaves_early_ends_its_request(library):
         assert app.ended.is_set()
 
 
+async def test_a_stream_that_the_collector_closes_in_the_loops_thread_ends_its_request(library):
+    app = App(endless=True)
+
+    def begin(client):
+        response = client.send(client.build_request("GET", "/"), stream=True)
+        loop.call_soon_threadsafe(app.allow, 1)
+        next(response.iter_raw())
+        return response
+
+    loop = asyncio.get_running_loop()
+    async with threaded(library, app) as client:
+        response = await within(asyncio.to_thread(begin, client))
+        response.close()
+        await within(app.ended.wait())
+
+
 async def test_the_loops_own_thread_is_refused_since_it_would_wait_for_itself(library):
     async with threaded(library, App()) as client:
         with pytest.raises(WrongLoopError, match="to_thread"):
