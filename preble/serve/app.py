@@ -69,7 +69,7 @@ def routes(served: Served, max_body: int) -> list[Route]:
     ours: list[tuple[str, Any, Mapping[str, str]]] = [
         ("/v1/chat/completions", chat.complete, chat.NAMES),
         ("/v1/completions", completions.complete, completions.NAMES),
-        ("/tokenize", tokens.tokenize, chat.NAMES),
+        ("/tokenize", tokens.tokenize, {}),
         ("/detokenize", tokens.detokenize, {}),
     ]
     gets = [

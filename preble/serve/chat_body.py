@@ -90,6 +90,8 @@ def check(body: ChatBody) -> None:
         raise InvalidRequestError("needs logprobs to be true", field="top_logprobs")
     if body.store:
         raise InvalidRequestError("nothing is stored", field="store")
+    if body.cache_salt == "":
+        raise InvalidRequestError("must not be empty", field="cache_salt")
     check_stream(body.stream, body.stream_options)
     bodies.read({"tools": body.tools or []}, _Tools)
 

@@ -70,27 +70,6 @@ def cluster_text(tokens: list[str]) -> str:
     return "".join(token for token in tokens if not token.startswith("<|"))
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"prompt": []}, "prompt"),
-        ({"prompt": ["a", 1]}, "prompt"),
-        ({"prompt": [1 << 40]}, "prompt"),
-        ({"prompt": ""}, "prompt"),
-        ({"prompt": [[]]}, "prompt"),
-        ({"prompt": {"text": "a"}}, "prompt"),
-        ({"prompt": "a", "suffix": "b"}, "suffix"),
-        ({"prompt": "a", "best_of": 3}, "best_of"),
-        ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
-        ({"prompt": "a", "logprobs": 21}, "logprobs"),
-        ({"prompt": "a", "echo": True, "logprobs": 1, "stream": True}, "stream"),
-    ],
-)
-async def test_what_is_wrong_is_a_400_that_names_the_field(face, body, param):
-    refused = await face.http.post(PATH, json=body)
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
-
-
 async def test_an_error_of_one_prompt_is_the_answer_and_ends_the_others(face):
     refused = await face.post(PATH, prompt=["a", [], "b"])
     assert refused.status_code == 400
