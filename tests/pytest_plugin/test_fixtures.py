@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from tests.pytest_plugin.conftest import Run
@@ -146,3 +149,8 @@ def test_before():
     assert ours == {"preble", "preble.pytest_plugin"}
     assert not sys.modules.keys() & {"msgspec", "numpy", "zmq", "openai", "starlette", "uvicorn"}
 """).assert_outcomes(passed=1)
+
+
+def test_pytest_is_told_of_the_plugin():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"preble": "preble.pytest_plugin"}
