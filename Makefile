@@ -62,6 +62,7 @@ docs: .venv-docs/installed
 bench: .venv/installed
 	$(BIN)/python -m bench.micro --quick
 	$(BIN)/python -m bench.overhead --quick
+	$(BIN)/python -m bench.faces --quick
 	$(BIN)/python -m bench.demo --quick
 	$(BIN)/python -m bench.paper --quick
 	$(BIN)/python -m bench.policies --quick

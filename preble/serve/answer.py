@@ -41,7 +41,9 @@ async def answer(cluster: PrebleCluster, ask: Ask) -> AsyncGenerator[Piece, None
         async for chunk in chunks:
             said = Said(text=chunk.text)
             if ask.make_parser is not None:
-                parser = parsers.setdefault(chunk.index, ask.make_parser())
+                if chunk.index not in parsers:
+                    parsers[chunk.index] = ask.make_parser()
+                parser = parsers[chunk.index]
                 said = _joined(parser.add(chunk.text), parser.finish() if chunk.finish_reason else Said())
             if said.calls:
                 called.add(chunk.index)

@@ -16,6 +16,7 @@ import pytest
         ("demo.__main__", "--acts third", "--acts: invalid choice: 'third'"),
         ("engine_queue", "--rounds 0", "--rounds: must be a whole number above 0"),
         ("engine_queue", "--requests 1.5", "--requests: must be a whole number above 0, not '1.5'"),
+        ("faces", "--requests 0", "--requests: must be a whole number above 0"),
         ("gpu.__main__", "--workers 0", "--workers: must be a whole number above 0"),
         ("gpu.__main__", "--policy x", "--policy: invalid choice: 'x'"),
         ("live.__main__", "--requests -3", "--requests: must be a whole number above 0"),
