@@ -11,6 +11,7 @@ def test_it_measures_starts_of_pytest_and_of_the_cluster(capsys: pytest.CaptureF
     assert [row.split("  ")[0] for row in rows] == [
         "pytest, without the plugin",
         "added by the plugin",
-        "start of the in-process cluster",
+        "first in-process cluster",
+        "later in-process clusters",
     ]
     assert all(" ms   quartiles " in row for row in rows)
