@@ -73,7 +73,7 @@ class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MessageBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request: Anthropic's fields. Those of `serve.passed`, which engines take, stand beside them in the JSON."""
+    """A request: Anthropic's fields. Those of `serve.spelling`, which engines take, stand beside them in the JSON."""
 
     messages: list[Turn]
     model: str = ""
@@ -97,9 +97,9 @@ OWN = frozenset({*MessageBody.__struct_fields__, "stop"})
 """What is not passed on: `stop` has a name of its own here."""
 
 
-def check(body: MessageBody) -> None:
-    """Raise InvalidRequestError for what a type does not say."""
-    if body.max_tokens is None:
+def check(body: MessageBody, *, counted: bool) -> None:
+    """Raise InvalidRequestError for what a type does not say. Where tokens are `counted`, nothing is generated."""
+    if body.max_tokens is None and not counted:
         raise InvalidRequestError("is required: the most tokens of the answer", field="max_tokens")
     if not body.messages:
         raise InvalidRequestError("must not be empty", field="messages")

@@ -10,12 +10,12 @@ from preble.serve.messages.body import MessageBody, Tool, ToolChoice
 from preble.serve.messages.content import chat_messages
 
 SPELLED = {
+    "prompt": "messages",
     "max_completion_tokens": "max_tokens",
     "stop": "stop_sequences",
     "response_format": "output_config.format",
     "reasoning_effort": "output_config.effort",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
-    "user": "metadata.user_id",
 }
 """Fields of chat completions by which a wrong one is found, and what they are called here."""
 
@@ -38,7 +38,7 @@ def chat_fields(body: MessageBody, passed: Mapping[str, Any]) -> dict[str, Any]:
         "parallel_tool_calls": False if choice and choice.disable_parallel_tool_use else None,
         "reasoning_effort": output.effort if output else None,
         "response_format": _response_format(output.format.schema) if output and output.format else None,
-        "user": body.metadata.user_id if body.metadata else None,
+        "stream": body.stream,
         **passed,
         "chat_template_kwargs": _template_fields(body, passed),
     }

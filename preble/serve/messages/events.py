@@ -25,8 +25,12 @@ _REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "abort": "pause_tu
 class Progress:
     """One message on its way from pieces to events. `message` is what there is of it."""
 
-    def __init__(self, id: str, model: str) -> None:
-        """Begin with a message that has no content; `id` begins with `msg_`."""
+    def __init__(self, id: str, model: str, placed: Callable[[str], Event]) -> None:
+        """Begin with a message that has no content; `id` begins with `msg_`.
+
+        `placed` returns where a request went, and why.
+        """
+        self._placed = placed
         self._token = id.removeprefix("msg_")
         self._blocks = Blocks()
         self._open = Begin(0, "text")
@@ -83,7 +87,7 @@ class Progress:
         stop = piece.chunk.stop_reason
         sequence = stop if piece.finish_reason == "stop" and isinstance(stop, str) else None
         reason = "stop_sequence" if sequence else _REASONS.get(piece.finish_reason or "", "end_turn")
-        usage = _usage(piece.chunk.usage or Usage(0, 0, 0))
+        usage = {**_usage(piece.chunk.usage or Usage(0, 0, 0)), "preble": self._placed(piece.chunk.request_id)}
         self.message.update(stop_reason=reason, stop_sequence=sequence, usage=usage)
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         return {"type": "message_delta", "delta": delta, "usage": usage}
@@ -92,14 +96,21 @@ class Progress:
 async def message_events(
     pieces: AsyncIterator[Piece], progress: Progress, error_body: Callable[[PrebleError], Event]
 ) -> AsyncGenerator[Event, None]:
-    """Yield the events of a message. An error of the cluster after the first piece is its last event."""
-    for event in progress.begin():
-        yield event
+    """Yield the events of a message, the first one with the first piece; errors before that are raised.
+
+    An error of the cluster after it is the last event.
+    """
+    begun = False
     try:
         async for piece in pieces:
+            for event in () if begun else progress.begin():
+                yield event
+            begun = True
             for event in progress.add(piece):
                 yield event
     except PrebleError as error:
+        if not begun:
+            raise
         yield error_body(error)
 
 

@@ -33,7 +33,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResponseBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A request: OpenAI's fields. Those of `serve.passed`, which engines take, stand beside them in the JSON."""
+    """A request: OpenAI's fields. Those of `serve.spelling`, which engines take, stand beside them in the JSON."""
 
     model: str = ""
     input: str | list[dict[str, Any]] = ""

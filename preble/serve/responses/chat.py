@@ -9,9 +9,10 @@ from preble.serve.responses.body import ResponseBody
 from preble.serve.responses.items import Message
 from preble.serve.responses.tools import chat_choice, chat_tools, response_format
 
-_SAME = ("model", "temperature", "top_p", "parallel_tool_calls", "user", "prompt_cache_key", "metadata")
+_SAME = ("model", "temperature", "top_p", "parallel_tool_calls", "stream")
 
 SPELLED = {
+    "prompt": "input",
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
     "max_tokens": "max_output_tokens",

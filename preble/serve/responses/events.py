@@ -13,14 +13,18 @@ from preble.serve.responses.response import ended, failed, usage_fields
 Logprobs = Callable[[Piece], Sequence[Event]]
 """Returns the log-probabilities of a piece's tokens in the protocol's form, none where none were asked for."""
 
+Placed = Callable[[str], Event]
+"""Returns where the request of this id went, and why."""
+
 
 class Progress:
     """One response on its way from pieces to events."""
 
-    def __init__(self, response: Event, logprobs: Logprobs) -> None:
+    def __init__(self, response: Event, logprobs: Logprobs, placed: Placed) -> None:
         """Begin with a response that has no output."""
         self.response = response
         self._logprobs = logprobs
+        self._placed = placed
         self._blocks = Blocks()
         self._output = Output(response["id"].removeprefix("resp_"))
         self._reasoning_tokens = 0
@@ -48,7 +52,8 @@ class Progress:
         for step in self._blocks.finish(cut=reason in ("length", "abort")):
             yield from self._output.add(step)
         usage = piece.chunk.usage
-        counts = None if usage is None else usage_fields(usage, self._reasoning_tokens)
+        where = self._placed(piece.chunk.request_id)
+        counts = None if usage is None else {**usage_fields(usage, self._reasoning_tokens), "preble": where}
         self.response = ended(self.response, self._output.items, reason, counts)
         yield {"type": f"response.{self.response['status']}", "response": self.response}
 
@@ -56,7 +61,10 @@ class Progress:
 async def response_events(
     pieces: AsyncIterator[Piece], progress: Progress, error_code: Callable[[PrebleError], str]
 ) -> AsyncGenerator[Event, None]:
-    """Yield the numbered events of a response. An error of the cluster after the first piece is its last event."""
+    """Yield the numbered events of a response, the first ones with the first piece; errors before that are raised.
+
+    An error of the cluster after it is the last event.
+    """
     number = 0
     async for event in _events(pieces, progress, error_code):
         yield {**event, "sequence_number": number}
@@ -66,12 +74,16 @@ async def response_events(
 async def _events(
     pieces: AsyncIterator[Piece], progress: Progress, error_code: Callable[[PrebleError], str]
 ) -> AsyncGenerator[Event, None]:
-    for event in progress.begin():
-        yield event
+    begun = False
     try:
         async for piece in pieces:
+            for event in () if begun else progress.begin():
+                yield event
+            begun = True
             for event in progress.add(piece):
                 yield event
     except PrebleError as error:
+        if not begun:
+            raise
         for event in progress.fail(error_code(error), str(error)):
             yield event

@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import pytest
 from anthropic.types import Message, RawMessageStreamEvent
+from preble.serve.errors import failure
 from pydantic import TypeAdapter
 
 from preble.errors import PrebleError, WorkerLostError
@@ -17,10 +19,13 @@ EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
 
 async def stream(given: Sequence[Piece], error: PrebleError | None = None) -> tuple[list[dict[str, Any]], Message]:
-    progress = Progress("msg_a", "m")
-    body = lambda error: error_body(500, str(error))  # noqa: E731
-    events = [event async for event in message_events(_come(given, error), progress, body)]
+    progress = Progress("msg_a", "m", lambda request_id: {})
+    events = [event async for event in message_events(_come(given, error), progress, _body)]
     return events, Message.model_validate(progress.message)
+
+
+def _body(error: PrebleError) -> dict[str, Any]:
+    return error_body(failure(error))
 
 
 async def _come(given: Sequence[Piece], error: PrebleError | None) -> AsyncIterator[Piece]:
@@ -82,4 +87,10 @@ async def test_the_stop_sequence_that_ended_it_is_named() -> None:
 async def test_an_error_in_the_middle_is_the_last_event() -> None:
     events, _ = await stream(pieces(Said("Yes"))[:1], WorkerLostError("worker w0 is lost"))
     assert events[-1]["type"] == "error"
-    assert events[-1]["error"] == {"type": "api_error", "message": "worker w0 is lost"}
+    assert events[-1]["error"]["type"] == "overloaded_error"
+    assert events[-1]["error"]["message"] == "worker w0 is lost"
+
+
+async def test_an_error_before_the_first_piece_is_no_event() -> None:
+    with pytest.raises(WorkerLostError):
+        await stream([], WorkerLostError("worker w0 is lost"))

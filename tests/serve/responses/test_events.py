@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
@@ -19,7 +20,8 @@ EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 async def stream(given: Sequence[Piece], error: PrebleError | None = None) -> list[Any]:
     """The events, read as OpenAI's client reads them, strictly."""
-    progress = Progress(begun(ResponseBody(input="x"), id="resp_a", created_at=1, model="m"), lambda piece: [])
+    first = begun(ResponseBody(input="x"), id="resp_a", created_at=1, model="m")
+    progress = Progress(first, lambda piece: [], lambda request_id: {"request_id": request_id})
     events = [event async for event in response_events(_come(given, error), progress, lambda error: "server_error")]
     return [EVENT.validate_python(event) for event in events]
 
@@ -88,3 +90,8 @@ async def test_an_error_in_the_middle_is_the_last_event() -> None:
     assert last.type == "response.failed"
     assert last.response.error.code == "server_error"
     assert "w0" in last.response.error.message
+
+
+async def test_an_error_before_the_first_piece_is_no_event() -> None:
+    with pytest.raises(WorkerLostError):
+        await stream([], WorkerLostError("worker w0 is lost"))
