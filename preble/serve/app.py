@@ -20,7 +20,9 @@ from preble.serve import chat, completions, errors, forward, models, state, toke
 from preble.serve.endpoint import Endpoint
 from preble.serve.errors import Failure
 from preble.serve.guard import LOCAL, Guard
+from preble.serve.messages import endpoint as messages
 from preble.serve.parsers import reasons, tool_format
+from preble.serve.responses import endpoint as responses
 from preble.serve.served import Served
 
 MAX_BODY = 16 << 20
@@ -65,28 +67,37 @@ def create_app(
 
 def routes(served: Served, max_body: int) -> list[Route]:
     """Return the paths. What is posted to a cluster of servers is forwarded."""
-    forwarded: list[tuple[str, Any, Mapping[str, str]]] = [(path, forward.forward, {}) for path in forward.PATHS]
-    ours: list[tuple[str, Any, Mapping[str, str]]] = [
-        ("/v1/chat/completions", chat.complete, chat.NAMES),
-        ("/v1/completions", completions.complete, completions.NAMES),
-        ("/tokenize", tokens.tokenize, {}),
-        ("/detokenize", tokens.detokenize, {}),
-    ]
     gets = [
         ("/v1/models", models.listed),
         ("/v1/models/{name:path}", models.one),
         ("/health", state.health),
         ("/metrics", state.metrics),
     ]
+    asked = [
+        Route(path, Endpoint(partial(handler, served), max_body=max_body), methods=["GET"]) for path, handler in gets
+    ]
+    return asked + (_forwarded(served, max_body) if served.cluster.forwards else _ours(served, max_body))
+
+
+def _forwarded(served: Served, max_body: int) -> list[Route]:
+    endpoint = Endpoint(partial(forward.forward, served), max_body=max_body)
+    return [Route(path, endpoint, methods=["POST"]) for path in forward.PATHS]
+
+
+def _ours(served: Served, max_body: int) -> list[Route]:
+    posts: list[tuple[str, Any, Mapping[str, str]]] = [
+        ("/v1/chat/completions", chat.complete, chat.NAMES),
+        ("/v1/completions", completions.complete, completions.NAMES),
+        ("/tokenize", tokens.tokenize, {}),
+        ("/detokenize", tokens.detokenize, {}),
+    ]
     return [
         *(
             Route(path, Endpoint(partial(handler, served), max_body=max_body, names=names), methods=["POST"])
-            for path, handler, names in (forwarded if served.cluster.forwards else ours)
+            for path, handler, names in posts
         ),
-        *(
-            Route(path, Endpoint(partial(handler, served), max_body=max_body), methods=["GET"])
-            for path, handler in gets
-        ),
+        *responses.routes(served, max_body),
+        *messages.routes(served, max_body),
     ]
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
-from preble.serve.errors import failure
 from pydantic import TypeAdapter
 
 from preble.errors import PrebleError, WorkerLostError
 from preble.serve.answer import Piece
+from preble.serve.errors import failure
 from preble.serve.messages.errors import error_body
 from preble.serve.messages.events import Progress, message_events
 from preble.serve.parsers import Said
