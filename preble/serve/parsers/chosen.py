@@ -41,6 +41,7 @@ REASONING_PARSERS = ("think", "gpt-oss")
 def tool_format(name: str | None, template: str) -> Format | None:
     """Return the format of that name, of a class ("module:Class"), or for "auto" of a template; None if it has none.
 
+    A class may name the special tokens that it reads: a set of texts, `special`. Others are taken out of its text.
     Raises ConfigurationError for a name that does not exist.
     """
     if name is None:
@@ -50,7 +51,8 @@ def tool_format(name: str | None, template: str) -> Format | None:
     if name in TOOL_PARSERS:
         return TOOL_PARSERS[name]
     if ":" in name:
-        return Format(_class(name), "")
+        make = _class(name)
+        return Format(make, "", frozenset(getattr(make, "special", ())))
     raise ConfigurationError(f"tool_parser: {name!r} is unknown{nearest(name, TOOL_PARSERS)}")
 
 

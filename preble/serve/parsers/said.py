@@ -34,7 +34,10 @@ class Parser(Protocol):
     """
 
     def add(self, text: str) -> Said:
-        """Take the next characters and return what is certain by now. Special tokens are in the text as they are."""
+        """Take the next characters and return what is certain by now.
+
+        Of special tokens, those that the format names are in the text. Other ones are not.
+        """
 
     def finish(self) -> Said:
         """Return what was held back: the output has ended."""

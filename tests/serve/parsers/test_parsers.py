@@ -204,7 +204,8 @@ def test_a_template_shows_its_format(template, name):
 def test_a_parser_by_name_or_of_ones_own():
     assert tool_format("hermes", "") == TOOL_PARSERS["hermes"]
     assert tool_format(None, "<tool_call>") is None
-    assert isinstance(tool_format("preble.serve.parsers.think:Think", "").make(), Think)
+    own = tool_format("preble.serve.parsers.think:Think", "")
+    assert (type(own.make()), own.special) == (Think, frozenset())
     with pytest.raises(ConfigurationError, match="did you mean 'hermes'"):
         tool_format("herms", "")
     with pytest.raises(ConfigurationError, match="imported"):
