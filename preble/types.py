@@ -514,11 +514,15 @@ class WorkerStats(msgspec.Struct, frozen=True):
     restarts: int = 0
 
 
+PromptIds: TypeAlias = Literal["tokenizer", "server", "text"]
+"""By what the scheduler knows a forwarded prompt: ids of the tokenizer here, of a server's `/tokenize`, or text."""
+
+
 class ClusterStats(msgspec.Struct, frozen=True):
     """A cluster at one moment. `in_flight` counts samples; of these, `waiting` ones are on no worker.
 
     `tree_nodes` and `tree_tokens` are the size of the scheduler's radix tree; a token counts once, however many workers
-    hold it.
+    hold it. `prompt_ids` says by what the scheduler knows the last forwarded prompt, None before the first one.
     """
 
     counters: Counters
@@ -527,6 +531,7 @@ class ClusterStats(msgspec.Struct, frozen=True):
     tree_nodes: int
     tree_tokens: int
     workers: tuple[WorkerStats, ...]
+    prompt_ids: PromptIds | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return its fields as plain data, for `json.dumps`, FastAPI and pydantic."""

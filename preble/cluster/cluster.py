@@ -10,6 +10,8 @@ from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any, Literal, Unpack, overload
 
+import msgspec
+
 from preble.backends import Engine, EngineInfo, find_backend
 from preble.backends.openai.engine import OpenAIEngine
 from preble.backends.openai.forward import Forward
@@ -57,6 +59,7 @@ from preble.types import (
     Chunk,
     ClusterStats,
     Generation,
+    PromptIds,
     RequestKeywords,
     RequestOptions,
     SamplingParams,
@@ -154,6 +157,7 @@ class PrebleCluster:
         self._close_grace = close_grace
         self._made = caller()
         self._state = State()
+        self._prompt_ids: PromptIds | None = None
         self._gate = Gate()
         self._prompts = PromptReader()
         dispatcher = Dispatcher(
@@ -328,17 +332,25 @@ class PrebleCluster:
         return self._stream(prompt, sampling, request_options(options))
 
     async def forward(
-        self, exchange: Forward, tokens: bytes, sampling: SamplingParams, **options: Unpack[RequestKeywords]
+        self,
+        exchange: Forward,
+        tokens: bytes,
+        sampling: SamplingParams,
+        *,
+        prompt_ids: PromptIds | None = None,
+        **options: Unpack[RequestKeywords],
     ) -> AsyncGenerator[bytes, None]:
         """Send a request as it came to the server that the scheduler chooses, and yield the bytes of its response.
 
-        The scheduler knows it by `tokens`, packed ids or `preble.serve.routing.text_ids`. Closing the iterator ends it.
+        The scheduler knows it by `tokens`, packed ids or `preble.serve.routing.text_ids`; `prompt_ids` says for `stats`
+        what they are. Closing the iterator ends the request.
         Until the first byte another server is tried where one fails. Raises StateError for a cluster of workers, and
         what `stream` does.
         """
         self._state.require_started()
         if not self.forwards:
             raise StateError("only servers that run already take a request as it came")
+        self._prompt_ids = prompt_ids or self._prompt_ids
         reader = self._intake.forward(exchange, tokens, sampling, request_options(options))
         serving = asyncio.ensure_future(_until_ended(chunks(reader, None, self._driver.stop)))
         serving.add_done_callback(exchange.settle)
@@ -348,6 +360,11 @@ class PrebleCluster:
         finally:
             serving.cancel()
             self._driver.release(reader.request)
+
+    async def tokenized(self, body: bytes) -> bytes:
+        """Return packed token ids as the `/tokenize` of a server has them for this body, nothing if none has."""
+        self._state.require_started()
+        return await self._pool.tokenized(body) if isinstance(self._pool, ReplicaPool) else b""
 
     @property
     def forwards(self) -> bool:
@@ -446,7 +463,8 @@ class PrebleCluster:
         Another thread than the event loop's waits until that has a moment: what it gets is the state of one moment.
         """
         self._state.require_ready()
-        return self._state.call(self._driver.stats)
+        stats = self._state.call(self._driver.stats)
+        return msgspec.structs.replace(stats, prompt_ids=self._prompt_ids)
 
     def engines(self) -> dict[str, EngineInfo]:
         """Return what each worker's engine can do, by worker name. Any thread may call it."""

@@ -75,7 +75,7 @@ class Intake:
         self._gate.check()
         request = InFlightRequest(
             options.request_id or self._new_id(),
-            tokens,
+            self._prompts.fitting(tokens),
             sampling,
             options,
             now=now,

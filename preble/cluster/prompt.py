@@ -57,6 +57,10 @@ class PromptReader:
         if self.tokenizer is None and self._vocab_size >= SMALLEST and all(info.plain_text for info in infos):
             self.tokenizer, self._template = plain_tokenizer(self._vocab_size), plain_template()
 
+    def fitting(self, tokens: bytes) -> bytes:
+        """Return as much of a prompt as leaves room for one token more: its server knows better how long it is."""
+        return tokens[: max(1, self._room - 1) * TOKEN_BYTES]
+
     def check(self, sampling: SamplingParams) -> None:
         """Raise InvalidRequestError for sampling that this model cannot do."""
         if not isinstance(sampling, SamplingParams):

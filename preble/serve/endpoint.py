@@ -41,13 +41,17 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 class Relayed(msgspec.Struct, frozen=True):
-    """Another server's answer: its bytes as they come, `first` ahead of the other `parts`. It may be one of events."""
+    """Another server's answer: its bytes as they come, `first` ahead of the other `parts`.
+
+    One that `streams` is made of events. Where these have names, `error_event` is that of one that says what broke.
+    """
 
     status: int
     headers: Mapping[str, str]
     first: bytes
     parts: AsyncGenerator[bytes, None]
     streams: bool
+    error_event: str | None = None
 
 
 Handler: TypeAlias = Callable[[Request, bytes], Awaitable[Answer | Stream | Relayed]]
@@ -117,7 +121,7 @@ class Endpoint:
             except PrebleError as error:
                 if not answer.streams:
                     raise ConnectionError("the server broke off in the middle of its answer") from None
-                await send(_part(sse.event(self._refusal(failure(error), error.request_id)) + sse.DONE))
+                await send(_part(_broken(self._refusal(failure(error), error.request_id), answer.error_event)))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _refuse(self, error: PrebleError | HttpError, send: Send) -> None:
@@ -129,6 +133,11 @@ class Endpoint:
 
     def _renamed(self, error: PrebleError | HttpError) -> PrebleError | HttpError:
         return errors.renamed(error, self._names) if isinstance(error, InvalidRequestError) else error
+
+
+def _broken(told: Mapping[str, Any], name: str | None) -> bytes:
+    """Return the event of an error, on a line of its own wherever the stream broke off, and what ends the stream."""
+    return b"\n\n" + sse.event(told, name) + (sse.DONE if name is None else b"")
 
 
 async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -13,16 +13,22 @@ import numpy as np
 from preble.errors import InvalidRequestError
 from preble.text import ChatTokenizer
 from preble.tokens import FIRST_TEXT_ID, pack
+from preble.types import PromptIds
 
 _MIX = np.uint32(2_654_435_761)  # Knuth's multiplier, so that the bits that are kept depend on all
 _LONG = 2_000
 """Characters from which a prompt is tokenized in a thread."""
 
-Source = Literal["tokenizer", "text"]
+AskServer: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+"""Asks a server's `/tokenize`: takes its body, returns packed ids, or nothing."""
+
+_TOKENIZED = ("model", "messages", "prompt", "tools", "chat_template_kwargs")
 
 
-async def routing_ids(fields: Mapping[str, Any], tokenizer: ChatTokenizer | None) -> tuple[bytes, Source]:
-    """Return packed ids, and whether they are the `tokenizer`'s or stand for `text`.
+async def routing_ids(
+    fields: Mapping[str, Any], tokenizer: ChatTokenizer | None, ask: AskServer | None = None
+) -> tuple[bytes, PromptIds]:
+    """Return packed ids, and whether they are of the `tokenizer`, of a server that is asked, or stand for text.
 
     Equal beginnings of prompts have equal ids. Pictures and sounds count by their content.
     """
@@ -34,7 +40,18 @@ async def routing_ids(fields: Mapping[str, Any], tokenizer: ChatTokenizer | None
         ids = await _tokenized(fields, text, tokenizer)
         if ids:
             return ids, "tokenizer"
+    if tokenizer is None and ask is not None and _is_readable(fields):
+        body = {name: fields[name] for name in _TOKENIZED if fields.get(name) is not None}
+        if ids := await ask(msgspec.json.encode(body)):
+            return ids, "server"
     return text_ids(text), "text"
+
+
+def _is_readable(fields: Mapping[str, Any]) -> bool:
+    """Whether `/tokenize` takes such a prompt: a text, or a chat of text alone."""
+    messages = fields.get("messages")
+    is_chat = isinstance(messages, list) and "system" not in fields and not _has_media(messages)
+    return is_chat or isinstance(fields.get("prompt"), str)
 
 
 def text_ids(text: str) -> bytes:

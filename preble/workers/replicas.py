@@ -157,6 +157,13 @@ class ReplicaPool:
             raise WorkerLostError("the replica is gone", worker=worker)
         self._begin(replica, id, replica.engine.forward(exchange))
 
+    async def tokenized(self, body: bytes) -> bytes:
+        """Return the packed token ids that the `/tokenize` of a server has for a body, nothing if none has."""
+        for replica in list(self._replicas.values()):
+            if replica.serving and (tokens := await replica.engine.tokenized(body)):
+                return tokens
+        return b""
+
     def _begin(self, replica: _Replica, id: int, deltas: AsyncIterator[Delta]) -> None:
         task = asyncio.create_task(self._answer(replica, id, deltas))
         replica.requests[id] = task

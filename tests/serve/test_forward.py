@@ -60,6 +60,9 @@ class Odd:
             models = b'{"object":"list","data":[{"id":"odd","object":"model","max_model_len":4096}]}'
             await whole(send, 200 if scope["path"] in ("/health", "/v1/models") else 404, models)
             return
+        if scope["path"] == "/tokenize":
+            await whole(send, 404, b"{}")
+            return
         if scope["path"] == "/v1/completions" and b'"prompt":[1]' in body:  # whether it knows token ids
             await whole(send, 200, b'{"choices":[{"index":0,"text":"a","token_ids":[1]}]}')
             return
@@ -196,6 +199,75 @@ async def test_a_client_that_goes_away_is_gone_for_the_server_too(stream):
                 asking.cancel()
                 await server.hung_up.wait()
         assert cluster.stats().in_flight == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+async def test_where_events_have_names_that_of_what_broke_has_one_too(path):
+    async def breaks(scope, body, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": b'event: a\ndata: {"in the midd', "more_body": True})
+        raise ConnectionError("gone")
+
+    async with odd(breaks) as url, gateway([url]) as face:
+        response = await face.post(path, messages=HELLO, stream=True)
+    begun, error = [event for event in response.text.split("\n\n") if event]
+    assert begun == 'event: a\ndata: {"in the midd'
+    assert error.startswith('event: error\ndata: {"error"')
+
+
+async def test_any_path_and_any_bytes_are_for_the_server_to_understand():
+    sound, packed = b"--x\r\n\xff\x00--x--", b"\x1f\x8b packed"
+    asked = []
+
+    async def answer(scope, body, send):
+        asked.append((scope["path"], scope["query_string"]))
+        await whole(send, 200, packed, **{"connection": b"x-hop", "x-hop": b"1"})
+
+    server = Odd(answer)
+    async with listening(server, host="127.0.0.1", port=0, grace=1.0) as url, gateway([url]) as face:
+        sent = {"accept-encoding": "br", "connection": "x-mine", "x-mine": "1", "content-type": "multipart/form-data"}
+        response = await face.http.post("/v1/audio/transcriptions?beta=1", content=sound, headers=sent)
+    assert (asked, server.bodies) == ([("/v1/audio/transcriptions", b"beta=1")], [sound])
+    assert server.headers[0]["accept-encoding"] == "identity"
+    assert "x-mine" not in server.headers[0]
+    assert (response.content, "x-hop" in response.headers) == (packed, False)
+
+
+async def test_a_server_that_refuses_our_key_is_no_matter_of_the_client():
+    async def refuses(scope, body, send):
+        await whole(send, 401, b'{"error": {"message": "wrong key: theirs"}}')
+
+    async with odd(refuses) as bad, replicas(1) as urls, gateway([bad, *urls], api_key="theirs") as face:
+        for number in range(4):
+            assert (await face.post("/v1/completions", prompt=f"{number}", max_tokens=1)).status_code == 200
+    async with odd(refuses) as bad, gateway([bad], api_key="theirs", worker_wait=0.0) as face:
+        refused = await face.post(CHAT, messages=HELLO)
+        assert (refused.status_code, "theirs" in refused.text) == (500, False)
+
+
+async def test_a_prompt_that_seems_too_long_is_for_the_server_to_refuse():
+    async def answer(scope, body, send):
+        await whole(send, 200, b"{}")
+
+    async with odd(answer) as url, gateway([url]) as face:
+        assert (await face.post(CHAT, messages=[{"role": "user", "content": "word " * 9000}])).status_code == 200
+
+
+async def test_prompts_are_known_by_the_ids_of_a_server_where_it_tells_them():
+    async def answer(scope, body, send):
+        await whole(send, 404, b"{}")
+
+    async with replicas(1) as urls, gateway(urls) as face:
+        assert face.cluster.stats().prompt_ids is None
+        await face.post(CHAT, messages=HELLO, max_tokens=1)
+        assert face.cluster.stats().prompt_ids == "server"
+        ids, _ = await routing_ids({"messages": HELLO}, None, face.cluster.tokenized)
+        assert list(unpack(ids)) == (await face.json("/tokenize", messages=HELLO))["tokens"]
+        await face.post("/v1/messages", messages=HELLO, system="be brief", max_tokens=1)
+        assert face.cluster.stats().prompt_ids == "text"
+    async with odd(answer) as url, gateway([url]) as face:
+        await face.post(CHAT, messages=HELLO)
+        assert face.cluster.stats().prompt_ids == "text"
 
 
 async def test_only_servers_that_run_already_take_a_request_as_it_came(face):

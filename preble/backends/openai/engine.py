@@ -17,7 +17,7 @@ from preble.backends.openai.backoff import pause
 from preble.backends.openai.discovery import Described, Reader, describe
 from preble.backends.openai.events import KvEvents
 from preble.backends.openai.forward import Forward, deltas
-from preble.backends.openai.http import Http
+from preble.backends.openai.http import Http, decoded
 from preble.backends.openai.metrics import sglang_load, vllm_load
 from preble.backends.openai.options import replica_options
 from preble.backends.openai.request_state import AbortedError, RequestState
@@ -31,7 +31,7 @@ from preble.errors import (
     StateError,
     UnreachableError,
 )
-from preble.tokens import TOKEN_BYTES, highest
+from preble.tokens import TOKEN_BYTES, highest, pack
 
 _RESETS = {"sglang": "/flush_cache?timeout=5"}
 _VLLM_RESET = "/reset_prefix_cache"
@@ -41,6 +41,13 @@ _LARGEST = 1 << 40  # of any size, in tokens or requests
 _PIECES = 8  # so many of our tokens may make one of a server that sends text, where its tokenizer is another
 _TEXT_TOKENS = 16  # by so many may a server that gets text count more prompt tokens than we, such as its begin token
 _logger = logging.getLogger("preble.openai")
+
+
+class _Tokenized(msgspec.Struct):
+    tokens: list[int]
+
+
+_tokenized = msgspec.json.Decoder(_Tokenized)
 
 
 class OpenAIEngine:
@@ -66,6 +73,7 @@ class OpenAIEngine:
         self._cleared: list[Evicted] = []
         self._events: KvEvents | None = None
         self._requests: dict[int, RequestState] = {}
+        self._tokenizes = True
 
     async def start(self) -> EngineInfo:
         """Wait until the server is healthy, however long that takes, and find out what it is.
@@ -117,6 +125,19 @@ class OpenAIEngine:
             with http.key_hidden():
                 async for delta in told:
                     yield delta
+
+    async def tokenized(self, body: bytes) -> bytes:
+        """Return the packed token ids that the server's `/tokenize` has for a body, nothing if it has none."""
+        http, _ = self._started()
+        if self._tokenizes:
+            try:
+                answer = await http.ask("/tokenize", body, timeout=self.options.health_timeout)
+                return pack(decoded(answer, _tokenized).tokens)
+            except ConfigurationError:  # it has no such path
+                self._tokenizes = False
+            except PrebleError:
+                pass  # whether the prompt is at fault is for the answer to it to say
+        return b""
 
     def abort(self, id: int) -> None:
         """End a request: its iterator yields a last delta with finish reason "abort". Unknown ids are ignored."""

@@ -26,7 +26,7 @@ _MAX_ERROR_BODY = 1 << 16
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b"error:", b":")  # with which lines of a stream begin
 _DOCUMENTS = (b"{", b"[", b"<")
 Shape = TypeVar("Shape")
-_AGAIN = {408, 429}
+_AGAIN = {401, 403, 408, 429}  # the first two are about our key, which is none of the client's business
 _KEEP_ALIVE = 4.0  # seconds, below the 5 after which uvicorn closes an idle connection
 
 
@@ -56,6 +56,10 @@ class Http:
     async def post(self, path: str, *, timeout: float) -> bytes:
         """Return the response to an empty POST to `path`, read within `timeout` seconds."""
         return await self._request("POST", path, timeout)
+
+    async def ask(self, path: str, body: bytes, *, timeout: float) -> bytes:
+        """Return the response to a POST of a JSON document to `path`, read within `timeout` seconds."""
+        return await self._request("POST", path, timeout, body)
 
     async def stream(self, path: str, body: bytes) -> AsyncGenerator[bytes, None]:
         """POST `body` and yield the data of each event of the response. Closing the iterator closes the connection.
@@ -116,11 +120,14 @@ class Http:
         """Close all connections."""
         await self._session.close()
 
-    async def _request(self, method: str, path: str, timeout: float) -> bytes:
+    async def _request(self, method: str, path: str, timeout: float, body: bytes | None = None) -> bytes:
+        headers = None if body is None else {"Content-Type": "application/json"}
         try:
             async with (
                 asyncio.timeout(timeout),
-                self._session.request(method, self.url + path, allow_redirects=False) as response,
+                self._session.request(
+                    method, self.url + path, data=body, headers=headers, allow_redirects=False
+                ) as response,
             ):
                 await self._check(response)
                 return await _bounded(response, MAX_BODY)
