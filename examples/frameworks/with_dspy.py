@@ -7,7 +7,6 @@ python examples/frameworks/with_dspy.py
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from typing import Any
 
@@ -20,27 +19,30 @@ from preble.testing import Script
 
 
 def script() -> Script:
-    """Return a model that writes dspy's fields: as JSON, with the next step of a loop in them."""
+    """Return a model that writes dspy's fields: first the next step of a loop, then its answer."""
     script = Script()
-    found = {"next_thought": "I know it.", "next_tool_name": "finish", "next_tool_args": {}}
-    look = {"next_thought": "I look.", "next_tool_name": "weather", "next_tool_args": {"city": "Oslo"}}
-    done = {"reasoning": "The tool said it.", "answer": "It is cold in Oslo."}
-    script.reply(
-        json.dumps(done), when=lambda call: "finish" in call.text and "next_tool_name" not in call.text, times=None
-    )
-    script.reply(json.dumps(found), when="twelve degrees", times=None)
-    script.reply(json.dumps(look), when=QUESTION, times=None)
-    script.reply('{"answer": ', '"one two ', 'three"}', when=COUNT, times=None)
-    script.reply("Once ", math.inf, when=WAIT, times=None)
-    script.reply('{"answer": {"city": "Oslo", "degrees": 12}}', when=AS_JSON, times=None)
+    look = fields(next_thought="I look.", next_tool_name="weather", next_tool_args='{"city": "Oslo"}')
+    found = fields(next_thought="I know it.", next_tool_name="finish", next_tool_args="{}")
+    answer = fields(reasoning="The tool said it.", answer="It is cold in Oslo.")
+    script.reply(answer, when=lambda call: "finish" in call.text and "next_tool_name" not in call.text, times=None)
+    script.reply(found, when="twelve degrees", times=None)
+    script.reply(look, when=QUESTION, times=None)
+    script.reply("[[ ## answer ## ]]\n", "one two ", "three\n\n", "[[ ## completed ## ]]", when=COUNT, times=None)
+    script.reply("[[ ## answer ## ]]\nOnce ", math.inf, when=WAIT, times=None)
+    script.reply(fields(answer='{"city": "Oslo", "degrees": 12}'), when=AS_JSON, times=None)
     return script
+
+
+def fields(**fields: str) -> str:
+    """Return fields as dspy's models write them."""
+    return "".join(f"[[ ## {name} ## ]]\n{value}\n\n" for name, value in fields.items()) + "[[ ## completed ## ]]"
 
 
 def use(cluster: PrebleCluster) -> Any:
     """Return the settings under which dspy asks the cluster."""
     litellm.aclient_session = cluster.httpx_client("httpx")
     model = dspy.LM("openai/any", engine="litellm", api_base="http://preble/v1", api_key="none", cache=False)
-    return dspy.context(lm=model, adapter=dspy.JSONAdapter())
+    return dspy.context(lm=model, adapter=dspy.ChatAdapter())
 
 
 async def tool_loop(cluster: PrebleCluster) -> str:

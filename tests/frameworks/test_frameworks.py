@@ -20,7 +20,7 @@ from preble.testing import Script
 FOLDER = Path(__file__).parents[2] / "examples" / "frameworks"
 BY_GENERATION = {
     2: ("openai", "litellm", "llama_index", "dspy", "smolagents", "crewai"),
-    3: ("openai", "openai_agents chat", "pydantic_ai", "langgraph", "autogen", "inspect_ai"),
+    3: ("openai", "openai_agents", "openai_agents chat", "pydantic_ai", "langgraph", "autogen", "inspect_ai"),
 }
 """Which examples need which client of OpenAI."""
 WHOLE = {"crewai", "inspect_ai"}
