@@ -16,11 +16,16 @@ MAX_LOGPROBS = 20
 MAX_STOPS = 64
 MAX_BIASES = 4096
 MOST_BIAS = 100.0
+MAX_CHOICES = 1024
+MAX_STRUCTURE = 1 << 18
 MAX_NAME = 256
 MOST_TOKENS = 1 << 22
 DEFAULT_MAX_TOKENS = 128
 
 FinishReason = Literal["stop", "length", "abort"]
+Structure = Literal["json_schema", "regex", "grammar", "choice"]
+STRUCTURES: tuple[Structure, ...] = ("json_schema", "regex", "grammar", "choice")
+"""The fields of `SamplingParams` that say what form the output has."""
 
 
 class _NamesTheNearest(msgspec.StructMeta):
@@ -54,6 +59,11 @@ class SamplingParams(
     `logit_bias={id: bias}` adds -100 to 100 to the logits of tokens: -100 keeps a token out, 100 makes it certain. It
     is kept as pairs in order of ids; `biases` is the mapping. `prompt_logprobs=k` is as `logprobs`, for the tokens of
     the prompt, none of which is then taken from a cache.
+
+    At most one of four fields gives the output a form that it cannot leave. `json_schema` is a JSON schema, as a dict
+    or as JSON text, and is kept as text. `regex` is a regular expression for the whole output, `choice` the texts of
+    which it is one, and `grammar` a context-free grammar in the language of the engine: Lark in `torch`, Lark or EBNF
+    in vLLM, EBNF in SGLang. An output that `max_tokens` cuts off is incomplete.
     Raises InvalidRequestError, which names the field and its bound, or the nearest one to a name that is unknown.
     """
 
@@ -76,6 +86,10 @@ class SamplingParams(
     prompt_logprobs: int | None = None
     logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] | None = None
     n: int = 1
+    json_schema: Mapping[str, Any] | str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    choice: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         # Checked on both sides of the wire, for every request; most of it is defaults, which need no check.
@@ -95,6 +109,15 @@ class SamplingParams(
             force_setattr(self, "stop_token_ids", ids)
         if self.logit_bias is not None:
             force_setattr(self, "logit_bias", _bias_pairs(self.logit_bias) or None)
+        if self.structure is not None:
+            _check_structure(self)
+
+    @property
+    def structure(self) -> Structure | None:
+        """The field that gives the output a form, None if it is free."""
+        if self.json_schema is None and self.regex is None and self.grammar is None and self.choice == ():
+            return None
+        return next(name for name in STRUCTURES if getattr(self, name) not in (None, ()))
 
     @property
     def biases(self) -> dict[int, float]:
@@ -184,6 +207,41 @@ def _biased_id(id: object) -> int:
 def _bias(bias: object) -> float:
     _number(-MOST_BIAS, MOST_BIAS)("logit_bias", bias)
     return float(cast(float, bias))
+
+
+def _check_structure(sampling: SamplingParams) -> None:
+    given = [name for name in STRUCTURES if getattr(sampling, name) not in (None, ())]
+    if len(given) > 1:
+        raise InvalidRequestError(f"cannot be combined with {given[0]}: at most one form", field=given[1])
+    name = given[0]
+    text = {"json_schema": _schema_text, "choice": _choices}.get(name, lambda given: given)(getattr(sampling, name))
+    if name == "choice":
+        force_setattr(sampling, name, text)
+        return
+    if not isinstance(text, str) or not _is_stop(text) or len(text) > MAX_STRUCTURE:
+        raise InvalidRequestError(f"must be text of 1 to {MAX_STRUCTURE} characters", field=name)
+    force_setattr(sampling, name, text)
+
+
+def _schema_text(schema: object) -> str:
+    """Return a schema as JSON text. The order of the properties stays: it is that of the output."""
+    try:
+        if isinstance(schema, str):
+            msgspec.json.decode(schema, type=dict[str, Any])
+            return schema
+        if isinstance(schema, Mapping):
+            return msgspec.json.encode(schema).decode()
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"is no JSON schema: {error}", field="json_schema") from None
+    raise InvalidRequestError(f"must be a dict or JSON text, not {type(schema).__name__}", field="json_schema")
+
+
+def _choices(given: object) -> tuple[str, ...]:
+    if not isinstance(given, (tuple, list)) or not all(map(_is_stop, given)):
+        raise InvalidRequestError("must be a sequence of non-empty strings of Unicode text", field="choice")
+    if len(given) > MAX_CHOICES or sum(map(len, given)) > MAX_STRUCTURE:
+        raise InvalidRequestError(f"at most {MAX_CHOICES} entries of {MAX_STRUCTURE} characters", field="choice")
+    return tuple(given)
 
 
 def _is_stop(value: object) -> bool:

@@ -18,6 +18,7 @@ from preble.types import (
     MAX_NAME,
     MAX_SAMPLES,
     MAX_STOPS,
+    STRUCTURES,
     Choice,
     Chunk,
     Generation,
@@ -64,7 +65,7 @@ def refused(**arguments: Any) -> str:
 
 
 def test_every_field_is_tested_here():
-    assert {*INTEGERS, *NUMBERS, *FLAGS, *STOPS, "logit_bias"} == set(SamplingParams.__struct_fields__)
+    assert {*INTEGERS, *NUMBERS, *FLAGS, *STOPS, "logit_bias", *STRUCTURES} == set(SamplingParams.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -195,7 +196,7 @@ def test_stops_are_limited_in_number():
     ("name", "hint"),
     [
         ("max_token", "unknown field of SamplingParams, did you mean 'max_tokens'?"),
-        ("qqq", "unknown field of SamplingParams, not one of frequency_penalty"),
+        ("qqq", "unknown field of SamplingParams, not one of choice, frequency_penalty"),
         ("timeout", "is an option of the request, pass generate(..., timeout=...)"),
     ],
 )
@@ -328,3 +329,38 @@ def test_plain_data_has_every_field_by_name_and_only_what_json_has():
         "prompt_logprobs": None,
     }
     assert json.loads(json.dumps(chunk.to_dict(), allow_nan=False)) == chunk.to_dict()
+
+
+def test_a_form_is_kept_as_immutable_text():
+    schema = {"type": "object", "properties": {"b": {}, "a": {}}}
+    sampling = SamplingParams(json_schema=schema)
+    schema["type"] = "array"
+    assert sampling.json_schema == '{"type":"object","properties":{"b":{},"a":{}}}'
+    assert hash(sampling) == hash(SamplingParams(json_schema=sampling.json_schema))
+    assert (sampling.structure, SamplingParams().structure) == ("json_schema", None)
+    assert SamplingParams(choice=["x", "y"]).choice == ("x", "y")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(sampling), type=SamplingParams) == sampling
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"json_schema": "{"}, "json_schema"),
+        ({"json_schema": "[]"}, "json_schema"),
+        ({"json_schema": 1}, "json_schema"),
+        ({"json_schema": {"a": object()}}, "json_schema"),
+        ({"regex": ""}, "regex"),
+        ({"regex": 1}, "regex"),
+        ({"grammar": "\ud800"}, "grammar"),
+        ({"grammar": "a" * (1 << 18) + "a"}, "grammar"),
+        ({"choice": "yes"}, "choice"),
+        ({"choice": ["yes", ""]}, "choice"),
+        ({"choice": ["yes"] * 1025}, "choice"),
+        ({"regex": "a", "choice": ["a"]}, "choice"),
+        ({"json_schema": {}, "grammar": "start: x"}, "grammar"),
+    ],
+)
+def test_a_wrong_form_is_named(fields, field):
+    with pytest.raises(InvalidRequestError) as raised:
+        SamplingParams(**fields)
+    assert raised.value.field == field

@@ -26,11 +26,13 @@ class Sequence:
     `tokens` are prompt and output as packed int32, `blocks` the KV blocks of the sequence in order, and `computed`
     is the number of leading tokens whose KV is in them; `computed_before_preemption` is what that was when the sequence
     was last preempted. With a cache salt, `first_cache_token` replaces the first token in the keys of the cache.
+    The last `begun` tokens of the prompt are output that another engine has generated.
     `prompt_logprobs` are those so far, if they are asked for and not delivered yet: the engine adds them to the list.
     """
 
     __slots__ = (
         "arrived",
+        "begun",
         "computed",
         "computed_before_preemption",
         "deadline",
@@ -52,6 +54,7 @@ class Sequence:
         self.first_cache_token = first_cache_token
         self.tokens = bytearray(request.tokens)
         self.prompt_tokens = len(request.tokens) // TOKEN_BYTES
+        self.begun = min(request.begun, self.prompt_tokens)
         self.sampling: SamplingParams = request.sampling
         self.priority = request.priority
         self.arrived = now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -42,3 +42,10 @@ def check_prompt(tokens: bytes, *, context_limit: int, kv_tokens: int, vocab_siz
         raise InvalidRequestError(f"{length} tokens, the KV cache holds {kv_tokens}", field="prompt")
     if highest(tokens) >= vocab_size:
         raise InvalidRequestError(f"a token id is not below {vocab_size}", field="prompt")
+
+
+def check_structure(sampling: SamplingParams, structures: Collection[str]) -> None:
+    """Raise InvalidRequestError, which names the field, if the output is to have a form that is not among these."""
+    if (name := sampling.structure) is not None and name not in structures:
+        taken = ", ".join(structures)
+        raise InvalidRequestError(f"the engine does not take it; it takes {taken or 'no form of output'}", field=name)

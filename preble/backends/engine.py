@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from preble.tokens import MAX_TOKENS, TOKEN_BYTES
-from preble.types import MAX_NAME, FinishReason, PromptLogprobs, SamplingParams, TokenLogprob
+from preble.types import MAX_NAME, FinishReason, PromptLogprobs, SamplingParams, Structure, TokenLogprob
 from preble.wait_queue.disciplines import Discipline
 
 # Limits on the fields of a message, checked where it is decoded.
@@ -34,6 +34,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     * `max_batched_tokens` is the most that one step computes, so that longer prefills take several steps; None if that
       is not known.
     * `plain_text` is True if it has no model, so that its ids are those of `preble.text.plain`.
+    * `structures` are the fields of `SamplingParams` that give the output a form and that it takes; requests with
+      another are refused before they are sent. `resumes_structures` is True if it can go on with such an output that
+      another engine has begun (`EngineRequest.begun`).
     * `discipline` is the order of the engine's wait queue (see `preble.wait_queue.disciplines`), if its first delta of
       a request comes as soon as the request is admitted; otherwise it is "fcfs".
     """
@@ -52,6 +55,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_batched_tokens: int | None = None
     discipline: Discipline = "fcfs"
     plain_text: bool = False
+    structures: tuple[Structure, ...] = ()
+    resumes_structures: bool = False
 
 
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -62,6 +67,7 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     request's deadline, None if it has none. At one priority the earliest deadline goes first, and a request is not
     started after its deadline. The engine need not abort it then, because the sender does. `lora` names the LoRA
     adapter to compute with; it is empty for none. Requests with an adapter have a cache salt of their own.
+    If the output has a form, the last `begun` tokens of the prompt are output that another engine has generated.
     """
 
     id: Id
@@ -71,6 +77,7 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     cache_salt: Salt = ""
     remaining: Seconds | None = None
     lora: Adapter = ""
+    begun: Tokens = 0
 
 
 class Delta(msgspec.Struct, array_like=True):

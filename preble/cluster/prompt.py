@@ -10,13 +10,13 @@ from typing import Any, TypeAlias, cast
 import msgspec
 
 from preble.backends import EngineInfo
-from preble.backends.checks import check_biases
+from preble.backends.checks import check_biases, check_structure
 from preble.errors import ContextLengthError, InvalidRequestError
 from preble.text import ChatTemplate, ChatTokenizer, Tokenizer
 from preble.text.messages import is_typed, plain
 from preble.text.plain import SMALLEST, plain_template, plain_tokenizer
 from preble.tokens import TOKEN_BYTES, TokenInput, highest, pack
-from preble.types import RequestOptions, SamplingParams
+from preble.types import STRUCTURES, RequestOptions, SamplingParams
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -39,6 +39,7 @@ class PromptReader:
         self._template: ChatTemplate | None = None
         self._warned = False
         self._vocab_size = 0
+        self._structures: list[str] = []
         self._room = 0
         if model is not None:
             self.load(model)
@@ -53,6 +54,7 @@ class PromptReader:
         """Take the bounds of the workers: ids that all of them know, and the longest context that one of them has."""
         infos = list(infos)
         self._vocab_size = min(info.vocab_size for info in infos)
+        self._structures = [name for name in STRUCTURES if all(name in info.structures for info in infos)]
         self._room = max(min(info.context_limit, info.kv_tokens) for info in infos)
         if self.tokenizer is None and self._vocab_size >= SMALLEST and all(info.plain_text for info in infos):
             self.tokenizer, self._template = plain_tokenizer(self._vocab_size), plain_template()
@@ -66,6 +68,7 @@ class PromptReader:
         if not isinstance(sampling, SamplingParams):
             raise InvalidRequestError(f"must be SamplingParams, not {type(sampling).__name__}", field="sampling")
         check_biases(sampling, self._vocab_size)
+        check_structure(sampling, self._structures)
         if sampling.stop and self.tokenizer is None:
             raise InvalidRequestError("stop strings need a model with a tokenizer", field="stop")
 

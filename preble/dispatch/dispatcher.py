@@ -398,6 +398,7 @@ class Dispatcher:
             cache_salt=cache_salt(options.served_by, options.shared_with),
             remaining=sample.request.remaining(now),
             lora=options.lora,
+            begun=0 if sample.sampling.structure is None else len(sample.output) // TOKEN_BYTES,
         )
         self._instructions.append(Send(worker, Submit(request), sample.request.forward))
 

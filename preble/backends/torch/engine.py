@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,12 +22,13 @@ from preble.backends.torch.attention import PagedAttention, block_bytes
 from preble.backends.torch.batch import Batch, arrange
 from preble.backends.torch.config import ModelConfig, read_config
 from preble.backends.torch.dummy import dummy_weights
+from preble.backends.torch.forms import Form, Forms
 from preble.backends.torch.linear import packs
 from preble.backends.torch.model import Model
 from preble.backends.torch.sampling import Draw, Scored, draw_for, sample, score, scored_by
 from preble.backends.torch.weights import Weights, load_weights
-from preble.errors import ConfigurationError, InvalidRequestError, ModelError, NotStartedError
-from preble.types import TokenLogprob
+from preble.errors import ConfigurationError, EngineError, InvalidRequestError, ModelError, NotStartedError
+from preble.types import STRUCTURES, TokenLogprob
 from preble.wait_queue.disciplines import DEFAULT, Discipline
 from preble.wait_queue.local import LocalScheduler
 
@@ -93,6 +95,8 @@ class TorchEngine:
         self._eos_token_ids: tuple[int, ...] = ()
         self._model: Model | None = None
         self._steps: StepLoop | None = None
+        self._forms: Forms | None = None
+        self._formed: dict[int, Form | None] = {}
         self._executor = ThreadPoolExecutor(
             1, thread_name_prefix="preble-torch", initializer=_set_threads, initargs=(threads,)
         )
@@ -104,6 +108,7 @@ class TorchEngine:
         batcher = await loop.run_in_executor(self._executor, self._load, config)
         self._steps = StepLoop(batcher, self._execute, time.monotonic)
         self._steps.start()
+        self._forms = Forms(self._path, config.eos_token_ids, config.vocab_size)
         return EngineInfo(
             model=str(self._path),
             vocab_size=config.vocab_size,
@@ -115,19 +120,42 @@ class TorchEngine:
             max_batched_tokens=self._max_batched_tokens,
             discipline=self._local.discipline,
             cost="small-cpu" if self._device.type == "cpu" else "mistral-7b-a6000",
+            structures=STRUCTURES,
+            resumes_structures=True,
         )
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:
         """Yield deltas until one has a `finish_reason`. Closing the iterator aborts the request.
 
-        Raises InvalidRequestError for an adapter: it applies none.
+        Raises InvalidRequestError for an adapter, since it applies none, and for a schema or grammar that is malformed.
         """
         if request.lora:
             raise InvalidRequestError(f"the torch engine applies no adapters, asked for {request.lora!r}", field="lora")
-        return self._started().generate(request)
+        steps = self._started()
+        return steps.generate(request) if request.sampling.structure is None else self._generate_formed(request)
+
+    async def _generate_formed(self, request: EngineRequest) -> AsyncIterator[Delta]:
+        """Compile the form of the output, queue the request, and fail it if the form cannot be followed."""
+        assert self._forms is not None
+        self._formed[request.id] = None
+        try:
+            form = await self._forms.form(request.sampling)
+            if request.id not in self._formed:
+                yield Delta(b"", finish_reason="abort")
+                return
+            self._formed[request.id] = form
+            async with aclosing(self._started().generate(request)) as deltas:  # type: ignore[type-var]
+                async for delta in deltas:
+                    if form.error:
+                        raise EngineError(f"{request.sampling.structure}: {form.error}")
+                    yield delta
+        finally:
+            self._formed.pop(request.id, None)
 
     def abort(self, id: int) -> None:
         """End a request after the step it is in. Unknown ids are ignored."""
+        if id in self._formed and self._formed[id] is None:
+            del self._formed[id]
         self._started().abort(id)
 
     def cache_events(self) -> list[Evicted]:
@@ -201,7 +229,12 @@ class TorchEngine:
         # All that is needed of the sequences is read here, because the loop may abort one while the thread computes.
         batch = arrange(spans, self._block_size)
         draws = [
-            draw_for(span.sequence, seed=self._seed, eos_token_ids=self._eos_token_ids)
+            draw_for(
+                span.sequence,
+                seed=self._seed,
+                eos_token_ids=self._eos_token_ids,
+                form=self._formed.get(span.sequence.id) if self._formed else None,
+            )
             for span in spans
             if span.samples
         ]

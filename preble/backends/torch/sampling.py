@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from preble.backends import batching
+from preble.backends.torch.forms import Form
 from preble.types import SamplingParams, TokenLogprob
 
 _GREEDY_BELOW = 1e-5
@@ -20,7 +21,8 @@ class Draw(msgspec.Struct, frozen=True):
     """What is needed to sample one token, beside its logits.
 
     `position` is its place in the sequence. `prompt` and `output` (packed int32) are given only if a penalty needs
-    them. `forbidden` are the tokens that would end the sequence before `min_tokens`.
+    them. `forbidden` are the tokens that would end the sequence before `min_tokens`. `form` is what the output must
+    follow, of which `formed` (packed int32) is generated.
     """
 
     sampling: SamplingParams
@@ -29,6 +31,8 @@ class Draw(msgspec.Struct, frozen=True):
     prompt: bytes = b""
     output: bytes = b""
     forbidden: tuple[int, ...] = ()
+    form: Form | None = None
+    formed: bytes = b""
 
     @property
     def greedy(self) -> bool:
@@ -56,7 +60,9 @@ def scored_by(span: batching.TokenSpan) -> Scored:
     return Scored(tokens, sequence.sampling.prompt_logprobs or 0, entries)
 
 
-def draw_for(sequence: batching.Sequence, *, seed: int, eos_token_ids: tuple[int, ...]) -> Draw:
+def draw_for(
+    sequence: batching.Sequence, *, seed: int, eos_token_ids: tuple[int, ...], form: Form | None = None
+) -> Draw:
     """Return what is needed to sample the next token of `sequence`; `seed` is for requests that have no own one."""
     sampling = sequence.sampling
     prompt = output = b""
@@ -70,6 +76,8 @@ def draw_for(sequence: batching.Sequence, *, seed: int, eos_token_ids: tuple[int
         prompt,
         output,
         _forbidden(sequence, eos_token_ids),
+        form,
+        bytes(sequence.tokens[(sequence.prompt_tokens - sequence.begun) * 4 :]) if form is not None else b"",
     )
 
 
@@ -138,7 +146,7 @@ def _forbidden(sequence: batching.Sequence, eos_token_ids: tuple[int, ...]) -> t
 
 
 def _adjusted(raw: Tensor, draws: Sequence[Draw]) -> Tensor:
-    rows = [row for row, draw in enumerate(draws) if draw.forbidden or _changes(draw.sampling)]
+    rows = [row for row, draw in enumerate(draws) if draw.forbidden or draw.form or _changes(draw.sampling)]
     if not rows:
         return raw
     scores = raw.clone()
@@ -146,8 +154,20 @@ def _adjusted(raw: Tensor, draws: Sequence[Draw]) -> Tensor:
         if biases := draws[row].sampling.biases:
             scores[row, list(biases)] += torch.tensor(list(biases.values()), dtype=scores.dtype).to(scores.device)
         _penalize(scores[row], draws[row])
-        scores[row, [token for token in draws[row].forbidden if token < raw.shape[1]]] = -torch.inf
+        _restrict(scores[row], draws[row])
     return scores
+
+
+def _restrict(scores: Tensor, draw: Draw) -> None:
+    forbidden = [token for token in draw.forbidden if token < len(scores)]
+    if draw.form is None:
+        scores[forbidden] = -torch.inf
+        return
+    allowed = draw.form.allowed(draw.formed)
+    if (longer := allowed.copy())[forbidden].any():
+        longer[forbidden] = False
+        allowed = longer if longer.any() else allowed  # an output that is complete ends, however short it is
+    scores[torch.from_numpy(~allowed).to(scores.device)] = -torch.inf
 
 
 def _penalize(scores: Tensor, draw: Draw) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from preble.backends import EngineInfo
 from preble.errors import ConfigurationError, ModelError
+from preble.types import STRUCTURES
 from preble.wait_queue.disciplines import Discipline
 
 TOPIC = "kv"
@@ -74,6 +75,7 @@ def describe(config: Any, discipline: Discipline) -> EngineInfo:
         cost="small-cpu" if config.device_config.device_type == "cpu" else "mistral-7b-a6000",
         max_batched_tokens=config.scheduler_config.max_num_batched_tokens,
         discipline=discipline,
+        structures=STRUCTURES,
     )
 
 

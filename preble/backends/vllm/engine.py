@@ -101,6 +101,8 @@ class VllmEngine:
             raise NotStartedError("the engine has not been started")
         if self._closed:
             raise EngineError("the engine is closed")
+        if request.begun:
+            raise InvalidRequestError("vLLM cannot go on with what was begun elsewhere", field="sampling")
         info = self._info
         check_prompt(
             request.tokens, context_limit=info.context_limit, kv_tokens=info.kv_tokens, vocab_size=info.vocab_size

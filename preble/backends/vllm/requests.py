@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm import SamplingParams as VllmSamplingParams
-from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from preble.backends import Delta
 from preble.errors import EngineError
@@ -38,9 +38,19 @@ def sampling_params(sampling: SamplingParams) -> VllmSamplingParams:
         logprobs=sampling.logprobs,
         prompt_logprobs=sampling.prompt_logprobs,
         logit_bias=sampling.biases or None,
+        structured_outputs=_structured(sampling),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
+
+
+def _structured(sampling: SamplingParams) -> StructuredOutputsParams | None:
+    if (name := sampling.structure) is None:
+        return None
+    given = getattr(sampling, name)
+    if name == "choice":
+        return StructuredOutputsParams(choice=list(given))
+    return StructuredOutputsParams(**{"json" if name == "json_schema" else name: given})
 
 
 def delta(output: Any, sampling: SamplingParams, *, first: bool) -> Delta:
