@@ -48,4 +48,4 @@ def check_structure(sampling: SamplingParams, structures: Collection[str]) -> No
     """Raise InvalidRequestError, which names the field, if the output is to have a form that is not among these."""
     if (name := sampling.structure) is not None and name not in structures:
         taken = ", ".join(structures)
-        raise InvalidRequestError(f"the engine does not take it; it takes {taken or 'no form of output'}", field=name)
+        raise InvalidRequestError(f"cannot be enforced: the engine takes {taken or 'no form of output'}", field=name)

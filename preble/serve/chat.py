@@ -18,7 +18,7 @@ from preble.serve.chat_body import ChatBody
 from preble.serve.endpoint import Answer, Stream
 from preble.serve.parsers import CallPart
 from preble.serve.reading import reading
-from preble.serve.response_format import check_format
+from preble.serve.response_format import form_of
 from preble.serve.served import Served
 from preble.serve.sessions import session
 from preble.serve.tool_choice import shown_tools
@@ -26,7 +26,7 @@ from preble.serve.usage import usage
 from preble.text import ChatTokenizer
 from preble.types import RequestKeywords, SamplingParams, TokenLogprob, Usage
 
-NAMES = {"prompt": "messages", "lora": "model", "tenant": "cache_salt"}
+NAMES = {"prompt": "messages", "lora": "model", "tenant": "cache_salt", "json_schema": "response_format"}
 """What the cluster's arguments are called in a body."""
 
 
@@ -84,7 +84,7 @@ async def read(served: Served, fields: Mapping[str, Any], session: str | None) -
     model, lora = served.named(body.model)
     if body.logprobs:
         chosen["logprobs"] = body.top_logprobs or 0
-    check_format(body.response_format)
+    chosen.update(form_of(body.response_format))
     shown = shown_tools(body.tools, body.tool_choice)
     template_kwargs = _template_kwargs(body)
     read = reading(served, template_kwargs, tools=bool(shown), single=body.parallel_tool_calls is False)

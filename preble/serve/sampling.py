@@ -8,7 +8,7 @@ from typing import Any
 from preble.errors import InvalidRequestError
 from preble.types import SamplingParams
 
-OWN = {"max_tokens", "logprobs", "prompt_logprobs"}
+OWN = {"max_tokens", "logprobs", "prompt_logprobs", "json_schema"}
 """What the protocols spell or mean differently."""
 FIELDS = frozenset(SamplingParams.__struct_fields__) - OWN
 

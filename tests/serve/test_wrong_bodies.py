@@ -73,7 +73,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, chat(tools=[TOOL], tool_choice=7), "tool_choice"),
     (CHAT, chat(tools=[TOOL], tool_choice="sometimes"), "tool_choice"),
     (CHAT, chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),
-    (CHAT, chat(response_format={"type": "xml"}), "response_format"),
+    (CHAT, chat(response_format={"type": "xml"}), "response_format.type"),
     (CHAT, chat(response_format="json"), "response_format"),
     (CHAT, chat(response_format={"type": "json_object"}), "response_format"),
     (CHAT, chat(tools=[TOOL], tool_choice="required"), "tool_choice"),
