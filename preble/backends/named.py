@@ -45,7 +45,8 @@ class Backend(msgspec.Struct, frozen=True):
     `needs_model` is True if the engine cannot start without the path of a model. `remote` is True if the computing is
     done by a server that runs elsewhere, so that the engine has no use for GPUs and cores here. `bind` adds what a
     worker is bound to, its GPUs and threads, to the engine's options, and `seed` what the cluster's seed means there.
-    `install` is what pip must install for it, if preble alone is not enough.
+    `install` is what pip must install for it, if preble alone is not enough. It is `embedded` if it is our own engine,
+    which runs in a program's process as well as in one of its own.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Backend(msgspec.Struct, frozen=True):
     bind: Bind = _as_given
     seed: Seed = _unseeded
     install: str = ""
+    embedded: bool = False
 
     @property
     def hint(self) -> str:
@@ -63,7 +65,7 @@ class Backend(msgspec.Struct, frozen=True):
 
 BACKENDS = {
     "openai": Backend("preble.backends.openai.engine:OpenAIEngine", remote=True, install="preble[openai]"),
-    "sim": Backend("preble.backends.sim:SimEngine", seed=_same_for_all),
+    "sim": Backend("preble.backends.sim:SimEngine", seed=_same_for_all, embedded=True),
     "sglang": Backend(
         "preble.backends.sglang.engine:SGLangEngine",
         needs_model=True,
@@ -77,6 +79,7 @@ BACKENDS = {
         bind=bind_torch,
         seed=_same_for_all,
         install="preble[torch]",
+        embedded=True,
     ),
     "vllm": Backend(
         "preble.backends.vllm.engine:VllmEngine",

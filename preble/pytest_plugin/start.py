@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from preble import PrebleCluster
+from preble.backends import find_backend
 from preble.pytest_plugin.facade import Cluster
 from preble.pytest_plugin.model import ScriptedModel
 from preble.testing import Faults, Recording, Script
@@ -24,11 +25,12 @@ def described(config: pytest.Config, options: Mapping[str, Any]) -> Cluster:
         **options,
     }
     backend, processes = given["backend"], config.getoption("--preble-processes")
-    if given.pop("processes", processes or backend not in ("sim", "torch")):
+    engine = find_backend(backend) if isinstance(backend, str) else None
+    if given.pop("processes", processes or engine is None or not engine.embedded):
         return Cluster(PrebleCluster(**given, processes=True))
     faults = Faults()
-    if backend in ("sim", "torch"):  # which the cluster does not know by name then
-        given["engine_options"] = {"seed": given["seed"] or 0, **(given.get("engine_options") or {})}
+    if engine is not None:  # which the cluster does not know by name then
+        given["engine_options"] = {**engine.seed(given["seed"] or 0, 0), **(given.get("engine_options") or {})}
     given["backend"] = faults.around(backend)
     return Cluster(PrebleCluster(**given, processes=False), faults=faults)
 

@@ -65,6 +65,7 @@ async def test_workers_are_served_until_the_process_is_told_to_end():
         assert (line, answer["usage"]["completion_tokens"]) == (f"2 workers at {url}\n", 4)
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.stdout.readline(), PATIENCE) == b"ended\n"
+        await asyncio.wait_for(process.wait(), PATIENCE)
 
 
 async def test_a_client_without_the_token_is_refused():

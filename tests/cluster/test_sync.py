@@ -64,7 +64,7 @@ def public(face: type) -> set[str]:
     return {name for name in vars(face) if not name.startswith("_")}
 
 
-IN_A_LOOP = {"asgi", "openai", "anthropic", "httpx_client", "forward", "forwards"}
+IN_A_LOOP = {"asgi", "openai", "anthropic", "httpx_client", "forward", "forwards", "tokenized"}
 """What only a program with an event loop can use."""
 
 

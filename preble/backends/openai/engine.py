@@ -122,9 +122,8 @@ class OpenAIEngine:
         """Send a request as it came and yield its deltas; closing the iterator ends it. Raises what `generate` does."""
         http, _ = self._started()
         async with aclosing(deltas(http, exchange)) as told:
-            with http.key_hidden():
-                async for delta in told:
-                    yield delta
+            async for delta in told:
+                yield delta
 
     async def tokenized(self, body: bytes) -> bytes:
         """Return the packed token ids that the server's `/tokenize` has for a body, nothing if it has none."""

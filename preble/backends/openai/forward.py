@@ -129,6 +129,12 @@ async def _next(found: asyncio.Queue[Delta], forward: Forward) -> Delta:
 
 async def _serve(http: Http, forward: Forward, found: asyncio.Queue[Delta]) -> None:
     along = Along(streams=forward.streams)
+    with http.key_hidden():
+        await _exchange(http, forward, found, along)
+    found.put_nowait(along.last())
+
+
+async def _exchange(http: Http, forward: Forward, found: asyncio.Queue[Delta], along: Along) -> None:
     async with http.exchange(forward.path, forward.body, forward.headers, streams=forward.streams) as response:
         head = Head(response.status, dict(response.headers))
         async for part in response.content.iter_any():
@@ -140,7 +146,6 @@ async def _serve(http: Http, forward: Forward, found: asyncio.Queue[Delta]) -> N
             await forward.put(part)
         if not forward.begun:
             forward.begin(head)
-    found.put_nowait(along.last())
 
 
 class Along:

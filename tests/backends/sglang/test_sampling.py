@@ -9,7 +9,7 @@ from preble.backends import EngineInfo, EngineRequest
 from preble.backends.sglang.sampling import Limits, check, logprob_fields, parameters
 from preble.errors import InvalidRequestError
 from preble.tokens import pack
-from preble.types import SamplingParams
+from preble.types import STRUCTURES, SamplingParams
 
 INFO = EngineInfo(model="m", vocab_size=50, context_limit=20, kv_tokens=99, block_size=1, max_running=9)
 LIMITS = Limits(INFO, seeded=False, tokenizer=True)
@@ -26,7 +26,7 @@ def given(length: int = 10, limits: Limits = LIMITS, **sampling: Any) -> dict[st
 
 def test_every_parameter_of_ours_is_mapped_or_the_clusters_business():
     of_text = {"stop", "include_stop_str_in_output", "skip_special_tokens"}
-    ours = set(SamplingParams.__struct_fields__) - of_text - {"n", "logprobs", "prompt_logprobs"}
+    ours = set(SamplingParams.__struct_fields__) - of_text - set(STRUCTURES) - {"n", "logprobs", "prompt_logprobs"}
     renamed = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
     assert {renamed.get(name, name) for name in given()} == ours
 
