@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from preble.serve import errors
 from preble.serve.endpoint import Answer, send_whole
 from preble.serve.errors import HttpError, failure
+from preble.serve.messages.errors import error_body as messages_error
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]", "preble")
 """Names of this machine; the last is what in-process clients use."""
@@ -33,7 +34,8 @@ class Guard:
                 self._check(Headers(scope=scope), scope["path"])
             except HttpError as error:
                 told = failure(error)
-                await send_whole(Answer(errors.error_body(told), told.status, errors.headers(told)), send)
+                body = refusal(scope["path"])(told, None)
+                await send_whole(Answer(body, told.status, errors.headers(told)), send)
                 return
         await self._app(scope, receive, send)
 
@@ -48,6 +50,11 @@ class Guard:
         if not hmac.compare_digest(given.strip().encode(), self._key):
             ask = {"www-authenticate": "Bearer"}
             raise HttpError(401, "the API key is missing or wrong", code="invalid_api_key", headers=ask)
+
+
+def refusal(path: str) -> errors.Refusal:
+    """Return what makes the body of a failure in the protocol that is spoken at `path`."""
+    return messages_error if path.startswith("/v1/messages") else errors.error_body
 
 
 def host_name(header: str) -> str:
