@@ -19,6 +19,7 @@ from preble.serve.merged import merged
 from preble.serve.served import Served
 from preble.serve.sessions import session
 from preble.serve.usage import total
+from preble.text import ChatTokenizer
 from preble.types import MAX_LOGPROBS, MOST_TOKENS, PromptLogprobs, RequestKeywords, SamplingParams, TokenLogprob, Usage
 
 NAMES = {"lora": "model", "tenant": "cache_salt", "prompt_logprobs": "logprobs"}
@@ -41,6 +42,7 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     best_of: int | None = None
     add_special_tokens: bool | None = None
     return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
     priority: int = 0
     cache_salt: str | None = None
     prompt_cache_key: str | None = None
@@ -191,7 +193,7 @@ def _choice(
     shown, text = None, "".join(part.text)
     if body.logprobs is not None:
         entries, ids = [*before, *part.logprobs], [*(asked.ids[prompt] if body.echo else ()), *part.token_ids]
-        shown = logprobs.of_completion(entries, ids, served.cluster.tokenizer)
+        shown = logprobs.of_completion(entries, ids, _words(served, body))
     choice: dict[str, Any] = {
         "index": prompt * asked.samples + sample,
         "text": asked.texts[prompt] + text if body.echo else text,
@@ -236,13 +238,18 @@ def _delta(served: Served, asked: Completions, prompt: int, piece: Piece, offset
         "finish_reason": piece.finish_reason,
     }
     if body.logprobs is not None:
-        tokenizer = served.cluster.tokenizer
-        choice["logprobs"] = logprobs.of_completion(chunk.logprobs or (), chunk.token_ids, tokenizer, max(offset, 0))
+        words = _words(served, body)
+        choice["logprobs"] = logprobs.of_completion(chunk.logprobs or (), chunk.token_ids, words, max(offset, 0))
     if body.return_token_ids:
         choice["token_ids"] = chunk.token_ids
         if offset < 0:
             choice["prompt_token_ids"] = asked.ids[prompt]
     return choice
+
+
+def _words(served: Served, body: CompletionBody) -> ChatTokenizer | None:
+    """Return what names the tokens in log-probabilities; None names them by their ids, as `token_id:7`."""
+    return None if body.return_tokens_as_token_ids else served.cluster.tokenizer
 
 
 def _head(request_id: str, asked: Completions) -> dict[str, Any]:

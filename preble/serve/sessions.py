@@ -13,7 +13,13 @@ HEADERS = (
     "x-litellm-session-id",
 )
 """prime-rl, NeMo Gym and vllm-router; slime and SGLang's gateway; Dynamo; aiperf; litellm."""
-_FIELDS = (("prompt_cache_key",), ("metadata", "session_id"), ("session_params", "session_id"), ("user",))
+_FIELDS = (
+    ("prompt_cache_key",),
+    ("metadata", "session_id"),
+    ("session_params", "session_id"),
+    ("user",),
+    ("metadata", "user_id"),
+)
 _LONGEST = 256
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -67,13 +67,7 @@ async def _read(served: Served, request: Request, raw: bytes, *, counted: bool) 
     body = bodies.read(own, MessageBody, also=PASSED)
     check(body, counted=counted)
     spoken = chat_fields(body, passed)
-    return await read_chat(served, spoken, _session(request.headers, body, fields), SPELLED)
-
-
-def _session(headers: Mapping[str, str], body: MessageBody, fields: Mapping[str, Any]) -> str | None:
-    """Return the session that a header names, or the user's id, which Anthropic's clients make one for each session."""
-    user = body.metadata.user_id if body.metadata else None
-    return session(headers, {**fields, "user": user})
+    return await read_chat(served, spoken, session(request.headers, fields), SPELLED)
 
 
 async def _encoded(pieces: AsyncGenerator[Piece, None], progress: Progress) -> AsyncGenerator[bytes, None]:
