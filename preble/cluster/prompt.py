@@ -25,6 +25,8 @@ Prompt: TypeAlias = str | TokenInput | Messages
 
 _logger = logging.getLogger("preble.cluster.prompt")
 _WRAP = 1 << 32
+_NOT_VARIABLES = {"messages", "tools", "self", "tokenize"}
+"""Arguments of the functions that render a chat, which have places of their own or none."""
 
 MAX_PROMPT_LOGPROBS = 1 << 21
 """Most log-probabilities of a prompt, those of the likely tokens included, that one answer holds."""
@@ -123,7 +125,7 @@ class PromptReader:
         tokenizer = self._tokenizer("chat messages")
         if self._template is None:
             raise InvalidRequestError("the model has no chat template: pass text or token ids", field="prompt")
-        text = self._template.render(messages, tools=options.tools, **_options(options.chat_template_kwargs))
+        text = self._template.render(messages, tools=options.tools, **template_options(options.chat_template_kwargs))
         return await tokenizer.encode_async(text, add_special_tokens=bool(options.add_special_tokens))
 
     def _tokenizer(self, kind: str) -> Tokenizer:
@@ -163,10 +165,11 @@ def _refuse_many(prompt: object) -> None:
         )
 
 
-def _options(template: Mapping[str, Any] | None) -> dict[str, Any]:
-    options = plain({} if template is None else template, dict[str, Any], "chat_template_kwargs")
-    for name in {"messages", "tools"} & options.keys():
-        raise InvalidRequestError(f"{name} has an argument of its own", field="chat_template_kwargs")
+def template_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return `chat_template_kwargs` as JSON. Raises InvalidRequestError for what is no variable of a template."""
+    options = plain({} if given is None else given, dict[str, Any], "chat_template_kwargs")
+    for name in sorted(_NOT_VARIABLES & options.keys()):
+        raise InvalidRequestError(f"{name} cannot be given here", field="chat_template_kwargs")
     return options
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from preble.errors import InvalidRequestError, nearest
+from preble.serve.errors import HttpError
 
 _Body = TypeVar("_Body")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`")
@@ -28,7 +29,7 @@ def fields(raw: bytes) -> dict[str, Any]:
 def read(given: dict[str, Any], kind: type[_Body], also: Iterable[str] = ()) -> _Body:
     """Return the body of this kind. Raises InvalidRequestError, which names the field by its path.
 
-    A field that does not exist is an error too, which names the nearest one: of the kind, or of those that are known
+    A field that does not exist is an HttpError, which names the nearest one: of the kind, or of those that are known
     `also`.
     """
     try:
@@ -41,10 +42,15 @@ def read(given: dict[str, Any], kind: type[_Body], also: Iterable[str] = ()) -> 
         if unknown := _UNKNOWN.search(what):
             names = () if path else (*getattr(kind, "__struct_fields__", ()), *also)
             hint = nearest(unknown[1], names) if names else ""
-            raise InvalidRequestError(f"unknown field{hint}", field=_joined(path, unknown[1])) from None
+            raise _unknown(_joined(path, unknown[1]), hint) from None
         raise InvalidRequestError(what, field=path or "body") from None
     except RecursionError:
         raise InvalidRequestError("is nested too deeply", field="body") from None
+
+
+def _unknown(field: str, hint: str) -> HttpError:
+    # Not an InvalidRequestError: a field of that name may be one of the cluster's, which are renamed.
+    return HttpError(400, f"{field}: unknown field{hint}", code="invalid_value", param=field)
 
 
 def _joined(path: str, name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
+from preble.cluster.prompt import template_options
 from preble.errors import InvalidRequestError
 from preble.serve import bodies, chat_body, logprobs, sampling, sse
 from preble.serve.answer import Ask, Piece, answer
@@ -123,7 +124,7 @@ def _template_kwargs(body: ChatBody) -> dict[str, Any]:
         for name in ("reasoning_effort", "documents", "add_generation_prompt", "continue_final_message")
         if getattr(body, name) is not None
     }
-    return {**given, **(body.chat_template_kwargs or {})}
+    return {**given, **template_options(body.chat_template_kwargs)}
 
 
 async def _whole(served: Served, chat: Chat, pieces: AsyncIterator[Piece]) -> Answer:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
+from preble.cluster.prompt import template_options
 from preble.errors import InvalidRequestError
 from preble.serve import bodies
 from preble.serve.endpoint import Answer
@@ -63,14 +64,13 @@ def _encode(tokenizer: ChatTokenizer, body: TokenizeBody) -> list[int]:
         raise InvalidRequestError("give either a prompt or messages", field="prompt")
     if body.prompt is not None:
         return tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
-    generated = False if body.continue_final_message else body.add_generation_prompt
-    ids: list[int] = tokenizer.apply_chat_template(
-        body.messages or (),
-        tools=body.tools,
-        add_generation_prompt=generated,
-        continue_final_message=body.continue_final_message,
-        **(body.chat_template_kwargs or {}),
-    )
+    template = {
+        "add_generation_prompt": False if body.continue_final_message else body.add_generation_prompt,
+        "continue_final_message": body.continue_final_message,
+        **template_options(body.chat_template_kwargs),
+        "tools": body.tools,
+    }
+    ids: list[int] = tokenizer.apply_chat_template(body.messages or (), **template)
     return ids
 
 

@@ -99,7 +99,11 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of `ids`. Unknown ids add nothing; malformed UTF-8 becomes replacement characters."""
-        return str(self._rust.decode(ids, skip_special_tokens=skip_special_tokens))
+        try:
+            return str(self._rust.decode(ids, skip_special_tokens=skip_special_tokens))
+        except OverflowError:  # no id of any vocabulary: negative, or beyond 32 bits
+            known = [id for id in ids if 0 <= id < 1 << 32]
+            return str(self._rust.decode(known, skip_special_tokens=skip_special_tokens))
 
     def is_special(self, id: int) -> bool:
         """Return whether `id` is a control token, such as the end of a turn."""

@@ -34,6 +34,13 @@ async def test_tokens_there_and_back(face):
     assert chat["tokens"] == face.cluster.tokenizer.apply_chat_template(HELLO)
 
 
+async def test_template_kwargs_count_over_the_fields_of_tokenize(face):
+    plain = await face.json("/tokenize", messages=HELLO)
+    bare = await face.json("/tokenize", messages=HELLO, add_generation_prompt=False)
+    same = await face.json("/tokenize", messages=HELLO, chat_template_kwargs={"add_generation_prompt": False})
+    assert same["tokens"] == bare["tokens"] != plain["tokens"]
+
+
 async def test_any_name_is_accepted_unless_the_model_has_names():
     async with PrebleCluster(backend="sim", workers=1, processes=False) as cluster:
         async with face_of(cluster) as face:

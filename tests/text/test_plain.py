@@ -53,3 +53,9 @@ async def test_a_vocabulary_too_small_for_text_has_none():
     small = {"vocab_size": SMALLEST - 1}
     async with PrebleCluster(backend="sim", workers=1, processes=False, engine_options=small) as cluster:
         assert cluster.tokenizer is None
+
+
+def test_ids_that_no_vocabulary_has_add_nothing():
+    tokenizer = plain_tokenizer(SIZE)
+    ids = tokenizer.encode("a b")
+    assert tokenizer.decode([-1, *ids, SIZE, 1 << 40]) == "a b"
