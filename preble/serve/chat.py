@@ -18,11 +18,12 @@ from preble.serve.answer import Ask, Piece, answer
 from preble.serve.chat_body import ChatBody
 from preble.serve.endpoint import Answer, Stream
 from preble.serve.parsers import CallPart
-from preble.serve.reading import reading
+from preble.serve.parsers.one_call import OneCall
+from preble.serve.reading import Reading, reading
 from preble.serve.response_format import form_of
 from preble.serve.served import Served
 from preble.serve.sessions import session
-from preble.serve.tool_choice import shown_tools
+from preble.serve.tool_choice import ToolChoice, call_schema, tool_choice
 from preble.serve.usage import usage
 from preble.text import ChatTokenizer
 from preble.types import RequestKeywords, SamplingParams, TokenLogprob, Usage
@@ -85,10 +86,10 @@ async def read(served: Served, fields: Mapping[str, Any], session: str | None) -
     model, lora = served.named(body.model)
     if body.logprobs:
         chosen["logprobs"] = body.top_logprobs or 0
-    chosen.update(form_of(body.response_format))
-    shown = shown_tools(body.tools, body.tool_choice)
+    choice = tool_choice(body.tools, body.tool_choice)
+    chosen.update(_forced_form(served, choice) if choice.forced else form_of(body.response_format))
     template_kwargs = _template_kwargs(body)
-    read = reading(served, template_kwargs, tools=bool(shown), single=body.parallel_tool_calls is False)
+    read = _reading(served, body, choice, template_kwargs)
     if read.shows_special:
         chosen.setdefault("skip_special_tokens", False)
     options: RequestKeywords = {
@@ -96,13 +97,27 @@ async def read(served: Served, fields: Mapping[str, Any], session: str | None) -
         "priority": body.priority,
         "tenant": body.cache_salt or "",
         "lora": lora,
-        "tools": shown,
+        "tools": choice.shown,
         "chat_template_kwargs": template_kwargs or None,
         "add_special_tokens": body.add_special_tokens,
     }
     params = SamplingParams(max_tokens=body.limit, **chosen)
-    ask = Ask(prompt=body.messages, sampling=params, options=options, make_parser=read.make)
+    names = {"json_schema": "tools"} if choice.forced else {}
+    ask = Ask(prompt=body.messages, sampling=params, options=options, make_parser=read.make, names=names)
     return await _with_ids(served, ask, body, model) if body.return_token_ids else Chat(ask, body, model)
+
+
+def _forced_form(served: Served, choice: ToolChoice) -> dict[str, Any]:
+    """Return the form of an output that is a call. Raises InvalidRequestError if an engine cannot be held to it."""
+    if not served.takes_schemas:
+        raise InvalidRequestError("a call cannot be enforced by these engines: use auto", field="tool_choice")
+    return {"json_schema": call_schema(choice.forced)}
+
+
+def _reading(served: Served, body: ChatBody, choice: ToolChoice, template_kwargs: Mapping[str, Any]) -> Reading:
+    if choice.forced:  # the output is the call and nothing else, so that it has no reasoning either
+        return Reading(OneCall)
+    return reading(served, template_kwargs, tools=bool(choice.shown), single=body.parallel_tool_calls is False)
 
 
 async def _with_ids(served: Served, ask: Ask, body: ChatBody, model: str) -> Chat:

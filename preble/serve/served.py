@@ -38,6 +38,11 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
         known = [info.adapters for info in infos if info.adapters]
         return [] if not known else sorted(set(known[0]).intersection(*map(set, known)))
 
+    @property
+    def takes_schemas(self) -> bool:
+        """Whether every worker's engine can be held to a JSON schema."""
+        return all("json_schema" in info.structures for info in self.cluster.engines().values())
+
     def named(self, model: str) -> tuple[str, str]:
         """Return the name to answer with and the LoRA adapter, "" for none. Raises HttpError 404 for another model."""
         if not model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import httpx
@@ -187,6 +188,24 @@ async def test_over_a_socket_and_its_end(face):
             assert (await response.aread()).endswith(b"data: [DONE]\n\n")
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", httpx.URL(url).port), timeout=1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_server_that_ends_waits_for_requests_no_longer_than_its_grace(stream):
+    """The answer would take hours; its client stays."""
+    slow = {"time_scale": 1e6}
+    async with PrebleCluster(backend="sim", workers=1, processes=False, engine_options=slow) as cluster:
+        body = {"messages": HELLO, "max_tokens": 1000, "stream": stream}
+        async with httpx.AsyncClient(timeout=120) as client, asyncio.timeout(120):
+            async with cluster.serve_http(grace=1.0) as url:
+                asked = asyncio.ensure_future(client.post(f"{url}/chat/completions", json=body))
+                while not cluster.stats().in_flight:
+                    await asyncio.sleep(0.001)
+            while cluster.stats().in_flight:
+                await asyncio.sleep(0.001)
+            with pytest.raises(httpx.HTTPError):
+                (await asked).raise_for_status()
+        assert cluster.stats().counters.cancelled == 1
 
 
 def test_a_listening_socket_names_its_protocol_so_that_small_answers_do_not_wait():
