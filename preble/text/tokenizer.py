@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preble.errors import InvalidRequestError, ModelError
+from preble.model_files.byte_level import bytes_of
 from preble.text.added_tokens import add_tokens
 from preble.text.converted import convert_tokenizer
 from preble.text.gguf import build_tokenizer
@@ -125,21 +126,4 @@ class Tokenizer:
         token = self._rust.id_to_token(id)
         if token is None:
             return b""
-        return self._bytes.setdefault(id, _bytes_of(token))
-
-
-def _byte_characters() -> dict[str, int]:
-    # GPT-2's alphabet: printable bytes stand for themselves, the others for characters from 256 on.
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(hidden)}
-
-
-_BYTE_OF = _byte_characters()
-
-
-def _bytes_of(token: str) -> bytes:
-    try:
-        return bytes(_BYTE_OF[character] for character in token)
-    except KeyError:  # an added token, spelled as it is
-        return token.encode()
+        return self._bytes.setdefault(id, bytes_of(token))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from preble.errors import InvalidRequestError
+from preble.model_files.byte_level import bytes_of
 from preble.model_files.vocabulary import Vocabulary, read_vocabulary
 from preble.tokens import TOKEN_BYTES, unpack
 from preble.types import SamplingParams, Structure
@@ -134,31 +135,14 @@ def _grammar(name: Structure, given: Any) -> str:
 def _token_bytes(vocabulary: Vocabulary, size: int) -> list[bytes]:
     """Return the bytes of each id; none for special tokens, which no form allows."""
     found = [b""] * size
-    to_bytes = _byte_level if any(piece.startswith("Ġ") for piece in vocabulary.pieces) else _sentence_piece
+    to_bytes = bytes_of if any(piece.startswith("Ġ") for piece in vocabulary.pieces) else _sentence_piece
     for piece, id in vocabulary.pieces.items():
         if id < size:
             found[id] = to_bytes(piece)
     return found
 
 
-def _byte_level(piece: str) -> bytes:
-    try:
-        return bytes(_BYTES[letter] for letter in piece)
-    except KeyError:  # an added token, spelled as it is
-        return piece.encode()
-
-
 def _sentence_piece(piece: str) -> bytes:
     if len(piece) == 6 and piece.startswith("<0x"):
         return bytes([int(piece[3:5], 16)])
     return piece.replace("\u2581", " ").encode()
-
-
-def _byte_letters() -> dict[str, int]:
-    # GPT-2's alphabet: printable bytes stand for themselves, the others for letters from 256 on.
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + number): byte for number, byte in enumerate(hidden)}
-
-
-_BYTES = _byte_letters()
