@@ -45,7 +45,7 @@ GENERATORS = {"random.Random"}
 
 LAYERS = [
     {"_pack", "errors"},
-    {"model_files", "tokens", "types"},
+    {"model_files", "parts", "tokens", "types"},
     {"tree"},
     {"wait_queue"},
     {"core"},

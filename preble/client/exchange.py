@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
 import msgspec
 
+from preble.parts import Parts
+
 Message: TypeAlias = MutableMapping[str, Any]
 App: TypeAlias = Callable[..., Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
-_AHEAD = 64
-"""Parts of a response that wait to be read, before the application waits too."""
 STALLED = 60.0
-"""Seconds that it waits so. Then nobody reads, and the request is given up."""
+"""Seconds that an application waits for a reader who is far behind. Then nobody reads, and the request is given up."""
 _END = 5.0
 """Seconds that a closed exchange has to end."""
 _logger = logging.getLogger("preble.client")
@@ -50,33 +49,19 @@ class Exchange:
         self._request = request
         self._stalled = stalled
         self._asked = False
-        self._parts: deque[bytes] = deque()
-        self._error: Exception | None = None
-        self._ended = False
-        self._changed = asyncio.Event()
-        self._room = asyncio.Event()
+        self._parts = Parts()
+        self._error: StalledError | None = None
         self._gone = asyncio.Event()
-        self._head: tuple[int, Headers] | None = None
+        self._head: asyncio.Future[tuple[int, Headers]] = asyncio.get_running_loop().create_future()
         self._task = asyncio.ensure_future(self._run())
 
     async def head(self) -> tuple[int, Headers]:
         """Wait for the status and the headers."""
-        while self._head is None:
-            self._changed.clear()
-            await self._changed.wait()
-        return self._head
+        return await asyncio.shield(self._head)
 
     async def part(self) -> bytes | None:
         """Wait for the next part of the body; None is its end. Raises StalledError if it came too late for the rest."""
-        while not self._parts:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        self._room.set()
-        return self._parts.popleft()
+        return await self._parts.take()
 
     def abandon(self) -> None:
         """Tell the application that nobody listens any more."""
@@ -103,11 +88,10 @@ class Exchange:
 
     def _finish(self) -> None:
         """End the response, however the application has ended."""
-        if self._head is None:
-            self._head = 500, [(b"content-type", b"application/json"), (b"x-should-retry", b"false")]
-            self._parts.append(_FAILED)
-        self._ended = True
-        self._changed.set()
+        if not self._head.done():
+            self._head.set_result((500, [(b"content-type", b"application/json"), (b"x-should-retry", b"false")]))
+            self._parts.put(_FAILED)
+        self._parts.end(self._error)
 
     async def _receive(self) -> Message:
         if not self._asked:
@@ -117,23 +101,21 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._head = message["status"], list(message.get("headers", ()))
+        if message["type"] == "http.response.start" and not self._head.done():
+            self._head.set_result((message["status"], list(message.get("headers", ()))))
         elif message["type"] == "http.response.body":
             if message.get("body"):
                 await self._put(message["body"])
-            self._ended = not message.get("more_body", False)
-        self._changed.set()
+            if not message.get("more_body", False):
+                self._parts.end()
 
     async def _put(self, part: bytes) -> None:
-        while len(self._parts) >= _AHEAD:
-            self._room.clear()
-            try:
-                async with asyncio.timeout(self._stalled):
-                    await self._room.wait()
-            except TimeoutError:
-                raise StalledError(f"the response was not read for {self._stalled:g} s") from None
-        self._parts.append(part)
+        try:
+            async with asyncio.timeout(self._stalled):
+                await self._parts.room()
+        except TimeoutError:
+            raise StalledError(f"the response was not read for {self._stalled:g} s") from None
+        self._parts.put(part)
 
     def _scope(self) -> Mapping[str, Any]:
         request = self._request

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +12,9 @@ from preble.backends import Delta
 from preble.backends.openai.http import Http
 from preble.backends.openai.sse import DONE, EventStream
 from preble.errors import EngineError, PrebleError
+from preble.parts import Parts
 from preble.tokens import pack
 
-_AHEAD = 64
-"""Parts of a response that wait to be read, before the replica waits too."""
 _STILL_THERE = 5.0
 """Seconds after which a response that comes as a whole is known to be under way still."""
 _WHOLE = 1 << 20
@@ -44,11 +42,7 @@ class Forward:
         self.headers = headers
         self.streams = streams
         self.head: Head | None = None
-        self._parts: deque[bytes] = deque()
-        self._ended = False
-        self._error: PrebleError | None = None
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
+        self._parts = Parts()
 
     @property
     def begun(self) -> bool:
@@ -61,36 +55,23 @@ class Forward:
 
     async def put(self, part: bytes) -> None:
         """Hand on the next bytes, and wait while the reader is far behind."""
-        while len(self._parts) >= _AHEAD:
-            self._room.clear()
-            await self._room.wait()
-        self._parts.append(part)
-        self._news.set()
+        await self._parts.room()
+        self._parts.put(part)
 
     def end(self) -> None:
         """The response is complete."""
-        self._ended = True
-        self._news.set()
+        self._parts.end()
 
     def settle(self, serving: asyncio.Future[None]) -> None:
         """Nobody works on it any more: what is not complete has failed."""
-        if not serving.cancelled() and not self._ended:
+        if not serving.cancelled() and not self._parts.ended:
             error = serving.exception()
             broken = EngineError("the replica broke off in the middle of its answer")
-            self._error = error if isinstance(error, PrebleError) else broken
-            self._news.set()
+            self._parts.end(error if isinstance(error, PrebleError) else broken)
 
     async def part(self) -> bytes | None:
         """Wait for the next bytes; None is the end. Raises PrebleError if none could serve it, or one broke off."""
-        while not self._parts:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                return None
-            self._news.clear()
-            await self._news.wait()
-        self._room.set()
-        return self._parts.popleft()
+        return await self._parts.take()
 
 
 async def deltas(http: Http, forward: Forward) -> AsyncGenerator[Delta, None]:
