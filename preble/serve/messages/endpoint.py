@@ -20,10 +20,11 @@ from preble.serve.errors import failure
 from preble.serve.messages.body import OWN, MessageBody, check
 from preble.serve.messages.chat import SPELLED, chat_fields
 from preble.serve.messages.errors import error_body
-from preble.serve.messages.events import Event, Progress, message_events
+from preble.serve.messages.events import Progress, message_events
 from preble.serve.served import Served
 from preble.serve.sessions import session
 from preble.serve.spelling import PASSED, read_chat, split
+from preble.serve.streamed import Event
 from preble.serve.usage import placed
 
 

@@ -10,9 +10,8 @@ import msgspec
 from preble.errors import PrebleError
 from preble.serve.answer import Piece
 from preble.serve.blocks import Begin, Blocks, End, Kind, More, Step
+from preble.serve.streamed import Event, events
 from preble.types import Usage
-
-Event = dict[str, Any]
 
 _DELTA: dict[Kind, tuple[str, str]] = {
     "text": ("text_delta", "text"),
@@ -96,22 +95,9 @@ class Progress:
 async def message_events(
     pieces: AsyncIterator[Piece], progress: Progress, error_body: Callable[[PrebleError], Event]
 ) -> AsyncGenerator[Event, None]:
-    """Yield the events of a message, the first one with the first piece; errors before that are raised.
-
-    An error of the cluster after it is the last event.
-    """
-    begun = False
-    try:
-        async for piece in pieces:
-            for event in () if begun else progress.begin():
-                yield event
-            begun = True
-            for event in progress.add(piece):
-                yield event
-    except PrebleError as error:
-        if not begun:
-            raise
-        yield error_body(error)
+    """Yield the events of a message, as `serve.streamed.events`; an error is an event with its body."""
+    async for event in events(pieces, progress, lambda error: [error_body(error)]):
+        yield event
 
 
 def _object(text: str) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from preble.serve.answer import Piece
 from preble.serve.blocks import Blocks
 from preble.serve.responses.output import Event, Output
 from preble.serve.responses.response import ended, failed, usage_fields
+from preble.serve.streamed import events
 
 Logprobs = Callable[[Piece], Sequence[Event]]
 """Returns the log-probabilities of a piece's tokens in the protocol's form, none where none were asked for."""
@@ -61,29 +62,8 @@ class Progress:
 async def response_events(
     pieces: AsyncIterator[Piece], progress: Progress, error_code: Callable[[PrebleError], str]
 ) -> AsyncGenerator[Event, None]:
-    """Yield the numbered events of a response, the first ones with the first piece; errors before that are raised.
-
-    An error of the cluster after it is the last event.
-    """
+    """Yield the numbered events of a response, as `serve.streamed.events`; an error ends the response as failed."""
     number = 0
-    async for event in _events(pieces, progress, error_code):
+    async for event in events(pieces, progress, lambda error: progress.fail(error_code(error), str(error))):
         yield {**event, "sequence_number": number}
         number += 1
-
-
-async def _events(
-    pieces: AsyncIterator[Piece], progress: Progress, error_code: Callable[[PrebleError], str]
-) -> AsyncGenerator[Event, None]:
-    begun = False
-    try:
-        async for piece in pieces:
-            for event in () if begun else progress.begin():
-                yield event
-            begun = True
-            for event in progress.add(piece):
-                yield event
-    except PrebleError as error:
-        if not begun:
-            raise
-        for event in progress.fail(error_code(error), str(error)):
-            yield event
