@@ -35,8 +35,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
       is not known.
     * `plain_text` is True if it has no model, so that its ids are those of `preble.text.plain`.
     * `structures` are the fields of `SamplingParams` that give the output a form and that it takes; requests with
-      another are refused before they are sent. `resumes_structures` is True if it can go on with such an output that
-      another engine has begun (`EngineRequest.begun`).
+      another are refused before they are sent.
     * `discipline` is the order of the engine's wait queue (see `preble.wait_queue.disciplines`), if its first delta of
       a request comes as soon as the request is admitted; otherwise it is "fcfs".
     """
@@ -56,7 +55,6 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     discipline: Discipline = "fcfs"
     plain_text: bool = False
     structures: tuple[Structure, ...] = ()
-    resumes_structures: bool = False
 
 
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -67,7 +65,8 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     request's deadline, None if it has none. At one priority the earliest deadline goes first, and a request is not
     started after its deadline. The engine need not abort it then, because the sender does. `lora` names the LoRA
     adapter to compute with; it is empty for none. Requests with an adapter have a cache salt of their own.
-    If the output has a form, the last `begun` tokens of the prompt are output that another engine has generated.
+    If the output has a form, the last `begun` tokens of the prompt are output that another engine has generated. An
+    engine that cannot go on with it raises EngineError.
     """
 
     id: Id

@@ -151,7 +151,14 @@ class Sample:
         return len(self.request.tokens) // TOKEN_BYTES
 
     def dispatched(self, worker: str, worker_request_id: int, now: float) -> None:
-        """A new attempt goes to `worker`; what was generated before counts as its prompt."""
+        """A new attempt goes to `worker`; what was generated before counts as its prompt.
+
+        An output with a form begins again if none of it was taken: not every engine can go on in a form.
+        """
+        if self.sampling.structure is not None and self.taken == 0:
+            self.output.clear()
+            self.logprobs.clear()
+            self.first_token_at = self.counted = None
         self.worker = worker
         self.sent_at = self.heard = now
         self.worker_request_id = worker_request_id

@@ -681,3 +681,18 @@ def test_stats_are_plain_data(fleet_of):
 
 def _fields(prices: Any) -> dict[str, float]:
     return {name: getattr(prices, name) for name in prices.__struct_fields__}
+
+
+class TestAnOutputWithAForm:
+    @pytest.mark.parametrize(("seen", "begun"), [((), 0), ((1, 2), 2)])
+    def test_it_begins_again_unless_somebody_has_seen_of_it(self, fleet_of, seen, begun):
+        fleet = fleet_of("ab")
+        sample = fleet.submit(choice=("yes", "no"))
+        fleet.say(sample, 1, 2)
+        if seen:
+            assert sample.take()[0] == seen
+        fleet.lose("a")
+        last = [each.message for each in fleet.said if isinstance(each, Send)][-1]
+        assert (last.request.tokens, last.request.begun) == (PROMPT + pack(seen), begun)
+        fleet.say(sample, 3, end="stop")
+        assert unpack(bytes(sample.output)) == (*seen, 3)

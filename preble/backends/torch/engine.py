@@ -121,7 +121,6 @@ class TorchEngine:
             discipline=self._local.discipline,
             cost="small-cpu" if self._device.type == "cpu" else "mistral-7b-a6000",
             structures=STRUCTURES,
-            resumes_structures=True,
         )
 
     def generate(self, request: EngineRequest) -> AsyncIterator[Delta]:

@@ -102,7 +102,7 @@ class VllmEngine:
         if self._closed:
             raise EngineError("the engine is closed")
         if request.begun:
-            raise InvalidRequestError("vLLM cannot go on with what was begun elsewhere", field="sampling")
+            raise EngineError("vLLM cannot go on with an output in a form that another worker has begun")
         info = self._info
         check_prompt(
             request.tokens, context_limit=info.context_limit, kv_tokens=info.kv_tokens, vocab_size=info.vocab_size
