@@ -89,7 +89,8 @@ def _texts(fields: Mapping[str, Any]) -> Iterator[str]:
     for name in ("tools", "system", "instructions", "prompt", "input"):
         if fields.get(name):
             yield _text(fields[name])
-    for message in fields.get("messages") or ():
+    messages = fields.get("messages")
+    for message in messages if isinstance(messages, list) else ():
         if isinstance(message, Mapping):
             yield f"\n{message.get('role')}\n"
             yield from (_text(message[name]) for name in ("content", "tool_calls") if message.get(name))
@@ -115,6 +116,7 @@ def _hashed(value: Any) -> Any:
 
 
 def _has_media(messages: Any) -> bool:
-    contents = [each.get("content") for each in messages or () if isinstance(each, Mapping)]
+    listed = messages if isinstance(messages, list) else ()
+    contents = [each.get("content") for each in listed if isinstance(each, Mapping)]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     return any(not isinstance(part, Mapping) or part.get("type") != "text" for part in parts)

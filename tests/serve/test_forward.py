@@ -276,6 +276,12 @@ async def test_only_servers_that_run_already_take_a_request_as_it_came(face):
         await anext(face.cluster.forward(sent, text_ids("a"), SamplingParams()))
 
 
+@pytest.mark.parametrize("fields", [{"messages": 7}, {"messages": {"a": 1}}, {"prompt": {}}, {"input": 1.5}, {}])
+async def test_what_is_no_prompt_is_for_the_server_to_refuse(fields):
+    ids, source = await routing_ids(fields, None)
+    assert (len(ids) > 0, source) == (True, "text")
+
+
 def test_equal_beginnings_of_texts_have_equal_ids():
     one, two = unpack(text_ids("the same beginning, one")), unpack(text_ids("the same beginning, two"))
     assert one[:5] == two[:5]
