@@ -63,7 +63,7 @@ class SamplingParams(
     At most one of four fields gives the output a form that it cannot leave. `json_schema` is a JSON schema, as a dict
     or as JSON text, and is kept as text. `regex` is a regular expression for the whole output, `choice` the texts of
     which it is one, and `grammar` a context-free grammar in the language of the engine: Lark in `torch`, Lark or EBNF
-    in vLLM, EBNF in SGLang. An output that `max_tokens` cuts off is incomplete.
+    in vLLM. Other engines refuse all four. An output that `max_tokens` cuts off is incomplete.
     Raises InvalidRequestError, which names the field and its bound, or the nearest one to a name that is unknown.
     """
 

@@ -29,7 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--preble-workers", default=2, type=int, metavar="N", help="its workers (default: 2)")
     group.addoption("--preble-seed", default=0, type=int, metavar="N", help="its seed (default: 0)")
     group.addoption(
-        "--preble-processes", action="store_true", help="a process for each worker, as engines but sim have anyway"
+        "--preble-processes",
+        action="store_true",
+        help="a process for each worker; all but sim and torch have it anyway",
     )
     group.addoption("--preble-record", action="store_true", help="ask the source for what preble_replay does not have")
 
