@@ -68,7 +68,8 @@ async def serve(arguments: argparse.Namespace) -> None:
         loop.add_signal_handler(number, task.cancel)
     try:
         async with what.cluster() as cluster, cluster.serve_http(**http) as url:
-            _say(f"{len(cluster.stats().workers)} workers at {url}")
+            count = len(cluster.stats().workers)
+            _say(f"{count} worker{'s' if count != 1 else ''} at {url}")
             await asyncio.Event().wait()
     except asyncio.CancelledError:
         _say("ended")

@@ -125,6 +125,6 @@ async def test_servers_that_run_already_are_served_as_one():
     async with served("--backend", "sim", "--workers", "1") as (_, first):
         urls = [first.split()[-1]]
         async with served("--connect", urls[0]) as (_, line):
-            assert line.startswith("1 workers at ")
+            assert line.startswith("1 worker at ")
             answer = await asyncio.to_thread(ask, f"{line.split()[-1]}/chat/completions", HELLO)
             assert answer["usage"]["completion_tokens"] == 4

@@ -215,6 +215,6 @@ def test_a_listening_socket_names_its_protocol_so_that_small_answers_do_not_wait
 
 async def test_an_address_that_is_taken_is_an_oserror(face):
     async with face.cluster.serve_http() as url:
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(OSError, match=rf"127.0.0.1:{httpx.URL(url).port}: .*in use"):
             async with face.cluster.serve_http(port=httpx.URL(url).port):
                 pass
