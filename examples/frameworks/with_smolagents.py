@@ -27,7 +27,7 @@ def script() -> Script:
 
 def chat(cluster: PrebleCluster) -> OpenAIModel:
     """Return a model on the cluster."""
-    model = OpenAIModel("any", api_base="http://preble/v1", api_key="none", tool_choice="auto")
+    model = OpenAIModel("any", api_base="http://preble/v1", api_key="none")
     model.client = cluster.openai_sync()
     return model
 

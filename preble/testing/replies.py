@@ -20,9 +20,14 @@ class ToolCall(msgspec.Struct, frozen=True):
     arguments: Mapping[str, Any] = {}
 
     @property
+    def json(self) -> str:
+        """The call alone, as a model writes it that is held to the form of one (`tool_choice="required"`)."""
+        return json.dumps({"name": self.name, "arguments": dict(self.arguments)})
+
+    @property
     def text(self) -> str:
         """What a model writes for it."""
-        return f"<tool_call>\n{json.dumps({'name': self.name, 'arguments': dict(self.arguments)})}\n</tool_call>"
+        return f"<tool_call>\n{self.json}\n</tool_call>"
 
 
 class Call(msgspec.Struct, frozen=True, eq=False):

@@ -13,7 +13,7 @@ from preble.dispatch.request import Sample
 from preble.testing.replies import Reply, ToolCall
 from preble.text.plain import SMALLEST
 from preble.tokens import TOKEN_BYTES, pack
-from preble.types import TokenLogprob
+from preble.types import STRUCTURES, TokenLogprob
 
 CONTEXT = 1 << 18
 """The longest sequence of a script, in tokens."""
@@ -48,6 +48,7 @@ class ScriptedEngine:
             eos_token_ids=() if words.end is None else (words.end,),
             adapters=None,
             plain_text=words.plain,
+            structures=STRUCTURES,
         )
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
@@ -66,7 +67,7 @@ class ScriptedEngine:
                     if not said:
                         await _wait(part)
                     continue
-                ids = self._encode(part.text if isinstance(part, ToolCall) else part)
+                ids = self._encode(_written(part, request))
                 ids, said = ids[said:], max(0, said - len(ids))
                 if len(ids) >= room:
                     yield _delta(ids[:room], request, last=Reply((), finish_reason="length"))
@@ -106,6 +107,13 @@ class ScriptedEngine:
         if self._cache.extend(lease, len(tokens) // TOKEN_BYTES):
             self._cache.store(lease, tokens, len(tokens) // TOKEN_BYTES)
         self._cache.release(lease)
+
+
+def _written(part: str | ToolCall, request: EngineRequest) -> str:
+    """Return what is said. Whether that fits a form that was asked for is the script's business, as all it says."""
+    if isinstance(part, str):
+        return part
+    return part.text if request.sampling.json_schema is None else part.json
 
 
 def _delta(ids: list[int], request: EngineRequest, last: Reply | None = None) -> Delta:

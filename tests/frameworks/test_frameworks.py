@@ -79,12 +79,7 @@ async def test_a_stream(framework, request):
 
 
 async def test_a_structured_answer(framework):
-    try:
-        answer = await framework.run("structured")
-    except Exception as error:  # each framework has its own
-        if "cannot be enforced" not in str(error):
-            raise
-        pytest.skip("no engine enforces a JSON schema yet, so that it is refused")
+    answer = await framework.run("structured")
     assert (type(answer).__name__, answer.city, answer.degrees) == ("Weather", "Oslo", 12)
 
 

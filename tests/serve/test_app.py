@@ -17,7 +17,7 @@ from preble.errors import (
     OverloadedError,
     WorkerLostError,
 )
-from preble.serve import create_app, listen
+from preble.serve import create_app
 from preble.serve.errors import failure, headers
 from preble.serve.guard import host_name
 from preble.serve.sessions import HEADERS, session
@@ -206,11 +206,6 @@ async def test_a_server_that_ends_waits_for_requests_no_longer_than_its_grace(st
             with pytest.raises(httpx.HTTPError):
                 (await asked).raise_for_status()
         assert cluster.stats().counters.cancelled == 1
-
-
-def test_a_listening_socket_names_its_protocol_so_that_small_answers_do_not_wait():
-    with listen.bound("127.0.0.1", 0) as listener:
-        assert listener.proto == socket.IPPROTO_TCP
 
 
 async def test_an_address_that_is_taken_is_an_oserror(face):

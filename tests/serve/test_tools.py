@@ -77,6 +77,19 @@ async def test_without_tools_a_call_is_text(script):
             assert answer.choices[0].message.content.startswith("<tool_call>")
 
 
+async def test_a_call_that_is_required_and_an_answer_in_json_are_what_the_script_says(script):
+    script.call_tool("weather", city="Paris")
+    script.reply('{"degrees": 17}')
+    form = {"type": "json_schema", "json_schema": {"name": "w", "schema": {"type": "object"}}}
+    async with script.cluster(workers=1) as cluster, cluster.openai() as client:
+        called = await client.chat.completions.create(model="any", messages=ASKED, tools=TOOLS, tool_choice="required")
+        answer = await client.chat.completions.create(model="any", messages=ASKED, response_format=form)
+    (call,) = called.choices[0].message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})
+    assert answer.choices[0].message.content == '{"degrees": 17}'
+    assert json.loads(script.calls[1].sampling.json_schema) == {"type": "object"}
+
+
 async def test_parallel_calls_unless_they_are_not_wanted(script):
     script.reply(ToolCall("weather", {"city": "Paris"}), ToolCall("weather", {"city": "Rome"}), times=2)
     async with script.cluster(workers=1) as cluster, cluster.openai() as client:
