@@ -213,6 +213,8 @@ def _check_structure(sampling: SamplingParams) -> None:
     given = [name for name in STRUCTURES if getattr(sampling, name) not in (None, ())]
     if len(given) > 1:
         raise InvalidRequestError(f"cannot be combined with {given[0]}: at most one form", field=given[1])
+    if sampling.ignore_eos:
+        raise InvalidRequestError("an output with a form ends where its form does", field="ignore_eos")
     name = given[0]
     text = {"json_schema": _schema_text, "choice": _choices}.get(name, lambda given: given)(getattr(sampling, name))
     if name == "choice":

@@ -358,6 +358,7 @@ def test_a_form_is_kept_as_immutable_text():
         ({"choice": ["yes"] * 1025}, "choice"),
         ({"regex": "a", "choice": ["a"]}, "choice"),
         ({"json_schema": {}, "grammar": "start: x"}, "grammar"),
+        ({"regex": "a", "ignore_eos": True}, "ignore_eos"),
     ],
 )
 def test_a_wrong_form_is_named(fields, field):

@@ -11,6 +11,7 @@ import pytest
 
 from preble.core.cost import StepTiming
 from preble.errors import ContextLengthError, InvalidRequestError, PrebleError
+from preble.text import Tokenizer
 from preble.types import SamplingParams
 from tests.engines.conformance import (
     BLOCK,
@@ -65,6 +66,27 @@ async def test_output_does_not_depend_on_the_cache_or_on_company(engine: Running
     together = await asyncio.gather(*(engine.generate(prompt(number, 90 + number)) for number in range(6)))
     assert [output.tokens for output in alone] == [output.tokens for output in warm]
     assert [output.tokens for output in alone] == [output.tokens for output in together]
+
+
+async def test_an_output_keeps_its_form_and_leaves_its_neighbours_alone(engine: Running, model):
+    if not engine.info.structures:
+        pytest.skip("it takes no form of output: docs/engines.md")
+    tokenizer = Tokenizer.load(model)
+    free = await engine.generate(prompt(1), max_tokens=12)
+    schema = {"enum": ["left", "right"]}
+    forms = [{"choice": ("yes", "no")}, {"regex": "[ab]{3}"}, {"json_schema": schema}] * 2
+    outputs = await asyncio.gather(
+        *(engine.generate(prompt(2 + i), max_tokens=40, ignore_eos=False, **form) for i, form in enumerate(forms)),
+        engine.generate(prompt(1), max_tokens=12),
+    )
+    yes, letters, side = ([tokenizer.decode(each.tokens) for each in outputs[i:6:3]] for i in range(3))
+    assert set(yes) <= {"yes", "no"}
+    assert all(len(each) == 3 and set(each) <= {"a", "b"} for each in letters)
+    assert set(side) <= {'"left"', '"right"'}
+    assert [each.finish for each in outputs[:6]] == ["stop"] * 6
+    assert outputs[6].tokens == free.tokens
+    with pytest.raises(InvalidRequestError):
+        await engine.generate(prompt(1), ignore_eos=False, json_schema={"type": "many"})
 
 
 async def test_prompts_that_share_a_beginning_compute_it_once(engine: Running):
